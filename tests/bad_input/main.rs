@@ -33,30 +33,28 @@ macro_rules! tests {
 
 /// Makes tests of the rules that hold on every engine, and of those that hold on this one alone.
 macro_rules! engine {
-    ($name:ident on $engine:ident: $($alone:tt)*) => {
-        tests! {
-            $name on $engine:
-            jwt {
-                under_a_key_for_eddsa,
-                under_a_key_for_es256,
-                under_a_key_for_rs256,
-            }
-            refresh {
-                what_is_not_authentic_is_refused_and_changes_nothing,
-                guesses_find_nothing_and_sign_nobody_out,
-                of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_used_up,
-                a_stolen_token_shown_a_hundred_times_leaves_one_row,
-                a_storm_at_the_same_expiry_rotates_each_session_once,
-            }
-            revoke {
-                what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one,
-                thousands_of_garbage_tokens_add_no_row,
-                the_same_thousands_of_times_leaves_one_row_each,
-                another_form_of_the_same_claims_is_as_revoked_as_the_first,
-            }
-            $($alone)*
+    ($name:ident on $engine:ident: $($alone:tt)*) => { tests! {
+        $name on $engine:
+        jwt {
+            under_a_key_for_eddsa,
+            under_a_key_for_es256,
+            under_a_key_for_rs256,
         }
-    };
+        refresh {
+            what_is_not_authentic_is_refused_and_changes_nothing,
+            guesses_find_nothing_and_sign_nobody_out,
+            of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_used_up,
+            a_stolen_token_shown_a_hundred_times_leaves_one_row,
+            a_storm_at_the_same_expiry_rotates_each_session_once,
+        }
+        revoke {
+            what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one,
+            thousands_of_garbage_tokens_add_no_row,
+            the_same_thousands_of_times_leaves_one_row_each,
+            another_form_of_the_same_claims_is_as_revoked_as_the_first,
+        }
+        $($alone)*
+    }};
 }
 
 engine! {
