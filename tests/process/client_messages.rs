@@ -496,7 +496,7 @@ fn where_certificates_are_required_the_options_are_named_and_the_log_says_who_wa
     for reason in [
         "none was shown",
         "it expired at 2020-01-01T00:00:00Z",
-        "no authority in tls.client_ca_file",
+        "not issued by an authority in tls.client_ca_file",
     ] {
         let line = site.server.line("a client's certificate was refused");
         assert_eq!(
