@@ -7,6 +7,7 @@ COPY Cargo.toml Cargo.lock build.rs README.md ./
 COPY proto proto
 COPY migrations migrations
 COPY benches benches
+COPY tests/support tests/support
 COPY src src
 RUN cargo build --release --locked --bin countersign
 

@@ -9,8 +9,6 @@
 //! `abuse ADDRESS others` validates a token again and again until its standard input is closed, and
 //! prints the latencies. They show how an attack that runs meanwhile affects other clients.
 
-mod client;
-
 use std::{
     collections::HashMap,
     env, fs,
@@ -24,10 +22,9 @@ use countersign::proto::{
     CreateSessionRequest, CreateSessionResponse, RevokeRequest, RevokeResponse, ValidateRequest,
     ValidateResponse, revoke_request::Target,
 };
+use countersign_test_support::http2::{Connection, Failure};
 use prost::Message;
 use tokio::{task::JoinSet, time::Instant};
-
-use self::client::{Connection, Failure};
 
 const CONNECTIONS: u64 = 8;
 const IN_FLIGHT: u64 = 16;

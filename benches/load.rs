@@ -11,8 +11,6 @@
 //! figures.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
 
-mod client;
-
 use std::{
     collections::{HashMap, VecDeque},
     env,
@@ -23,10 +21,9 @@ use countersign::proto::{
     CreateSessionRequest, CreateSessionResponse, RefreshRequest, RefreshResponse, RevokeRequest,
     RevokeResponse, revoke_request::Target,
 };
+use countersign_test_support::http2::{Connection, Failure};
 use prost::Message;
 use tokio::task::JoinSet;
-
-use self::client::{Connection, Failure};
 
 const CONNECTIONS: usize = 4;
 /// The calls in flight on each connection while sessions are created for later calls.

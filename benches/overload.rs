@@ -8,8 +8,6 @@
 //! must be verified; and `list`, a page of 500 sessions.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
 
-mod client;
-
 use std::{
     collections::HashMap,
     env,
@@ -21,10 +19,9 @@ use countersign::proto::{
     BatchValidateRequest, BatchValidateResponse, CreateSessionRequest, CreateSessionResponse,
     InactiveReason, ListSessionsRequest, ListSessionsResponse, ValidateRequest,
 };
+use countersign_test_support::http2::{Connection, Failure};
 use prost::Message;
 use tokio::{task::JoinSet, time::sleep_until};
-
-use self::client::{Connection, Failure};
 
 const CONNECTIONS: usize = 8;
 const TICK: Duration = Duration::from_millis(1);

@@ -2,12 +2,9 @@
 //! and the table of settings has every setting.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-#[path = "support/ports.rs"]
-mod ports;
-
 use std::{env, fs, path::Path, process::Command};
 
-use ports::free_address;
+use countersign_test_support::ports::free_address;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
 

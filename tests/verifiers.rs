@@ -2,14 +2,6 @@
 //! keys, and Authlib and oauth4webapi introspect and revoke them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-#[path = "support/ports.rs"]
-mod ports;
-#[path = "support/process.rs"]
-#[allow(dead_code)]
-mod support;
-#[path = "support/venv.rs"]
-mod venv;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -17,11 +9,12 @@ use std::{
     sync::OnceLock,
 };
 
+use countersign_test_support::{
+    ports::free_address,
+    process::{Server, countersign, run, serve},
+    venv::{ran, venv},
+};
 use serde_json::Value;
-
-use ports::free_address;
-use support::{Server, countersign, run, serve};
-use venv::{ran, venv};
 
 /// Returns a folder in which the libraries of both languages are installed. It is kept from one run
 /// to the next.

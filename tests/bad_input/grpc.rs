@@ -17,6 +17,15 @@ use countersign::proto::{
     BatchValidateRequest, CreateSessionRequest, ValidateRequest,
     session_service_client::SessionServiceClient,
 };
+use countersign_test_support::{
+    http2::{
+        self, ACK, END_HEADERS, END_STREAM, Ended, INITIAL_WINDOW, PREFACE, Raw, code, frame, kind,
+        message, ping, reset, stream as number,
+    },
+    process::{Server as Process, serve},
+    server::in_time,
+    site::{Site, connect},
+};
 use futures_util::{
     StreamExt,
     future::{join, join_all},
@@ -32,16 +41,6 @@ use tonic::{
     transport::{Certificate, ClientTlsConfig, Endpoint},
 };
 use tower::{Service, ServiceExt};
-
-use crate::{
-    http2::{
-        self, ACK, END_HEADERS, END_STREAM, Ended, INITIAL_WINDOW, PREFACE, Raw, code, frame, kind,
-        message, ping, reset, stream as number,
-    },
-    server::in_time,
-    site::{Site, connect},
-    support::{Server as Process, serve},
-};
 
 const VALIDATE: &str = "/countersign.v1.SessionService/Validate";
 const CREATE: &str = "/countersign.v1.SessionService/CreateSession";
@@ -406,8 +405,7 @@ fn claims_field() -> u32 {
     request.get_field_by_name("claims").unwrap().number()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_and_messages() {
+pub async fn requests_and_messages() {
     let site = Site::start("[limits]\nmax_metadata_bytes = 4096").await;
     let token = site.good().access;
     let mut wrong = vec![];
@@ -626,8 +624,7 @@ async fn walk(site: &Site, rows: Vec<Row>) {
 
 /// Clients that do not complete the preface of HTTP/2. The handshake time-out must close them: the
 /// idle time-out is much longer here.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_does_not_complete_the_preface_is_closed() {
+pub async fn a_client_that_does_not_complete_the_preface_is_closed() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let rows: Vec<Row> = vec![
         ("nothing", first(b""), "closed"),
@@ -639,8 +636,7 @@ async fn a_client_that_does_not_complete_the_preface_is_closed() {
 }
 
 /// Clients that begin something and do not go on with it. The service must end it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
+pub async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
     let site = Site::quiet(SHORT).await;
     let rows: Vec<Row> = vec![
         ("the preface", first(PREFACE), "closed"),
@@ -706,8 +702,7 @@ async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
 }
 
 /// Frames and headers that HTTP/2 does not allow.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn broken_frames() {
+pub async fn broken_frames() {
     let site = Site::quiet("[limits]\nmax_metadata_bytes = 4096").await;
     let rows: Vec<Row> = vec![
         ("HTTP/1.1", first(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"), "closed"),
@@ -854,8 +849,7 @@ async fn broken_frames() {
 
 /// Floods of what costs a client nothing to send. Each must end the client's own connection, and
 /// must not affect others.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods() {
+pub async fn floods() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let large = http2::fields(&[("x", &"x".repeat(8000))]);
     // The literal goes into the header table at index 62, and each further byte names that index:
@@ -967,8 +961,7 @@ async fn floods() {
 
 /// The TLS port answers nothing but TLS, and a client that does not begin a handshake keeps no
 /// other client waiting.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_the_port_of_tls() {
+pub async fn on_the_port_of_tls() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -8,8 +8,7 @@ use countersign::{
     proto::{RefreshRequest, ValidateRequest},
     rng::SystemRng,
 };
-
-use crate::{
+use countersign_test_support::{
     log::{Secrets, capture, logged},
     server::{Home, Rows, Server, SignedIn, request},
 };

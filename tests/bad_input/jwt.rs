@@ -18,16 +18,15 @@ use countersign::{
     keys::pair::SigningPair,
     proto::{BatchValidateRequest, InactiveReason::*, RefreshRequest, ValidateRequest},
 };
-use jsonwebtoken::{Algorithm, EncodingKey};
-use serde_json::{Map, Value, json};
-use tonic::Status;
-use tonic_types::StatusExt;
-
-use crate::{
+use countersign_test_support::{
     forge::{Forge, claims, parts},
     server::of_token,
     site::{Keys, Site},
 };
+use jsonwebtoken::{Algorithm, EncodingKey};
+use serde_json::{Map, Value, json};
+use tonic::Status;
+use tonic_types::StatusExt;
 
 /// A token, and the answer that must be given to it.
 struct Row {
@@ -288,7 +287,7 @@ impl Table<'_> {
             self.member(json!({ "kid": kid }), UNKNOWN_KEY);
         }
         self.row("of a key that was removed", fallback_entry, UNKNOWN_KEY);
-        let gone = crate::forge::header(fallback_entry)["kid"].clone();
+        let gone = countersign_test_support::forge::header(fallback_entry)["kid"].clone();
         self.member(json!({ "kid": gone }), UNKNOWN_KEY);
         self.member(json!({ "kid": "k".repeat(10 << 10) }), MALFORMED);
         self.member(json!({ "kid": null }), MALFORMED);
@@ -1029,17 +1028,14 @@ async fn walk(algorithm: &str) {
     site.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_a_key_for_eddsa() {
+pub async fn under_a_key_for_eddsa() {
     walk("EdDSA").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_a_key_for_es256() {
+pub async fn under_a_key_for_es256() {
     walk("ES256").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_a_key_for_rs256() {
+pub async fn under_a_key_for_rs256() {
     walk("RS256").await;
 }

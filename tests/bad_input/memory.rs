@@ -5,12 +5,7 @@
 use countersign::proto::{
     BatchValidateRequest, CreateSessionRequest, ListSessionsRequest, ValidateRequest, ValidateView,
 };
-use futures_util::{StreamExt, stream};
-use prost::Message;
-use prost_types::{ListValue, Struct, Value, value::Kind};
-use tonic::Code;
-
-use crate::{
+use countersign_test_support::{
     http2::{
         self, END_HEADERS, END_STREAM, INITIAL_WINDOW, Raw, frame, kind, message, stream as number,
     },
@@ -18,6 +13,10 @@ use crate::{
     server::in_time,
     site::Site,
 };
+use futures_util::{StreamExt, stream};
+use prost::Message;
+use prost_types::{ListValue, Struct, Value, value::Kind};
+use tonic::Code;
 
 const LIST: &str = "/countersign.v1.SessionService/ListSessions";
 
@@ -55,8 +54,7 @@ async fn create(site: &Site, request: CreateSessionRequest) -> String {
     site.client().create_session(request).await.unwrap().into_inner().tokens.unwrap().access_token
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn verified_tokens_take_as_much_memory_as_they_may_whatever_they_claim() {
+pub async fn verified_tokens_take_as_much_memory_as_they_may_whatever_they_claim() {
     const CACHE_MIB: u64 = 2;
     const TOKENS: usize = 400;
     let site = Site::quiet("[tokens]\nverified_cache_bytes = 2097152").await;
@@ -82,8 +80,8 @@ async fn verified_tokens_take_as_much_memory_as_they_may_whatever_they_claim() {
     site.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_whose_answer_would_be_too_long_is_refused_with_the_first_token_that_has_no_room() {
+pub async fn a_batch_whose_answer_would_be_too_long_is_refused_with_the_first_token_that_has_no_room()
+ {
     let site = Site::quiet("[limits]\nmax_answer_bytes = 131072").await;
     let [_, (_, numbers), ..] = shapes();
     let token = create(&site, with_claims("alice", numbers)).await;
@@ -120,8 +118,7 @@ fn calls(path: &str, request: &impl Message, first: usize, count: usize) -> Vec<
     (first..first + count).flat_map(call).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_are_not_read_count_until_they_are() {
+pub async fn answers_that_are_not_read_count_until_they_are() {
     const CALLS: usize = 40;
     let site = Site::quiet(
         "[limits]\nmax_unsent_bytes = 2097152\nmax_answer_bytes = \
@@ -195,8 +192,7 @@ async fn answers_that_are_not_read_count_until_they_are() {
 
 /// The message of a call may arrive after its refusal has been sent. That is no error of the
 /// client: closing the connection would end all other calls that share it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_outlives_the_refusals_of_its_large_messages() {
+pub async fn a_connection_outlives_the_refusals_of_its_large_messages() {
     const CALLS: usize = 1500;
     let site = Site::quiet("").await;
     // This is longer than a request may be, so the service refuses it after its first bytes.

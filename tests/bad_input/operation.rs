@@ -18,9 +18,8 @@
 //! | a binary older than the schema | `process/start.rs`: `a_database_of_a_newer_version_is_refused`; `store/postgres_only.rs`: `the_schema_of_a_newer_version_is_refused_and_left_as_it_was` |
 //! | invalid settings | below; `process/start.rs`: `wrong_settings_are_refused_before_anything_is_made`; `process/settings.rs` |
 
+use countersign_test_support::process::{Server, countersign, run, serve};
 use std::{fs, thread};
-
-use crate::support::{Server, countersign, run, serve};
 
 /// A process that is not the first says that another one is at work, or finds the work done. None
 /// of them leaves a migration half done.

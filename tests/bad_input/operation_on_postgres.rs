@@ -1,12 +1,11 @@
 //! Failures of PostgreSQL other than being unreachable.
 
-use futures_util::future::join3;
-use tonic::Code;
-
-use crate::{
+use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, eventually, of_token, request},
 };
+use futures_util::future::join3;
+use tonic::Code;
 
 /// The answer to a call that needs the database while the database cannot serve it.
 fn away() -> Refusal {
@@ -15,8 +14,7 @@ fn away() -> Refusal {
 
 /// These are the codes of PostgreSQL for a full disk (53100), for a lack of memory (53200), and for
 /// a lack of another resource (53000).
-#[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_room_is_refused_and_done_once_there_is() {
+pub async fn what_has_no_room_is_refused_and_done_once_there_is() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     for code in ["53100", "53200", "53000"] {
@@ -54,8 +52,7 @@ async fn what_has_no_room_is_refused_and_done_once_there_is() {
 
 /// While all connections of the pool wait for a lock, further calls are refused instead of waiting
 /// too, and Validate goes on, because it needs no connection.
-#[tokio::test(flavor = "multi_thread")]
-async fn without_a_free_connection_calls_are_refused_and_nothing_is_lost() {
+pub async fn without_a_free_connection_calls_are_refused_and_nothing_is_lost() {
     let settings =
         "[database]\nmax_connections = 4\nacquire_timeout = '500ms'\nstatement_timeout = '60s'";
     let server = Home::new(settings).await.start().await;

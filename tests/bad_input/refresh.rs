@@ -10,7 +10,7 @@ use countersign::{clock::Clock, proto::SessionState};
 use futures_util::{StreamExt, future::join_all, stream};
 
 use super::harness::Harness;
-use crate::{
+use countersign_test_support::{
     forge::Forge,
     refusal::{Refusal, refused},
     server::{Server, seconds},
@@ -36,8 +36,7 @@ fn invalid() -> Refusal {
 
 /// The rows are tokens that somebody can make who does not have the session's token; for some of
 /// them they need the refresh key.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_authentic_is_refused_and_changes_nothing() {
+pub async fn what_is_not_authentic_is_refused_and_changes_nothing() {
     let harness = Harness::start().await;
     let server = &harness.server;
     let [good, bystander] = [harness.sign_in("alice").await, harness.sign_in("bob").await];
@@ -123,8 +122,7 @@ async fn what_is_not_authentic_is_refused_and_changes_nothing() {
 }
 
 /// Many wrong guesses of a session's token neither succeed nor end the session.
-#[tokio::test(flavor = "multi_thread")]
-async fn guesses_find_nothing_and_sign_nobody_out() {
+pub async fn guesses_find_nothing_and_sign_nobody_out() {
     let harness = Harness::start().await;
     let good = harness.sign_in("alice").await;
     let bytes = URL_SAFE_NO_PAD.decode(good.refresh.strip_prefix("cs_rt_").unwrap()).unwrap();
@@ -149,8 +147,7 @@ async fn guesses_find_nothing_and_sign_nobody_out() {
     harness.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_used_up() {
+pub async fn of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_used_up() {
     let harness = Harness::start().await;
     let good = harness.sign_in("alice").await;
     let not_allowed = Refusal::of(tonic::Code::PermissionDenied, "CALLER_NOT_ALLOWED");
@@ -177,8 +174,7 @@ async fn of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_
 }
 
 /// A thief who presents an old token again and again ends its session once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stolen_token_shown_a_hundred_times_leaves_one_row() {
+pub async fn a_stolen_token_shown_a_hundred_times_leaves_one_row() {
     let harness = Harness::start().await;
     let stolen = harness.sign_in("alice").await;
     let next = harness.refresh(&harness.admin, &stolen.refresh).await.unwrap();
@@ -197,7 +193,7 @@ async fn a_stolen_token_shown_a_hundred_times_leaves_one_row() {
 }
 
 /// Refreshes, and tries again as long as the service answers that it is overloaded.
-async fn patient(harness: &Harness, token: &str) -> crate::server::SignedIn {
+async fn patient(harness: &Harness, token: &str) -> countersign_test_support::server::SignedIn {
     loop {
         match harness.refresh(&harness.admin, token).await {
             Err(status) if status.code() == tonic::Code::ResourceExhausted => {
@@ -209,8 +205,7 @@ async fn patient(harness: &Harness, token: &str) -> crate::server::SignedIn {
 }
 
 /// Many users signed in at the same time and so refresh at the same time, each from several tabs.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_storm_at_the_same_expiry_rotates_each_session_once() {
+pub async fn a_storm_at_the_same_expiry_rotates_each_session_once() {
     let harness = Harness::start().await;
     let (sessions, tabs) = STORM;
     let all: Vec<_> = stream::iter(0..sessions)

@@ -18,7 +18,7 @@ use super::{
     harness::Harness,
     jwt::{ORDER_P256, subtract},
 };
-use crate::{
+use countersign_test_support::{
     forge::{Forge, claims, parts},
     refusal::{Refusal, refused},
     server::{Home, Server, of_token, request, revocation, seconds},
@@ -66,8 +66,7 @@ fn secret(order: &RevokeRequest) -> &str {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
+pub async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
     let harness = Harness::start().await;
     let server = &harness.server;
     let good = harness.sign_in("alice").await;
@@ -204,8 +203,7 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
     harness.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_garbage_tokens_add_no_row() {
+pub async fn thousands_of_garbage_tokens_add_no_row() {
     let harness = Harness::start().await;
     let good = harness.sign_in("alice").await;
     let [header, payload, signature] = parts(&good.access);
@@ -234,8 +232,7 @@ async fn thousands_of_garbage_tokens_add_no_row() {
     harness.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_thousands_of_times_leaves_one_row_each() {
+pub async fn the_same_thousands_of_times_leaves_one_row_each() {
     let harness = Harness::start().await;
     let [session, alone, by_id, _] = [
         harness.sign_in("alice").await,
@@ -278,8 +275,7 @@ async fn the_same_thousands_of_times_leaves_one_row_each() {
 
 /// A revocation goes by the claims of a token, never by its text, because tokens with the same
 /// claims but another text may be valid too.
-#[tokio::test(flavor = "multi_thread")]
-async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
+pub async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
     for algorithm in ["EdDSA", "ES256"] {
         let server = Home::new(&format!("[keys]\nalgorithm = '{algorithm}'")).await.start().await;
         let session = server.sign_in("alice").await;

@@ -6,15 +6,15 @@ use std::time::Duration;
 use countersign::proto::{
     CreateSessionRequest, RefreshRequest, RevokeRequest, SubjectTarget, revoke_request::Target,
 };
+use countersign_test_support::{
+    ledger::{Client, Dice, refresh},
+    postgres_server::{new_database, number},
+};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 
-use crate::{
-    ledger::{Client, Dice, refresh},
-    postgres_server::{new_database, number},
-    replicas::{Cluster, dice, in_time},
-};
+use crate::replicas::{Cluster, dice, in_time};
 
 /// The number of concurrent clients.
 const CALLERS: usize = 16;

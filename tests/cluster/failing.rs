@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+use countersign_test_support::postgres_server::{Server, execute, new_database};
 use tokio::time::Instant;
 
 use crate::{
     load::{Load, Trouble},
-    postgres_server::{Server, execute, new_database},
     replicas::{Cluster, dice, rounds},
 };
 

@@ -5,19 +5,21 @@ use countersign::proto::{
     CreateSessionRequest, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest,
     key_service_client::KeyServiceClient, revoke_request::Target,
 };
+use countersign_test_support::{
+    ledger::{Client, reason, refresh, validate},
+    postgres_server::{Server, number},
+    proxy::Link,
+    replication::Pair,
+};
 use serde_json::Value;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{
-    ledger::{Client, reason, refresh, validate},
     load::{Load, Trouble},
-    postgres_server::{Server, number},
-    proxy::Link,
     replicas::{
         Cluster, Health, Replica, SHORT_LEASE, WAYS, assert_not_current, becomes, dice, eventually,
         in_time, revoke, revoke_at_last, sign_in,
     },
-    replication::Pair,
     witness::Witness,
 };
 

@@ -6,12 +6,12 @@ use countersign::proto::{
     CreateSessionRequest, GetSessionRequest, RefreshRequest, RevokeRequest, Tokens,
     revoke_request::Target,
 };
+use countersign_test_support::ledger::{Client, Dice, reason};
 use futures_util::future::join_all;
 use prost_types::{Struct, Value, value::Kind};
 use tonic::{Code, Request, Status};
 
 use crate::{
-    ledger::{Client, Dice, reason},
     load::is_retriable,
     replicas::{Replica, in_time, sign_in},
 };

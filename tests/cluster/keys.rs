@@ -16,6 +16,12 @@ use countersign::proto::{
     Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
     key_service_client::KeyServiceClient,
 };
+use countersign_test_support::{
+    http_client::get,
+    ledger::{refresh, validate},
+    postgres_server::{new_database, number},
+    proxy::Link,
+};
 use serde_json::Value;
 use tokio::{
     task::JoinHandle,
@@ -24,10 +30,6 @@ use tokio::{
 use tonic::transport::Channel;
 
 use crate::{
-    http_client::get,
-    ledger::{refresh, validate},
-    postgres_server::{new_database, number},
-    proxy::Link,
     replicas::{
         Cluster, Replica, SHORT_LEASE, assert_not_current, eventually, question, rounds, sign_in,
     },

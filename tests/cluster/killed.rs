@@ -3,9 +3,9 @@
 
 use crate::{
     load::{Load, Trouble},
-    postgres_server::new_database,
     replicas::{Cluster, dice, rounds},
 };
+use countersign_test_support::postgres_server::new_database;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_replica_takes_nothing_with_it_and_troubles_no_other() {

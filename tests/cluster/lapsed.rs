@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use countersign::proto::{BatchValidateRequest, RevokeRequest, revoke_request::Target};
+use countersign_test_support::{
+    ledger::{reason, validate},
+    postgres_server::{new_database, number},
+    proxy::Link,
+};
 use tonic::{Code, Request};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{
-    ledger::{reason, validate},
     load::is_retriable,
-    postgres_server::{new_database, number},
-    proxy::Link,
     replicas::{
         Cluster, Health, SHORT_LEASE, assert_not_current, becomes_inactive, question, revoke,
         sign_in,

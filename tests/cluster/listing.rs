@@ -1,13 +1,13 @@
 //! Tests of `countersign replica list`: its table for people, and its JSON for scripts.
 
+use countersign_test_support::{
+    postgres_server::{execute, new_database, number},
+    process::{Run, countersign, run},
+};
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
-use crate::{
-    postgres_server::{execute, new_database, number},
-    replicas::{Cluster, SHORT_LEASE, eventually},
-    support::{Run, countersign, run},
-};
+use crate::replicas::{Cluster, SHORT_LEASE, eventually};
 
 /// Creates a role that may only read, which is all that the command needs, and returns the URL of
 /// the database with that role.

@@ -13,11 +13,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use countersign::proto::revoke_request::Target;
+use countersign_test_support::ledger::{Account, Client, Dice, reason};
 
-use crate::{
-    ledger::{Account, Client, Dice, reason},
-    replicas::{Cluster, Replica, in_time, question, revoke, sign_in},
-};
+use crate::replicas::{Cluster, Replica, in_time, question, revoke, sign_in};
 
 /// The number of concurrent callers of each replica.
 const CALLERS: usize = 6;

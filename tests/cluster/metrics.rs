@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use countersign::proto::revoke_request::Target;
-use futures_util::future::join_all;
-
-use crate::{
+use countersign_test_support::{
     http_client::{Metrics, get},
     postgres_server::{execute, new_database},
     proxy::Link,
-    replicas::{Cluster, Replica, eventually, revoke, sign_in},
 };
+use futures_util::future::join_all;
+
+use crate::replicas::{Cluster, Replica, eventually, revoke, sign_in};
 
 /// Waits until the metrics of a replica satisfy `wanted`, and returns them.
 async fn await_metrics(

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use futures_util::future::join_all;
-
-use crate::{
+use countersign_test_support::{
     ledger::{refresh, validate},
     postgres_server::new_database,
-    replicas::{Cluster, in_time, sign_in},
 };
+use futures_util::future::join_all;
+
+use crate::replicas::{Cluster, in_time, sign_in};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_refreshes_over_all_replicas_one_rotates_and_the_others_repeat_its_answer() {

@@ -9,7 +9,6 @@ use countersign::proto::{
     CreateSessionRequest, CreateSessionResponse, RevokeExtent, RevokeRequest, SubjectTarget,
     Tokens, ValidateRequest, revoke_request::Target,
 };
-use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 use tonic::{Status, Streaming};
@@ -18,16 +17,12 @@ use tonic_health::pb::{
     health_client::HealthClient,
 };
 
-pub use crate::cluster::{Cluster, Replica, becomes, eventually, in_time};
-use crate::{
-    ledger::{self, Account, Client, Dice, reason, validate},
-    load::is_retriable,
-    postgres_server::number,
-    proxy::Link,
+pub use countersign_test_support::cluster::{
+    Cluster, Replica, becomes, becomes_inactive, eventually, in_time,
 };
+use countersign_test_support::ledger::{self, Account, Client, Dice, reason, validate};
 
-/// The number of concurrent checkers of accounts at each replica.
-const CHECKERS: usize = 8;
+use crate::load::is_retriable;
 
 /// An open transaction of the test.
 pub struct OpenTransaction {
@@ -82,84 +77,6 @@ pub const SHORT_LEASE: [(&str, &str); 3] = [
     ("COUNTERSIGN_LEASE__RENEWAL", "150ms"),
     ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
 ];
-
-impl Cluster {
-    /// Starts three replicas, each behind a link of its own to this database.
-    pub async fn linked(url: &str, settings: &[(&str, &str)]) -> (Self, [Link; 3]) {
-        let links = [Link::to(url).await, Link::to(url).await, Link::to(url).await];
-        let urls = links.each_ref().map(Link::url);
-        let cluster = Self::start_by(urls.iter().map(String::as_str), url, settings).await;
-        (cluster, links)
-    }
-
-    /// Returns a client of each replica.
-    pub async fn clients(&self) -> Vec<Client> {
-        join_all(self.replicas.iter().map(|replica| replica.sessions())).await
-    }
-
-    /// Waits until no replica has a statement running or a transaction open.
-    pub async fn rest(&self) {
-        for replica in &self.replicas {
-            becomes(&self.url, &replica.connections("idle in %"), 0).await;
-            becomes(&self.url, &replica.connections("active"), 0).await;
-        }
-    }
-
-    /// Checks that the tables are consistent with each other.
-    pub async fn assert_consistent(&self) {
-        for (what, sql) in [
-            (
-                "sessions that ended without an entry although a token of them may live",
-                "SELECT count(*) FROM sessions AS s WHERE s.ended_at + s.access_token_ttl > now() \
-                 AND NOT EXISTS (SELECT 1 FROM blacklist AS b WHERE b.kind = 'session' AND b.key \
-                 = s.id::text) AND NOT EXISTS (SELECT 1 FROM blacklist AS b WHERE b.kind = \
-                 'subject' AND (b.tenant, b.subject) = (s.tenant, s.subject) AND s.ended_at <= \
-                 b.up_to)",
-            ),
-            (
-                "sessions that live on although their tokens are stopped",
-                "SELECT count(*) FROM blacklist AS b JOIN sessions AS s ON s.id::text = b.key AND \
-                 b.kind = 'session' OR b.kind = 'subject' AND (b.tenant, b.subject) = (s.tenant, \
-                 s.subject) AND s.created_at <= b.up_to WHERE s.ended_at IS NULL",
-            ),
-            (
-                "entries after the head of the feed",
-                "SELECT count(*) FROM blacklist, feed_head AS h WHERE blacklist.seq > h.seq",
-            ),
-        ] {
-            assert_eq!(number(&self.url, sql).await, 0, "{what}");
-        }
-    }
-
-    /// Waits until all replicas know all revocations so far. The feed is in the order of commits,
-    /// so a replica that knows the last entry knows all.
-    pub async fn agree(&self) {
-        let mut client = self.replicas[0].sessions().await;
-        let tokens = sign_in(&mut client, "the last one").await;
-        revoke(&mut client, Target::Token(tokens.access_token.clone())).await;
-        for replica in &self.replicas {
-            becomes_inactive(&mut replica.sessions().await, &tokens.access_token).await;
-        }
-    }
-
-    /// Checks at all replicas that everything that was acknowledged holds, and that every other
-    /// write was made completely or not at all.
-    pub async fn verify(&self, accounts: &mut [Account]) {
-        self.agree().await;
-        let share = accounts.len().div_ceil(CHECKERS * self.replicas.len()).max(1);
-        let mut checks = vec![];
-        for (share, replica) in accounts.chunks_mut(share).zip(self.replicas.iter().rev().cycle()) {
-            let mut client = replica.sessions().await;
-            checks.push(async move {
-                for account in share {
-                    account.verify(&mut client).await;
-                }
-            });
-        }
-        in_time("all accounts are checked", join_all(checks)).await;
-        self.assert_consistent().await;
-    }
-}
 
 /// The stream of a replica's gRPC health status.
 pub struct Health(Streaming<HealthCheckResponse>);
@@ -251,14 +168,6 @@ pub async fn revoke_at_last(client: &mut Client, token: &str) {
 pub async fn assert_not_current(client: &mut Client, token: &str) {
     let refused = client.validate(question(token)).await.expect_err("it has no lease");
     assert!(reason(&refused) == "NOT_CURRENT" && is_retriable(&refused), "{refused:?}");
-}
-
-/// Waits until a replica has heard that a token is revoked.
-pub async fn becomes_inactive(client: &mut Client, token: &str) {
-    eventually("the revocation arrives", async || {
-        (!validate(client, token).await.active).then_some(())
-    })
-    .await;
 }
 
 pub fn question(token: &str) -> ValidateRequest {

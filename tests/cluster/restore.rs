@@ -4,14 +4,14 @@
 use std::process::Command;
 
 use countersign::proto::revoke_request::Target;
-
-use crate::{
+use countersign_test_support::{
     cluster::Cluster,
     ledger::{refresh, validate},
     postgres_server::{new_database, number, program},
-    replicas::{create, revoke},
-    support::run,
+    process::run,
 };
+
+use crate::replicas::{create, revoke};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
@@ -69,7 +69,7 @@ async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
     assert_eq!(number(&url, "SELECT count(*) FROM sessions WHERE ended_at IS NULL").await, 3);
     // The dump contains the rows of the replicas. They count as gone only after their leases.
     let live = "SELECT count(*) FROM replicas WHERE renewed_at + holds_for > statement_timestamp()";
-    crate::cluster::becomes(&url, live, 0).await;
+    countersign_test_support::cluster::becomes(&url, live, 0).await;
 
     let report = restore(&cluster).json();
     assert_eq!(

@@ -1,12 +1,12 @@
 //! A revocation at one replica takes effect there at once, and soon at the others.
 
 use countersign::proto::CreateSessionRequest;
-
-use crate::{
+use countersign_test_support::{
     ledger::{reason, refresh, validate},
     postgres_server::new_database,
-    replicas::{Cluster, WAYS, becomes_inactive, sign_in},
 };
+
+use crate::replicas::{Cluster, WAYS, becomes_inactive, sign_in};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_at_one_replica_reaches_the_others() {

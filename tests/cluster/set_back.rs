@@ -4,11 +4,13 @@
 use std::{path::Path, process::Command};
 
 use countersign::proto::{RevokeRequest, revoke_request::Target};
-
-use crate::{
+use countersign_test_support::{
     cluster::{RULE, Replica, becomes, in_time},
     ledger::reason,
     postgres_server::{execute, new_database, number, program, texts},
+};
+
+use crate::{
     replicas::{
         Cluster, SHORT_LEASE, eventually, is_active_at, revoke_at_last, sign_in, try_sign_in,
     },

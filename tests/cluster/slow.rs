@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use countersign_test_support::{postgres_server::new_database, proxy::Link};
 use futures_util::future::join_all;
 
 use crate::{
     flood::Flood,
     load::{Load, Trouble},
-    postgres_server::new_database,
-    proxy::Link,
     replicas::{Cluster, Replica, becomes, becomes_inactive, dice, revoke_at_last, sign_in},
 };
 

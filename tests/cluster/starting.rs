@@ -1,14 +1,14 @@
 //! Replicas start at the same instant, are killed in the middle of a migration, or find no database
 //! yet.
 
-use crate::{
+use crate::replicas::{Cluster, WAITING, becomes, eventually, hold, sign_in};
+use countersign_test_support::{
     http_client::get,
     ledger::{refresh, validate},
     ports::free_address,
     postgres_server::{new_database, number},
+    process::countersign,
     proxy::Link,
-    replicas::{Cluster, WAITING, becomes, eventually, hold, sign_in},
-    support::countersign,
 };
 
 /// Takes the advisory lock that a replica holds while it migrates.

@@ -4,6 +4,11 @@
 use std::time::Duration;
 
 use countersign::proto::{BatchValidateRequest, revoke_request::Target};
+use countersign_test_support::{
+    ledger::{Client, reason},
+    postgres_server::Server,
+    proxy::Link,
+};
 use futures_util::future::join_all;
 use tokio::{
     task::{JoinHandle, spawn_blocking},
@@ -11,12 +16,7 @@ use tokio::{
 };
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::{
-    ledger::{Client, reason},
-    postgres_server::Server,
-    proxy::Link,
-    replicas::{Cluster, Health, hold, in_time, question, revoke, sign_in},
-};
+use crate::replicas::{Cluster, Health, hold, in_time, question, revoke, sign_in};
 
 /// Settings that turn off the sweeper and the writes of the audit, so that only the statements
 /// remain that replicas send all the time.

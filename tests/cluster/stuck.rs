@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use countersign_test_support::postgres_server::{new_database, number};
 use futures_util::future::join_all;
 
 use crate::{
     flood::{Flood, read_and_give_up},
     load::{Trouble, Validator},
-    postgres_server::{new_database, number},
     replicas::{Cluster, assert_works_again, create, dice, hold},
 };
 

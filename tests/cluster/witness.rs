@@ -3,16 +3,14 @@
 
 use std::time::Duration;
 
+use countersign_test_support::ledger::reason;
 use tokio::{
     sync::watch,
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
-use crate::{
-    ledger::reason,
-    replicas::{Replica, in_time, question},
-};
+use crate::replicas::{Replica, in_time, question};
 
 /// The interval at which each replica is asked.
 const QUESTIONS: Duration = Duration::from_millis(5);

@@ -7,13 +7,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use countersign_test_support::http_client::Answer;
 use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-
-use crate::http::Answer;
 
 pub struct Application {
     pub address: SocketAddr,

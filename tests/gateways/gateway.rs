@@ -8,13 +8,12 @@ use std::{
     sync::OnceLock,
 };
 
+use countersign_test_support::{http_client as http, ports::free_address, venv::venv};
 use tempfile::TempDir;
 use tokio::{
     net::TcpStream,
     time::{Duration, sleep},
 };
-
-use crate::{http, ports::free_address, venv::venv};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {

@@ -2,6 +2,11 @@
 
 use std::{fs, net::SocketAddr, process::Command};
 
+use countersign_test_support::{
+    certificates::Certificates,
+    http_client::Answer,
+    process::{Server, countersign, run, serve},
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,10 +15,7 @@ use tokio::{
 
 use crate::{
     application::Application,
-    certificates::Certificates,
     gateway::{Addresses, Edit, Gateway, Program},
-    http::Answer,
-    support::{Server, countersign, run, serve},
 };
 
 pub struct Site {

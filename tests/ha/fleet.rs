@@ -2,17 +2,15 @@
 
 use std::{collections::VecDeque, sync::Mutex};
 
-use tonic::transport::{Channel, Endpoint};
-
-use crate::{
+use countersign_test_support::{
     cluster::{Home, Replica},
     ledger::Client,
+    workload::Replicas,
 };
+use tonic::transport::{Channel, Endpoint};
 
 /// The number of replicas, all of which run from the beginning to the end.
 pub const PERMANENT: usize = 2;
-/// The number of places in which a replica may run; it is named as in `tests/torture`.
-pub const PLACES: usize = PERMANENT;
 /// The number of connections to each replica.
 const CHANNELS: usize = 12;
 
@@ -26,8 +24,8 @@ pub struct Fleet {
 impl Fleet {
     /// Starts the replicas on this database, and waits until they serve.
     pub async fn start(url: &str, settings: &[(&str, &str)]) -> Self {
-        let home = Home::new();
-        let mut replicas: Vec<_> = (0..PLACES).map(|_| home.spawn(url, settings)).collect();
+        let home = Home::create();
+        let mut replicas: Vec<_> = (0..PERMANENT).map(|_| home.spawn(url, settings)).collect();
         let mut channels = vec![];
         for replica in &mut replicas {
             replica.await_serving().await;
@@ -37,21 +35,10 @@ impl Fleet {
         Self { replicas: Mutex::new(replicas), channels, _home: home }
     }
 
-    /// Returns a client of the replica in this place.
-    pub fn client(&self, place: usize) -> Option<Client> {
-        let mut channels = self.channels[place].lock().unwrap();
-        let next = channels.pop_front()?;
-        channels.push_back(next.clone());
-        Some(Client::new(next))
-    }
-
-    /// Does nothing: in these tests nobody waits for a revocation to be sent.
-    pub fn notify_revocation(&self, _place: usize) {}
-
     /// Returns the places whose process has ended.
     pub fn fallen(&self) -> Vec<usize> {
         let mut replicas = self.replicas.lock().unwrap();
-        (0..PLACES).filter(|place| replicas[*place].has_ended()).collect()
+        (0..PERMANENT).filter(|place| replicas[*place].has_ended()).collect()
     }
 
     /// Returns the last lines that each replica has logged.
@@ -65,5 +52,22 @@ impl Fleet {
                 .collect::<Vec<_>>()
         };
         replicas.iter_mut().enumerate().flat_map(last).collect()
+    }
+}
+
+impl Replicas for Fleet {
+    fn places(&self) -> usize {
+        PERMANENT
+    }
+
+    fn permanent(&self) -> usize {
+        PERMANENT
+    }
+
+    fn client(&self, place: usize) -> Option<Client> {
+        let mut channels = self.channels[place].lock().unwrap();
+        let next = channels.pop_front()?;
+        channels.push_back(next.clone());
+        Some(Client::new(next))
     }
 }

@@ -4,21 +4,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
-
-use crate::{
-    asking::Asker,
-    callers::Callers,
-    checker::check,
+use countersign_test_support::{
     cluster::eventually,
-    finishing::finish,
-    fleet::{Fleet, PERMANENT},
-    history::{Answer, History},
     ledger::Dice,
     patroni::{NODES, Part, Patroni},
     postgres_server::execute,
-    recorder::Recorder,
+    workload::asking::Asker,
+    workload::callers::Callers,
+    workload::checker::check,
+    workload::finishing::finish,
+    workload::history::{Answer, History},
+    workload::recorder::Recorder,
 };
+use tokio::time::sleep;
+
+use crate::fleet::{Fleet, PERMANENT};
 
 const DATABASE: &str = "countersign";
 const SETTINGS: &[(&str, &str)] = &[

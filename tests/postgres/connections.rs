@@ -19,15 +19,15 @@ use countersign::{
         },
     },
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
-
-use crate::{
-    config, in_time,
+use countersign_test_support::{
     ports::free_address,
     postgres_server::{Server, execute, new_database, number, options},
     proxy::Link,
 };
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+
+use crate::{config, in_time};
 
 /// The name in the server's certificate, which does not contain the server's address.
 const NAME: &str = "localhost";

@@ -12,11 +12,9 @@ use countersign::{
     },
     store::postgres::open_error::OpenError,
 };
+use countersign_test_support::postgres_server::{execute, new_database, number, try_execute};
 
-use crate::{
-    config, in_time,
-    postgres_server::{execute, new_database, number, try_execute},
-};
+use crate::{config, in_time};
 
 fn without_migrating(url: &str) -> Config {
     let flags = Flags {

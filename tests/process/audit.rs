@@ -6,14 +6,13 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
+use countersign_test_support::process::{Server, countersign, run, serve};
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection,
     sql_query, sql_types::BigInt,
 };
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::support::{Server, countersign, run, serve};
 
 /// The records that a verb leaves.
 enum Effect {

@@ -3,9 +3,8 @@
 
 use std::{collections::BTreeSet, process::Stdio};
 
+use countersign_test_support::process::{Run, Server, countersign, run, run_with_input};
 use serde_json::Value;
-
-use crate::support::{Run, Server, countersign, run, run_with_input};
 
 /// Starts a server, and returns it with its directory, which must live as long as the server.
 fn server() -> (Server, tempfile::TempDir) {

@@ -9,15 +9,14 @@ use std::{
     path::PathBuf,
 };
 
+use countersign_test_support::{
+    certificates::Certificates,
+    ports::free_address,
+    process::{Run, Server, countersign, run},
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::{
-    certificates::Certificates,
-    ports::free_address,
-    support::{Run, Server, countersign, run},
-};
 
 /// An invocation, its exit code, and the words of its error message.
 struct Row {
@@ -497,7 +496,7 @@ fn where_certificates_are_required_the_options_are_named_and_the_log_says_who_wa
     for reason in [
         "none was shown",
         "it expired at 2020-01-01T00:00:00Z",
-        "no authority in tls.client_ca_file",
+        "not issued by an authority in tls.client_ca_file",
     ] {
         let line = site.server.line("a client's certificate was refused");
         assert_eq!(

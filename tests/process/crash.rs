@@ -10,13 +10,12 @@ use std::{
     time::Duration,
 };
 
+use countersign_test_support::{
+    ledger::{Account, Client, Dice},
+    process::{self, Server},
+};
 use futures_util::future::join_all;
 use tokio::sync::watch;
-
-use crate::{
-    ledger::{Account, Client, Dice},
-    support::{self, Server},
-};
 
 /// The number of calls under way at the same time.
 const CALLERS: usize = 8;
@@ -43,7 +42,7 @@ fn rounds(default: usize) -> usize {
 /// Returns a command that serves with a grace and tokens that outlast the test, so that no token
 /// expires and a repeated refresh is never a reuse.
 fn serve(data_dir: &Path) -> Command {
-    let mut command = support::serve(data_dir);
+    let mut command = process::serve(data_dir);
     command.envs([
         ("COUNTERSIGN_TOKENS__MAX_ACCESS_TOKEN_TTL", "2d"),
         ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "2d"),
@@ -71,7 +70,7 @@ async fn drive(
             Ok(()) => answers.send_modify(|count| *count += 1),
             Err(status) => {
                 assert_eq!(
-                    crate::ledger::reason(&status),
+                    countersign_test_support::ledger::reason(&status),
                     "",
                     "the server refused a good call: {status:?}"
                 );
@@ -144,7 +143,7 @@ async fn a_first_start_killed_at_any_moment_leaves_a_directory_that_starts() {
     let mut dice = dice();
     for _ in 0..rounds(12) {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Server::spawn(&mut support::serve(folder.path()));
+        let mut server = Server::spawn(&mut process::serve(folder.path()));
         // This chooses the moment of the crash at random.
         thread::sleep(Duration::from_micros(dice.roll(60_000).try_into().unwrap()));
         server.kill();

@@ -1,14 +1,13 @@
 //! Tests a process that runs out of file descriptors: it accepts no connections meanwhile, and
 //! accepts them again afterwards.
 
+use countersign_test_support::process::{Server, serve, without_settings};
 use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::process::CommandExt,
     process::Command,
 };
-
-use crate::support::{Server, serve, without_settings};
 
 /// Returns a command that runs another one with at most so many file descriptors.
 fn with_descriptors(count: u32, command: &Command) -> Command {

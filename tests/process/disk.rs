@@ -6,13 +6,12 @@ use countersign::proto::{
     CreateSessionRequest, GetSessionRequest, InactiveReason, RevokeRequest, SessionState, Tokens,
     revoke_request::Target,
 };
+use countersign_test_support::{
+    ledger::{Client, reason, refresh, validate},
+    process::{Server, countersign, run, serve, without_settings},
+};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-
-use crate::{
-    ledger::{Client, reason, refresh, validate},
-    support::{Server, countersign, run, serve, without_settings},
-};
 
 /// Returns a command that serves in a process whose files may not grow beyond 256 KiB, which is
 /// like a full disk for it.
@@ -23,7 +22,7 @@ fn serve_on_a_small_disk(data_dir: &Path) -> Command {
     let script = "ulimit -f 512; exec \"$@\"";
     command.args(["-c", script, "sh"]).arg(serve(data_dir).get_program());
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
-    command.env(crate::support::GRACE, "0s");
+    command.env(countersign_test_support::process::GRACE, "0s");
     command
 }
 

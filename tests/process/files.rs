@@ -11,13 +11,13 @@ use std::{
     process::Command,
 };
 
+use countersign_test_support::{
+    certificates::Certificates,
+    process::{Server, countersign, run, serve, without_settings},
+};
 use tempfile::TempDir;
 
-use crate::{
-    certificates::Certificates,
-    start::{refuses, used},
-    support::{Server, countersign, run, serve, without_settings},
-};
+use crate::start::{refuses, used};
 
 /// A user who is not root, and owns no files but those that a test gives them.
 const NOBODY: u32 = 65_534;
@@ -84,7 +84,11 @@ impl User {
         without_settings(&mut command);
         let ids =
             [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), format!("--groups={group}")];
-        command.args(ids).arg(self.binary()).current_dir("/").env(crate::support::GRACE, "0s");
+        command
+            .args(ids)
+            .arg(self.binary())
+            .current_dir("/")
+            .env(countersign_test_support::process::GRACE, "0s");
         command
     }
 
@@ -101,7 +105,7 @@ impl User {
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data())
             .current_dir("/");
-        command.env(crate::support::GRACE, "0s");
+        command.env(countersign_test_support::process::GRACE, "0s");
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -120,7 +124,7 @@ fn what_is_made_is_for_its_owner_alone() {
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(&data)
-        .env(crate::support::GRACE, "0s");
+        .env(countersign_test_support::process::GRACE, "0s");
     let server = Server::launch(&mut command);
     server.cli(["session", "create", "alice"]).ok();
     for folder in [folder.path().join("a"), data.clone()] {

@@ -10,13 +10,12 @@ use std::{
     time::Duration,
 };
 
+use countersign_test_support::process::{Run, Server, countersign, run, serve};
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::BigInt,
 };
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::support::{Run, Server, countersign, run, serve};
 
 const P256: &str = include_str!("../../src/keys/test_keys/p256_sec1.pem");
 const RSA: &str = include_str!("../../src/keys/test_keys/rsa2048_pkcs1.pem");

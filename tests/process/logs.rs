@@ -3,9 +3,8 @@
 
 use std::fs;
 
+use countersign_test_support::process::{Server, run_with_input, serve};
 use serde_json::Value;
-
-use crate::support::{Server, run_with_input, serve};
 
 #[test]
 fn the_first_lines_say_where_the_service_listens_and_what_it_has_loaded() {

@@ -1,14 +1,13 @@
 //! Tests of the error messages for operators. Each row is an invocation, its exit code, and the
 //! words that its one line must contain.
 
+use countersign_test_support::{
+    certificates::Certificates,
+    process::{countersign, run},
+};
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
-};
-
-use crate::{
-    certificates::Certificates,
-    support::{countersign, run},
 };
 
 /// An invocation and its expected outcome.

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use countersign::proto::CreateSessionRequest;
+use countersign_test_support::process::Server;
 use futures_util::future::join_all;
 use tonic::{Code, Request};
-
-use crate::support::Server;
 
 /// The callers share one connection, and those that wait longer must be answered on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

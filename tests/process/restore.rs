@@ -10,16 +10,14 @@ use std::{
     time::Duration,
 };
 
+use countersign_test_support::process::{Run, Server, countersign, run, serve};
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::BigInt,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
-    start::refuses,
-    support::{Run, Server, countersign, run, serve},
-};
+use crate::start::refuses;
 
 /// The folders and files of a test.
 struct Site {

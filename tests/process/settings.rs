@@ -3,9 +3,8 @@
 
 use std::{fs, path::Path};
 
+use countersign_test_support::process::{Server, countersign, run, serve};
 use serde_json::Value;
-
-use crate::support::{Server, countersign, run, serve};
 
 /// Returns the settings that result from this file, these variables and these flags.
 fn in_force(file: &Path, variables: &[(&str, &str)], flags: &[&str]) -> Value {
@@ -200,7 +199,7 @@ fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_
         .args(["serve", "--listen", "127.0.0.1:0", "--config", "etc/c.toml"])
         .current_dir(folder.path());
     fs::write(sub.join("c.toml"), "data_dir = 'data'").unwrap();
-    Server::launch(command.env(crate::support::GRACE, "0s")).stop();
+    Server::launch(command.env(countersign_test_support::process::GRACE, "0s")).stop();
     assert!(sub.join("data/countersign.db").exists() && sub.join("data/master.key").exists());
 }
 

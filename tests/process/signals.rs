@@ -1,13 +1,12 @@
 //! Tests of stopping by signals: the first one begins a graceful stop, and the second one stops the
 //! process at once.
 
+use countersign_test_support::process::{GRACE, Server, serve};
 use tonic::{Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
     health_client::HealthClient,
 };
-
-use crate::support::{GRACE, Server, serve};
 
 /// A time that is longer than any test waits.
 const NEVER: &str = "1h";

@@ -14,11 +14,10 @@ use std::{
 };
 
 use countersign::proto::CreateSessionRequest;
+use countersign_test_support::process::{Server, countersign, run, serve, without_settings};
 use diesel::{Connection, RunQueryDsl, SqliteConnection, sql_query};
 use futures_util::future::join_all;
 use tempfile::TempDir;
-
-use crate::support::{Server, countersign, run, serve, without_settings};
 
 /// Returns the mode and the content of everything in a folder except the lock file, which a refused
 /// start may create.

@@ -12,6 +12,10 @@ use std::{
 };
 
 use countersign::proto::{GetJwksRequest, key_service_client::KeyServiceClient};
+use countersign_test_support::{
+    certificates::Certificates,
+    process::{Run, Server, countersign, run},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, IsCa, KeyPair,
     SanType,
@@ -23,11 +27,6 @@ use rustls::{
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-
-use crate::{
-    certificates::Certificates,
-    support::{Run, Server, countersign, run},
-};
 
 /// A folder with certificates and the configuration of a service.
 struct Site {

@@ -18,9 +18,7 @@ use countersign::{
     store::StoreError,
     tasks,
 };
-use tokio::task::JoinHandle;
-
-use crate::{
+use countersign_test_support::{
     double::{AuditFailure, Double},
     forge::header,
     http_client::{Metrics, ask},
@@ -29,8 +27,10 @@ use crate::{
         Home, START, Server, ShowKey, SignedIn, eventually, in_time, of_token, request,
         request_under, revocation, seconds,
     },
-    service::callers::caller,
 };
+use tokio::task::JoinHandle;
+
+use crate::callers::caller;
 
 /// The queue of audit records and the task that writes them, without the rest of the service.
 struct Auditing {
@@ -88,8 +88,7 @@ fn away() -> StoreError {
     StoreError::Unavailable("away".to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_recorded_is_written_together_and_within_a_second() {
+pub async fn what_is_recorded_is_written_together_and_within_a_second() {
     let auditing = Auditing::start().await;
     (0..1000).for_each(|n| auditing.record(&n.to_string()));
     assert_eq!(auditing.audit.waiting(), 1000);
@@ -105,8 +104,7 @@ async fn what_is_recorded_is_written_together_and_within_a_second() {
 }
 
 /// Otherwise a slow database would get one batch of a few rows after the other, without a pause.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_comes_while_others_are_written_lets_others_join_it() {
+pub async fn what_comes_while_others_are_written_lets_others_join_it() {
     let auditing = Auditing::start().await;
     let mut has_joined = false;
     for n in 1..=5 {
@@ -126,8 +124,7 @@ async fn what_comes_while_others_are_written_lets_others_join_it() {
     assert!(has_joined, "{:?}", auditing.store.audits().borrow());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn while_the_database_is_away_records_are_kept() {
+pub async fn while_the_database_is_away_records_are_kept() {
     let auditing = Auditing::start().await;
     auditing.store.fail_audit_with(Some(failure(away())));
     (0..20).for_each(|n| auditing.record(&n.to_string()));
@@ -141,8 +138,7 @@ async fn while_the_database_is_away_records_are_kept() {
     assert_eq!(auditing.audit.dropped().get(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_whose_answer_was_lost_is_not_written_twice() {
+pub async fn a_commit_whose_answer_was_lost_is_not_written_twice() {
     let auditing = Auditing::start().await;
     auditing.store.fail_audit_with(Some(AuditFailure { after: true, ..failure(away()) }));
     (0..20).for_each(|n| auditing.record(&n.to_string()));
@@ -153,8 +149,7 @@ async fn a_commit_whose_answer_was_lost_is_not_written_twice() {
     assert_eq!(auditing.written().await, 30);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_the_database_refuses_keeps_no_other_out() {
+pub async fn a_record_that_the_database_refuses_keeps_no_other_out() {
     let auditing = Auditing::start().await;
     let of = |entry: &AuditEntry| entry.record.kid.as_deref() == Some("bad");
     auditing.store.fail_audit_with(Some(AuditFailure {
@@ -167,8 +162,7 @@ async fn a_record_that_the_database_refuses_keeps_no_other_out() {
     assert_eq!((auditing.written().await, auditing.audit.dropped().get()), (4, 2));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn old_records_are_swept_whether_or_not_more_come() {
+pub async fn old_records_are_swept_whether_or_not_more_come() {
     let mut home = Home::new("").await;
     for setting in ["table = true", "table = false"] {
         let small_batches = "[sweeper]\nschedule = '0 0 29 2 *'\nbatch_size = 2";
@@ -194,8 +188,7 @@ async fn old_records_are_swept_whether_or_not_more_come() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_tells_how_its_audit_is_doing() {
+pub async fn a_service_tells_how_its_audit_is_doing() {
     let server = Server::start().await;
     let metrics = Metrics::of(server.http).await;
     assert_eq!(metrics.get("audit_records_dropped_total"), 0.0);
@@ -207,8 +200,8 @@ async fn a_service_tells_how_its_audit_is_doing() {
 
 /// Each row names the caller, the action and the owner of the session. Calls that change nothing
 /// add no row.
-#[tokio::test(flavor = "multi_thread")]
-async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_nothing_has_none() {
+pub async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_nothing_has_none()
+{
     let (login, first) = caller("login", "roles = [\"issuer\"]\ntenants = [\"acme\"]");
     let (security, second) = caller("security", "roles = [\"revoker\"]");
     let (operator, third) = caller("operator", "roles = [\"admin\"]");
@@ -388,11 +381,12 @@ fn lines_about(action: &str, field: &str, value: &str) -> usize {
 }
 
 /// Each call is made six times: the first is recorded, the others change nothing. Each call has a
-/// subject, tenant or key of its own, by which its records are found.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
+/// subject, tenant or key of its own on each engine, by which its records are found.
+pub async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     capture();
     let server = Server::start().await;
+    let engine = server.home.database.engine();
+    let unique = |name: &str| -> &'static str { format!("{name} on {engine:?}").leak() };
     let sign_in = async |subject: &str| server.sign_in(subject).await;
     let of_subject = |subject: &str, except: &SignedIn| {
         let target = SubjectTarget {
@@ -405,58 +399,58 @@ async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     let revoke = |target| Call::Revoke(revocation(target));
     let mut calls = vec![];
 
-    let name = "again by access token";
+    let name = unique("again by access token");
     calls.push((
         "session_revoked",
         "subject",
         name,
         Call::Revoke(of_token(&sign_in(name).await.access)),
     ));
-    let name = "again by refresh token";
+    let name = unique("again by refresh token");
     calls.push((
         "session_revoked",
         "subject",
         name,
         Call::Revoke(of_token(&sign_in(name).await.refresh)),
     ));
-    let name = "again by an old refresh token";
+    let name = unique("again by an old refresh token");
     let old = sign_in(name).await;
     server.refresh(&old.refresh).await.unwrap();
     calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&old.refresh))));
-    let name = "again by identifier";
+    let name = unique("again by identifier");
     calls.push((
         "session_revoked",
         "subject",
         name,
         revoke(Target::SessionId(sign_in(name).await.id())),
     ));
-    let name = "again by a token of a session that is not there";
+    let name = unique("again by a token of a session that is not there");
     let gone = sign_in(name).await;
     server.home.database.execute(&format!("DELETE FROM sessions WHERE subject = '{name}'")).await;
     calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&gone.access))));
-    let name = "again the token only";
+    let name = unique("again the token only");
     let only = of_token(&sign_in(name).await.access);
     let only = RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..only };
     calls.push(("token_revoked", "subject", name, Call::Revoke(only)));
-    let name = "again the subject";
+    let name = unique("again the subject");
     sign_in(name).await;
     sign_in(name).await;
     let nobody = SignedIn { session: Session::default(), ..sign_in(name).await };
     calls.push(("subject_revoked", "subject", name, of_subject(name, &nobody)));
-    let name = "again the subject but for one";
+    let name = unique("again the subject but for one");
     let stays = sign_in(name).await;
     sign_in(name).await;
     calls.push(("subject_revoked", "subject", name, of_subject(name, &stays)));
-    let name = "again the tenant";
+    let name = unique("again the tenant");
     let theirs = CreateSessionRequest { tenant: name.to_owned(), ..request("carol") };
     let theirs =
         [server.create(theirs.clone()).await.unwrap(), server.create(theirs).await.unwrap()];
     calls.push(("tenant_revoked", "tenant", name, revoke(Target::Tenant(name.to_owned()))));
-    let name = "again over HTTP by access token";
+    let name = unique("again over HTTP by access token");
     calls.push(("session_revoked", "subject", name, Call::OAuth(sign_in(name).await.access)));
-    let name = "again over HTTP by refresh token";
+    let name = unique("again over HTTP by refresh token");
     calls.push(("session_revoked", "subject", name, Call::OAuth(sign_in(name).await.refresh)));
-    let name = "again a token that was used before";
+    let name = unique("again a token that was used before");
     let reused = sign_in(name).await;
     server.refresh(&reused.refresh).await.unwrap();
     server.clock.advance(seconds(60));
@@ -472,7 +466,7 @@ async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     }
     // Revoking the tenant again is recorded once it has a new session.
     assert!(server.verdict(&theirs[0].access).await.is_err());
-    let tenant = "again the tenant";
+    let tenant = unique("again the tenant");
     server
         .create(CreateSessionRequest { tenant: tenant.to_owned(), ..request("carol") })
         .await
@@ -493,8 +487,7 @@ async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
 }
 
 /// The caller's second call changes nothing and is not recorded, so the first must be.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
+pub async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.store.committed_revocations.shut();
@@ -517,8 +510,7 @@ async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     assert_eq!(server.stop().await.database.count(rows).await, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped() {
+pub async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped() {
     let server = Server::start().await;
     server.sign_in("alice").await;
     let home = server.stop().await;
@@ -529,8 +521,7 @@ async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped() {
 }
 
 /// Each session beyond the quota ends an older one, whose end has a record of its own.
-#[tokio::test(flavor = "multi_thread")]
-async fn each_session_that_the_quota_ends_has_a_record() {
+pub async fn each_session_that_the_quota_ends_has_a_record() {
     capture();
     let server = Server::start().await;
     let sign_in = async || server.create(request_under("two", "alice")).await.unwrap().id();

@@ -13,14 +13,12 @@ use countersign::{
         SubjectTarget, key_service_client::KeyServiceClient, revoke_request::Target,
     },
 };
-use prost::Message;
-use prost_types::FileDescriptorSet;
-
-use crate::{
-    engine::AUDIT_ID,
+use countersign_test_support::{
     log::{capture, logged},
     server::{Home, Server, eventually, of_token, request, request_under, revocation, seconds},
 };
+use prost::Message;
+use prost_types::FileDescriptorSet;
 
 /// Settings under which keys rotate each day of the test's clock. Because `publish_ahead` is short,
 /// the service looks for due rotations several times a second.
@@ -218,8 +216,9 @@ fn logged_ids(action: &str) -> BTreeSet<String> {
 /// Returns whether the table has a record of an action that is in the log, but not in `before`.
 async fn is_recorded(server: &Server, action: &str, before: &BTreeSet<String>) -> bool {
     for id in logged_ids(action).difference(before) {
+        let id_of_row = server.home.database.audit_id();
         let row =
-            format!("audit WHERE action = '{action}' AND {AUDIT_ID} = '{}'", id.replace('-', ""));
+            format!("audit WHERE action = '{action}' AND {id_of_row} = '{}'", id.replace('-', ""));
         if server.home.database.count(&row).await == 1 {
             return true;
         }
@@ -296,8 +295,7 @@ impl Change {
 }
 
 /// Each change is made once, and must leave the records of all ways that it takes.
-#[tokio::test(flavor = "multi_thread")]
-async fn each_way_to_change_something_leaves_a_record() {
+pub async fn each_way_to_change_something_leaves_a_record() {
     capture();
     let server =
         Home::new(&format!("{SETTINGS}\n[sweeper]\nschedule = '* * * * * *'")).await.start().await;
@@ -338,8 +336,7 @@ fn line_of_expiry(session: &str) -> Option<String> {
     logged().lines().find(is_meant).map(str::to_owned)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_expires_is_recorded_by_the_next_sweep_and_its_line_tells_when() {
+pub async fn a_session_that_expires_is_recorded_by_the_next_sweep_and_its_line_tells_when() {
     capture();
     let server = Server::start().await;
     let idle = server.create(request_under("short", "idle")).await.unwrap();

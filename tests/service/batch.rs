@@ -4,12 +4,11 @@ use countersign::proto::{
     BatchValidateRequest, BatchValidateResponse, CreateSessionRequest, InactiveReason,
     ValidateRequest,
 };
-use tonic::Status;
-
-use crate::{
+use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Server, of_token, request},
 };
+use tonic::Status;
 
 async fn ask(
     server: &Server,
@@ -22,8 +21,7 @@ fn about(token: &str) -> ValidateRequest {
     ValidateRequest { access_token: token.to_owned(), ..Default::default() }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_come_in_the_order_of_the_questions_and_are_those_of_validate() {
+pub async fn answers_come_in_the_order_of_the_questions_and_are_those_of_validate() {
     let server = Server::start().await;
     let mut requests = vec![];
     for n in 0..64 {
@@ -58,8 +56,7 @@ async fn answers_come_in_the_order_of_the_questions_and_are_those_of_validate() 
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_has_1_to_256_questions() {
+pub async fn a_batch_has_1_to_256_questions() {
     let server = Server::start().await;
     let token = server.sign_in("alice").await.access;
     let answers = ask(&server, vec![about(&token); 256]).await.unwrap().responses;
@@ -72,8 +69,7 @@ async fn a_batch_has_1_to_256_questions() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_field_is_named_with_its_place_in_the_batch() {
+pub async fn a_wrong_field_is_named_with_its_place_in_the_batch() {
     let server = Server::start().await;
     let token = server.sign_in("alice").await.access;
     for (wrong, field) in [

@@ -18,7 +18,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
 use super::gateways;
-use crate::{
+use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, ShowKey, SignedIn, request, revocation},
 };
@@ -183,8 +183,8 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and_nothing_else() {
+pub async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and_nothing_else()
+{
     let (mut settings, mut keys) = (String::new(), vec![]);
     for role in ROLES {
         for reach in REACHES {
@@ -250,8 +250,7 @@ async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and
     assert_eq!(wrong, "");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_is_told_the_same_whatever_it_shows_and_asks() {
+pub async fn a_stranger_is_told_the_same_whatever_it_shows_and_asks() {
     let (key, settings) = caller("login", "roles = [\"issuer\"]");
     let server = Home::new(&settings).await.start().await;
     let mut answers = vec![];
@@ -278,8 +277,7 @@ async fn a_stranger_is_told_the_same_whatever_it_shows_and_asks() {
     assert_eq!(server.rows().await.sessions, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
+pub async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
     let audiences = "audiences = [\"https://orders.test\", \"https://stock.test\"]";
     let (issuer, first) = caller("issuer", &format!("roles = [\"issuer\"]\n{audiences}"));
     let (validator, second) =
@@ -335,8 +333,7 @@ async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
 }
 
 /// The answer to a repeated request contains tokens.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_audiences() {
+pub async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_audiences() {
     let (admin, first) = caller("admin", "roles = [\"admin\"]");
     let (limited, second) =
         caller("issuer", "roles = [\"issuer\"]\naudiences = [\"https://orders.test\"]");
@@ -351,8 +348,7 @@ async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_a
     assert_eq!(refused(answer), Refusal::request_id_reused());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_caller_who_takes_too_much_is_told_when_to_come_again_and_others_are_served() {
+pub async fn a_caller_who_takes_too_much_is_told_when_to_come_again_and_others_are_served() {
     let (flood, first) = caller("flood", "roles = [\"validator\"]\ncalls_per_second = 5");
     let (modest, second) = caller("modest", "roles = [\"validator\"]");
     let server = Home::new(&(first + &second)).await.start().await;
@@ -370,17 +366,16 @@ async fn a_caller_who_takes_too_much_is_told_when_to_come_again_and_others_are_s
         );
         ask(&modest).await.unwrap();
     }
-    server.clock.advance(crate::server::seconds(1));
+    server.clock.advance(countersign_test_support::server::seconds(1));
     ask(&flood).await.unwrap();
-    let metrics = crate::http_client::get(server.http, "/metrics").await.body;
+    let metrics = countersign_test_support::http_client::get(server.http, "/metrics").await.body;
     assert!(
         metrics.contains("countersign_calls_refused_total{reason=\"over_limit\"} 10"),
         "{metrics}"
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn where_no_callers_are_configured_a_key_is_no_hindrance() {
+pub async fn where_no_callers_are_configured_a_key_is_no_hindrance() {
     let server = Server::start().await;
     assert!(server.client_with("cs_ck_whatever").create_session(request("alice")).await.is_ok());
 }

@@ -2,8 +2,9 @@
 //! deleted too early.
 
 use countersign::{app, clock::Clock, domain::time::Timestamp, proto::InactiveReason};
-
-use crate::server::{Home, START, Server, TICK, of_token, request_under, seconds};
+use countersign_test_support::server::{
+    Home, START, Server, TICK, of_token, request_under, seconds,
+};
 
 /// Returns a home whose sweeper runs each second, and whose clock stands right before a sweep.
 async fn home_before_a_sweep() -> Home {
@@ -17,8 +18,7 @@ fn before_second(instant: Timestamp) -> Timestamp {
     instant.floor_to_second().plus(seconds(1) - TICK)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
+pub async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
     let server = home_before_a_sweep().await.start().await;
     let start = server.clock.now();
     let session = server.create(request_under("short", "alice")).await.unwrap();
@@ -40,8 +40,7 @@ async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
+pub async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
     let server = home_before_a_sweep().await.start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.revoke(of_token(&session.access)).await.unwrap();
@@ -54,8 +53,7 @@ async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing() {
+pub async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing() {
     let server = home_before_a_sweep().await.start().await;
     let start = server.clock.now();
     let session = server.create(request_under("short", "alice")).await.unwrap();
@@ -73,8 +71,7 @@ async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing() {
     assert_eq!(server.verdict(&live.access).await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_revoked_after_the_clock_went_back_stays_revoked_when_it_is_right_again() {
+pub async fn a_session_revoked_after_the_clock_went_back_stays_revoked_when_it_is_right_again() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.clock.jump_to(START.minus(seconds(3600)));
@@ -88,15 +85,14 @@ async fn a_session_revoked_after_the_clock_went_back_stays_revoked_when_it_is_ri
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_revoked_after_the_clock_went_back_loses_all_it_had() {
+pub async fn a_tenant_revoked_after_the_clock_went_back_loses_all_it_had() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.clock.jump_to(START.minus(seconds(3600)));
     server
-        .revoke(crate::server::revocation(countersign::proto::revoke_request::Target::Tenant(
-            "acme".to_owned(),
-        )))
+        .revoke(countersign_test_support::server::revocation(
+            countersign::proto::revoke_request::Target::Tenant("acme".to_owned()),
+        ))
         .await
         .unwrap();
     let after = server.sign_in("alice").await;
@@ -105,8 +101,7 @@ async fn a_tenant_revoked_after_the_clock_went_back_loses_all_it_had() {
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept() {
+pub async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept() {
     let server = Server::start().await;
     let over = server.create(request_under("short", "alice")).await.unwrap();
     let live = server.sign_in("bob").await;
@@ -124,8 +119,7 @@ async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept()
 }
 
 /// A shared database tells the time, so there the sweep does not depend on this machine's clock.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sweep_by_command_does_not_trust_a_clock_that_does_not_fit_the_newest_row() {
+pub async fn a_sweep_by_command_does_not_trust_a_clock_that_does_not_fit_the_newest_row() {
     let server = Server::start().await;
     server.sign_in("alice").await;
     let home = server.stop().await;

@@ -7,19 +7,19 @@ use countersign::{
         Session, SessionState, ValidateRequest, ValidateView,
     },
 };
-use futures_util::future::join_all;
-use prost_types::{Duration, ListValue, Struct, Value, value::Kind};
-use tonic::Status;
-
-use crate::{
+use countersign_test_support::{
     forge::claims,
     refusal::{Refusal, refused},
     server::{
         Home, START, Server, SignedIn, TICK, at, of_token, request, request_under, seconds,
         start_plus,
     },
-    service::callers::caller,
 };
+use futures_util::future::join_all;
+use prost_types::{Duration, ListValue, Struct, Value, value::Kind};
+use tonic::Status;
+
+use crate::callers::caller;
 
 fn object(members: &[(&str, Value)]) -> Struct {
     Struct {
@@ -34,8 +34,7 @@ fn span(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bare_request_gets_the_defaults() {
+pub async fn a_bare_request_gets_the_defaults() {
     let server = Server::start().await;
     let created = server
         .create(CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() })
@@ -66,16 +65,14 @@ async fn a_bare_request_gets_the_defaults() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_identifier_tells_when_the_session_was_created() {
+pub async fn a_session_identifier_tells_when_the_session_was_created() {
     let server = Server::start().await;
     let id: countersign::domain::ids::SessionId =
         server.sign_in("alice").await.id().parse().unwrap();
     assert_eq!(id.created_millis(), START.millis());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_has_the_policy_and_the_audiences_that_the_configuration_gives_it() {
+pub async fn a_tenant_has_the_policy_and_the_audiences_that_the_configuration_gives_it() {
     let server = Server::start().await;
     let limited = |audience: &[&str]| CreateSessionRequest {
         tenant: "limited".to_owned(),
@@ -98,8 +95,7 @@ async fn a_tenant_has_the_policy_and_the_audiences_that_the_configuration_gives_
     assert_eq!(server.rows().await.sessions, 3);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_may_only_shorten_the_limits_of_the_policy() {
+pub async fn a_request_may_only_shorten_the_limits_of_the_policy() {
     let server = Server::start().await;
     let short = |ttl: Option<Duration>, lifetime: Option<Duration>| CreateSessionRequest {
         access_token_ttl: ttl,
@@ -130,8 +126,7 @@ async fn a_request_may_only_shorten_the_limits_of_the_policy() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_authentication_in_the_future_is_refused_beyond_the_leeway() {
+pub async fn an_authentication_in_the_future_is_refused_beyond_the_leeway() {
     let server = Server::start().await;
     let with =
         |instant| CreateSessionRequest { authenticated_at: Some(instant), ..request("alice") };
@@ -144,8 +139,7 @@ async fn an_authentication_in_the_future_is_refused_beyond_the_leeway() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn claims_come_back_in_the_full_view_only() {
+pub async fn claims_come_back_in_the_full_view_only() {
     let server = Server::start().await;
     let list = ListValue {
         values: vec![1.0.into(), "two".to_owned().into(), Value { kind: Some(Kind::NullValue(0)) }],
@@ -179,8 +173,7 @@ async fn claims_come_back_in_the_full_view_only() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
+pub async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
     let server = Server::start().await;
     let numbers = [0.1, -0.0, 1e15, 9_007_199_254_740_991.0, -9_007_199_254_740_991.0, 1e-300]
         .into_iter()
@@ -215,8 +208,7 @@ async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
     assert_eq!(Session { etag, ..shown }, first.session, "the clock has stood still");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_integer_that_a_double_cannot_tell_from_its_neighbours_is_refused_at_any_depth() {
+pub async fn an_integer_that_a_double_cannot_tell_from_its_neighbours_is_refused_at_any_depth() {
     let server = Server::start().await;
     for number in [9_007_199_254_740_992.0, -9_007_199_254_740_992.0, 1e16, 1e300, f64::MAX] {
         let number = Value::from(number);
@@ -245,8 +237,7 @@ async fn an_integer_that_a_double_cannot_tell_from_its_neighbours_is_refused_at_
     assert_eq!(claims(&created.access)["b"], "9007199254740993");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
+pub async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
     let server = Server::start().await;
     let with = |name: &str, bytes: usize| CreateSessionRequest {
         claims: Some(object(&[(name, "x".repeat(bytes).into())]).into()),
@@ -266,8 +257,7 @@ async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
     assert_eq!(server.rows().await.sessions, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_validate_would_not_read_is_not_issued() {
+pub async fn a_token_that_validate_would_not_read_is_not_issued() {
     let server = Server::start().await;
     let texts = |length: usize, count: usize| vec!["x".repeat(length); count];
     let huge = CreateSessionRequest {
@@ -279,8 +269,7 @@ async fn a_token_that_validate_would_not_read_is_not_issued() {
     assert_eq!(server.rows().await.sessions, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_request_id_yields_the_same_session_even_at_once() {
+pub async fn the_same_request_id_yields_the_same_session_even_at_once() {
     let server = Server::start().await;
     let once = CreateSessionRequest { request_id: "once".to_owned(), ..request("alice") };
     let answers = join_all((0..16).map(|_| server.create(once.clone()))).await;
@@ -310,12 +299,11 @@ async fn the_same_request_id_yields_the_same_session_even_at_once() {
         Refusal::field("request_id"),
         "the client has its tokens"
     );
-    server.revoke(crate::server::of_token(&next.access)).await.unwrap();
+    server.revoke(countersign_test_support::server::of_token(&next.access)).await.unwrap();
     assert_eq!(refused(server.create(once).await), Refusal::unauthenticated("SESSION_REVOKED"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_request_or_another_callers_with_the_same_id_is_refused_and_changes_nothing() {
+pub async fn another_request_or_another_callers_with_the_same_id_is_refused_and_changes_nothing() {
     let (login, first) = caller("login", "roles = [\"issuer\"]");
     let (other, second) = caller("other", "roles = [\"issuer\"]");
     let (admin, third) = caller("admin", "roles = [\"admin\"]");
@@ -405,8 +393,7 @@ async fn another_request_or_another_callers_with_the_same_id_is_refused_and_chan
     assert_eq!(home.database.count("audit WHERE action = 'session_created'").await, 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_different_requests_with_one_id_at_once_one_is_answered() {
+pub async fn of_different_requests_with_one_id_at_once_one_is_answered() {
     let server = Server::start().await;
     for round in 0..4 {
         let ask = |n: usize| CreateSessionRequest {
@@ -438,8 +425,7 @@ async fn of_different_requests_with_one_id_at_once_one_is_answered() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn over_the_quota_the_oldest_session_goes() {
+pub async fn over_the_quota_the_oldest_session_goes() {
     let server = Server::start().await;
     let bystander = server.create(request_under("two", "bob")).await.unwrap();
     let mut sessions = vec![];
@@ -462,8 +448,7 @@ async fn over_the_quota_the_oldest_session_goes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn over_the_quota_a_new_session_is_refused_if_the_policy_says_so() {
+pub async fn over_the_quota_a_new_session_is_refused_if_the_policy_says_so() {
     let server = Server::start().await;
     let create = || server.create(request_under("refusing", "alice"));
     let answers = join_all((0..8).map(|_| create())).await;
@@ -474,6 +459,6 @@ async fn over_the_quota_a_new_session_is_refused_if_the_policy_says_so() {
     }
     assert!(server.create(request_under("refusing", "bob")).await.is_ok());
     let first = good.into_iter().next().unwrap().unwrap();
-    server.revoke(crate::server::of_token(&first.access)).await.unwrap();
+    server.revoke(countersign_test_support::server::of_token(&first.access)).await.unwrap();
     assert!(create().await.is_ok(), "an ended session does not count");
 }

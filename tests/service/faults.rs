@@ -4,16 +4,14 @@ use countersign::{
     proto::{InactiveReason, ListSessionsRequest, SessionState, revoke_request::Target},
     store::StoreError,
 };
-use futures_util::future::join;
-use tonic::Code;
-
-use crate::{
+use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Server, SignedIn, eventually, of_token, request, revocation},
 };
+use futures_util::future::join;
+use tonic::Code;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn while_the_database_fails_calls_say_so_and_validate_goes_on() {
+pub async fn while_the_database_fails_calls_say_so_and_validate_goes_on() {
     let server = Server::start().await;
     let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
     server.revoke(of_token(&bad.access)).await.unwrap();
@@ -52,8 +50,7 @@ async fn while_the_database_fails_calls_say_so_and_validate_goes_on() {
     assert_eq!(server.revoke(of_token(&good.access)).await.unwrap(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_after_the_commit_leaves_no_index_behind_the_database() {
+pub async fn a_caller_that_leaves_after_the_commit_leaves_no_index_behind_the_database() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.store.committed_revocations.shut();
@@ -67,8 +64,8 @@ async fn a_caller_that_leaves_after_the_commit_leaves_no_index_behind_the_databa
     eventually("the token is revoked", async || server.verdict(&session.access).await.err()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_nothing_between() {
+pub async fn a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_nothing_between()
+ {
     let server = Server::start().await;
     for steps in 0..40 {
         let session = server.sign_in("alice").await;
@@ -91,8 +88,7 @@ async fn a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn while_somebody_else_holds_the_database_writes_wait_and_validate_goes_on() {
+pub async fn while_somebody_else_holds_the_database_writes_wait_and_validate_goes_on() {
     let server = Server::start().await;
     let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
     let held = server.home.database.hold().await;
@@ -114,8 +110,7 @@ async fn set_on_refresh_of_alice(server: &Server, value: &str) {
     server.home.database.execute(&sql).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else() {
+pub async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else() {
     let server = Server::start().await;
     let [damaged, intact] = [server.sign_in("alice").await, server.sign_in("bob").await];
     set_on_refresh_of_alice(&server, "perhaps").await;
@@ -142,8 +137,7 @@ async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else() {
     assert_eq!(server.revoke(of_token(&damaged.access)).await.unwrap(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_row_keeps_no_session_of_a_revoked_tenant_from_ending() {
+pub async fn a_damaged_row_keeps_no_session_of_a_revoked_tenant_from_ending() {
     let server = Server::start().await;
     let sessions = [server.sign_in("alice").await, server.sign_in("bob").await];
     set_on_refresh_of_alice(&server, "perhaps").await;

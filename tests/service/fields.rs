@@ -1,8 +1,7 @@
 //! Tests of the limits of every text and list of CreateSession, at the limit and beyond it.
 
 use countersign::proto::{CreateSessionRequest, Device, RefreshRequest};
-
-use crate::{
+use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Server, request},
 };
@@ -35,8 +34,7 @@ fn with(set: Set, text: &str) -> CreateSessionRequest {
     request
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_text_has_as_many_bytes_as_its_limit_and_not_one_more() {
+pub async fn a_text_has_as_many_bytes_as_its_limit_and_not_one_more() {
     let server = Server::start().await;
     for (path, limit, _, set) in TEXTS {
         assert!(server.create(with(set, &"x".repeat(limit))).await.is_ok(), "{path}");
@@ -50,8 +48,7 @@ async fn a_text_has_as_many_bytes_as_its_limit_and_not_one_more() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_text_holds_no_control_character_and_is_empty_only_where_it_may_be() {
+pub async fn a_text_holds_no_control_character_and_is_empty_only_where_it_may_be() {
     let server = Server::start().await;
     for (path, _, may_be_empty, set) in TEXTS {
         for text in ["a\nb", "\0", "\u{7f}", "\u{9b}"] {
@@ -70,8 +67,7 @@ async fn a_text_holds_no_control_character_and_is_empty_only_where_it_may_be() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_list_has_as_many_entries_as_its_limit_and_not_one_more() {
+pub async fn a_list_has_as_many_entries_as_its_limit_and_not_one_more() {
     let server = Server::start().await;
     for (path, limit, repeat) in LISTS {
         let mut request = request("alice");
@@ -82,8 +78,7 @@ async fn a_list_has_as_many_entries_as_its_limit_and_not_one_more() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn scopes_and_policies_have_a_form() {
+pub async fn scopes_and_policies_have_a_form() {
     let server = Server::start().await;
     for scope in ["a b", "a\"b", "a\\b", "é"] {
         let request = CreateSessionRequest { scopes: vec![scope.to_owned()], ..request("alice") };
@@ -116,8 +111,7 @@ fn device(texts: [&str; 3]) -> Device {
     Device { user_agent, ip_address, label }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn display_data_refuses_no_session_and_no_refresh_and_the_answer_says_what_was_kept() {
+pub async fn display_data_refuses_no_session_and_no_refresh_and_the_answer_says_what_was_kept() {
     let server = Server::start().await;
     let (long_agent, long_label) = ("x".repeat(513), "é".repeat(65));
     let long = ([&*long_agent, "", &*long_label], [&long_agent[..512], "", &long_label[..128]]);
@@ -140,8 +134,7 @@ async fn display_data_refuses_no_session_and_no_refresh_and_the_answer_says_what
 
 /// A call that is sent again may come over another connection of its proxy, and so from another
 /// port.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_request_is_the_same_if_what_is_kept_of_its_device_is() {
+pub async fn a_repeated_request_is_the_same_if_what_is_kept_of_its_device_is() {
     let server = Server::start().await;
     let from = |address: &str| CreateSessionRequest {
         device: Some(device(["\tcurl/8", address, ""])),

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use super::callers::caller;
-use crate::{
+use countersign_test_support::{
     http_client::{Answer, Metrics, ask, get},
     log,
     server::{Home, Server, ShowKey, SignedIn, request, revocation, seconds},
@@ -220,8 +220,7 @@ async fn sign_in(server: &Server, change: impl FnOnce(&mut CreateSessionRequest)
     server.create(asked).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn both_kinds_of_gateways_get_the_same_answers() {
+pub async fn both_kinds_of_gateways_get_the_same_answers() {
     let server = Server::start().await;
     let good = sign_in(&server, |_| ()).await;
     let gone = sign_in(&server, |_| ()).await;
@@ -330,8 +329,7 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn envoy_may_send_whatever_its_protocol_allows() {
+pub async fn envoy_may_send_whatever_its_protocol_allows() {
     let server = Home::new("[gateway]\ncookie = \"session\"").await.start().await;
     let session = sign_in(&server, |_| ()).await;
     let token = &*session.access;
@@ -426,8 +424,7 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
     assert_eq!(check(&server, bearer(token), &[]).await.status, 200, "the service goes on");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
+pub async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
     let settings = "[gateway]\ncookie = \"session\"\nremove_credential = \
                     true\n[gateway.headers]\nX-User = \"sub\"\nX-Acr = \"acr\"\nX-Plan = \
                     \"plan\"\nX-Sid = \"sid\"";
@@ -467,8 +464,7 @@ async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
     assert_eq!((answer.header("x-user"), answer.header("x-plan")), (Some("alice"), Some("")));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_claim_breaks_a_header() {
+pub async fn no_claim_breaks_a_header() {
     let settings =
         "[gateway]\nmax_header_bytes = 256\n[gateway.headers]\nX-Note = \"note\"\nX-User = \"sub\"";
     let server = Home::new(settings).await.start().await;
@@ -523,8 +519,7 @@ async fn no_claim_breaks_a_header() {
     assert_eq!(check(&server, bearer(&with_note(&"x".repeat(256)).await), &[]).await.status, 200);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn behind_a_prefix_path_and_query_are_the_clients_and_demand_nothing() {
+pub async fn behind_a_prefix_path_and_query_are_the_clients_and_demand_nothing() {
     let server = Server::start().await;
     let session = sign_in(&server, |_| ()).await;
     let authorization = format!("Bearer {}", session.access);
@@ -546,8 +541,7 @@ async fn behind_a_prefix_path_and_query_are_the_clients_and_demand_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn gateways_are_answered_without_the_database() {
+pub async fn gateways_are_answered_without_the_database() {
     let server = Server::start().await;
     let session = sign_in(&server, |_| ()).await;
     server.store.fail_with(Some(StoreError::Unavailable("away".to_owned())));
@@ -572,8 +566,7 @@ fn json_of(answer: &Answer) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() {
+pub async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() {
     let server = Server::start().await;
     let fields = [("plan", "gold"), ("active", "no"), ("token_type", "x")].map(|(name, value)| {
         let value = prost_types::Value {
@@ -587,7 +580,7 @@ async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() {
     server.revoke(revocation(Target::SessionId(gone.id()))).await.unwrap();
     let introspect = async |body: &str| post(server.http, "/oauth2/introspect", &[], body).await;
 
-    let mut expected = json!(crate::forge::claims(&good.access));
+    let mut expected = json!(countersign_test_support::forge::claims(&good.access));
     expected["active"] = json!(true);
     expected["token_type"] = json!("Bearer");
     for hint in ["", "&token_type_hint=access_token", "&token_type_hint=refresh_token&other=1"] {
@@ -636,8 +629,7 @@ async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() {
     assert_eq!(get(server.http, "/oauth2/introspect?token=x").await.status, 405);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn oauth_revokes_sessions_by_either_token_and_takes_no_notice_of_worthless_ones() {
+pub async fn oauth_revokes_sessions_by_either_token_and_takes_no_notice_of_worthless_ones() {
     let server = Server::start().await;
     let revoke = async |body: &str| post(server.http, "/oauth2/revoke", &[], body).await;
     let (first, second) = (sign_in(&server, |_| ()).await, sign_in(&server, |_| ()).await);
@@ -663,8 +655,7 @@ async fn oauth_revokes_sessions_by_either_token_and_takes_no_notice_of_worthless
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
+pub async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
     log::capture();
     let (validator, first) = caller("gateway", "roles = [\"validator\"]");
     let (revoker, second) = caller("security", "roles = [\"revoker\"]\ntenants = [\"other\"]");
@@ -761,8 +752,7 @@ async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_metadata_tell_where_tokens_are_introspected_and_revoked() {
+pub async fn the_metadata_tell_where_tokens_are_introspected_and_revoked() {
     let server = Server::start().await;
     let answer = get(server.http, "/.well-known/oauth-authorization-server").await;
     let metadata: HashMap<String, Value> = serde_json::from_str(&answer.body).unwrap();

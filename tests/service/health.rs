@@ -2,16 +2,15 @@
 //! stop.
 
 use countersign::proto::{InactiveReason, ValidateRequest};
+use countersign_test_support::{
+    refusal::{Refusal, refused},
+    server::{Home, Server, eventually, in_time, next_status, of_token, request},
+};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
-};
-
-use crate::{
-    refusal::{Refusal, refused},
-    server::{Home, Server, eventually, in_time, next_status, of_token, request},
 };
 
 const NAMES: [&str; 2] = ["", "countersign.v1.SessionService"];
@@ -21,8 +20,7 @@ async fn status(server: &Server, service: &str) -> Result<ServingStatus, Code> {
     answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn until_the_blacklist_is_loaded_nothing_is_vouched_for() {
+pub async fn until_the_blacklist_is_loaded_nothing_is_vouched_for() {
     let server = Server::start().await;
     let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
     server.revoke(of_token(&bad.access)).await.unwrap();
@@ -49,8 +47,7 @@ async fn until_the_blacklist_is_loaded_nothing_is_vouched_for() {
     assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
+pub async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let server = server.stop().await.launch(|store| store.feed.shut()).await;
@@ -77,14 +74,12 @@ async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn health_of_an_unknown_service_is_not_found() {
+pub async fn health_of_an_unknown_service_is_not_found() {
     let server = Server::start().await;
     assert_eq!(status(&server, "countersign.v1.Nonsense").await, Err(Code::NotFound));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn at_the_first_signal_health_turns_while_calls_are_still_taken_and_the_second_ends_it() {
+pub async fn at_the_first_signal_health_turns_while_calls_are_still_taken_and_the_second_ends_it() {
     let server = Home::new("[shutdown]\ngrace = '1h'\ndrain = '1h'").await.start().await;
     let mut watches = vec![];
     for name in NAMES {
@@ -106,8 +101,7 @@ async fn at_the_first_signal_health_turns_while_calls_are_still_taken_and_the_se
     in_time("the service stops", server.running).await.unwrap().unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_in_flight_at_the_signal_is_finished_and_answered() {
+pub async fn a_call_in_flight_at_the_signal_is_finished_and_answered() {
     let server = Server::start().await;
     server.store.creations.shut();
     let mut client = server.client();
@@ -125,8 +119,7 @@ async fn a_call_in_flight_at_the_signal_is_finished_and_answered() {
     assert_eq!(server.home.rows().await.sessions, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn reflection_lists_the_services() {
+pub async fn reflection_lists_the_services() {
     let server = Server::start().await;
     let request = ServerReflectionRequest {
         host: String::new(),

@@ -2,20 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use tonic_health::pb::health_check_response::ServingStatus;
-
-use crate::{
+use countersign_test_support::{
     http_client::{Answer, Metrics, ask, get},
     server::{Home, Server, eventually, in_time, next_status, of_token, request},
 };
+use tonic_health::pb::health_check_response::ServingStatus;
 
 async fn ready(server: &Server) -> (u16, String) {
     let Answer { status, body, .. } = get(server.http, "/readyz").await;
     (status, body)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn until_the_blacklist_is_loaded_the_service_lives_and_is_not_ready() {
+pub async fn until_the_blacklist_is_loaded_the_service_lives_and_is_not_ready() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.revoke(of_token(&session.access)).await.unwrap();
@@ -40,8 +38,8 @@ async fn until_the_blacklist_is_loaded_the_service_lives_and_is_not_ready() {
     assert_eq!(metrics.get("lease_renewal_age_seconds"), 0.0, "the clock stands still");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn at_the_signal_the_service_is_not_ready_and_yet_alive_until_the_last_call_is_answered() {
+pub async fn at_the_signal_the_service_is_not_ready_and_yet_alive_until_the_last_call_is_answered()
+{
     let server = Server::start().await;
     server.store.creations.shut();
     let mut client = server.client();
@@ -60,8 +58,7 @@ async fn at_the_signal_the_service_is_not_ready_and_yet_alive_until_the_last_cal
     assert!(tokio::net::TcpStream::connect(server.http).await.is_err(), "the port is closed");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_does_not_keep_the_service_from_stopping() {
+pub async fn an_idle_connection_does_not_keep_the_service_from_stopping() {
     let server = Server::start().await;
     let idle = tokio::net::TcpStream::connect(server.http).await.unwrap();
     assert_eq!(get(server.http, "/livez").await.status, 200, "the idle one was accepted before");
@@ -69,8 +66,7 @@ async fn an_idle_connection_does_not_keep_the_service_from_stopping() {
     drop(idle);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() {
+pub async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() {
     let server = Server::start().await;
     for path in ["/", "/metrics/", "/readyz/x", "/LIVEZ", "/countersign.v1.SessionService/Validate"]
     {
@@ -95,8 +91,7 @@ async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
+pub async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
     let server = Server::start().await;
     // The head is not longer than what the service reads: if it closed the connection with bytes
     // still unread, the answer could be lost.
@@ -113,8 +108,7 @@ async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() 
 }
 
 /// Checks those rules of the OpenMetrics specification that monitoring relies on.
-#[tokio::test(flavor = "multi_thread")]
-async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
+pub async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.revoke(of_token(&session.access)).await.unwrap();
@@ -160,8 +154,7 @@ async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
     assert!(samples > 60, "{text}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_is_counted_when_it_is_acknowledged() {
+pub async fn a_revocation_is_counted_when_it_is_acknowledged() {
     let server = Server::start().await;
     let [alice, bob] = [server.sign_in("alice").await, server.sign_in("bob").await];
     let before = Metrics::of(server.http).await;
@@ -188,8 +181,7 @@ async fn a_revocation_is_counted_when_it_is_acknowledged() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
+pub async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
     let server = Home::new("").await.start().await;
     let session = server.sign_in("alice").await;
     server.store.feed.shut();
@@ -210,8 +202,7 @@ async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
 }
 
 /// Some scrapers read nothing but the older text format of Prometheus.
-#[tokio::test(flavor = "multi_thread")]
-async fn metrics_have_the_older_format_for_those_who_prefer_it() {
+pub async fn metrics_have_the_older_format_for_those_who_prefer_it() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.revoke(of_token(&session.access)).await.unwrap();

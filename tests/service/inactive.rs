@@ -7,12 +7,11 @@ use countersign::proto::{
     InactiveReason::{self, *},
     ValidateRequest,
 };
-use serde_json::json;
-
-use crate::{
+use countersign_test_support::{
     forge::{Forge, parts},
     server::{START, Server, SignedIn, request},
 };
+use serde_json::json;
 
 /// Checks that each of the tokens is inactive for its reason, that no row is added by asking, and
 /// that the good session's tokens stay good.
@@ -30,8 +29,7 @@ async fn each_is_inactive(server: &Server, good: &SignedIn, tokens: Vec<(String,
     assert!(server.refresh(&good.refresh).await.is_ok());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_time_of_a_token_ends_and_begins_at_the_second() {
+pub async fn the_time_of_a_token_ends_and_begins_at_the_second() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let forge = Forge::of(&server).await;
@@ -52,8 +50,7 @@ async fn the_time_of_a_token_ends_and_begins_at_the_second() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bit_flipped_anywhere_makes_a_token_inactive() {
+pub async fn a_bit_flipped_anywhere_makes_a_token_inactive() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let mut tokens = vec![];
@@ -84,8 +81,7 @@ async fn a_bit_flipped_anywhere_makes_a_token_inactive() {
     assert_eq!(server.verdict(&good.access).await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_token_is_no_access_token() {
+pub async fn a_refresh_token_is_no_access_token() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let token = good.refresh.clone();
@@ -93,16 +89,14 @@ async fn a_refresh_token_is_no_access_token() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_of_another_service_names_an_unknown_key_even_if_it_has_the_same_issuer() {
+pub async fn a_token_of_another_service_names_an_unknown_key_even_if_it_has_the_same_issuer() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let other = Server::start().await.sign_in("alice").await;
     each_is_inactive(&server, &good, vec![(other.access, UnknownKey)]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn demands_that_a_token_does_not_meet_are_told_apart() {
+pub async fn demands_that_a_token_does_not_meet_are_told_apart() {
     let server = Server::start().await;
     let good = server
         .create(CreateSessionRequest {
@@ -141,7 +135,7 @@ async fn demands_that_a_token_does_not_meet_are_told_apart() {
             request.acr_values
         );
     }
-    server.revoke(crate::server::of_token(&good.access)).await.unwrap();
+    server.revoke(countersign_test_support::server::of_token(&good.access)).await.unwrap();
     assert_eq!(
         server.demand(demand("https://c.test", &[], &[])).await,
         Err(Revoked),

@@ -5,20 +5,16 @@ use std::time::Duration;
 
 use countersign::{
     clock::Clock,
-    proto::{
-        InactiveReason, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest,
-        RotateKeyRequest, key_service_client::KeyServiceClient,
-    },
+    proto::{InactiveReason, KeyPurpose, KeyState},
 };
-use serde_json::{Value, json};
-use tonic::{Code, Status, transport::Channel};
-use tonic_types::StatusExt;
-
-use crate::{
+use countersign_test_support::{
     forge::{claims, header, parts},
     http_client::{Answer, ask, get},
     server::{Home, Server, eventually, in_time, request, request_under, seconds},
 };
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 /// Settings under which keys rotate within minutes, and access tokens outlive some of them. The
 /// service looks for due rotations ten times within `publish_ahead` of real time.
@@ -40,64 +36,6 @@ rotation = "200s"
 refresh_rotation = "300s"
 "#;
 
-impl Server {
-    fn keys(&self) -> KeyServiceClient<Channel> {
-        KeyServiceClient::new(self.channel.clone())
-    }
-
-    async fn ring(&self) -> Vec<Key> {
-        self.keys().list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys
-    }
-
-    /// Returns the one key with this purpose and state.
-    async fn find(&self, purpose: KeyPurpose, state: KeyState) -> Key {
-        let keys = self.ring().await;
-        let found: Vec<_> = keys
-            .iter()
-            .filter(|key| key.purpose() == purpose && key.state() == state)
-            .cloned()
-            .collect();
-        assert_eq!(found.len(), 1, "{state:?}: {keys:#?}");
-        found[0].clone()
-    }
-
-    /// Returns the one key of access tokens in this state.
-    async fn signing(&self, state: KeyState) -> Key {
-        self.find(KeyPurpose::AccessToken, state).await
-    }
-
-    async fn rotate(&self, purpose: KeyPurpose, force: bool) -> Result<Key, Status> {
-        let request = RotateKeyRequest { purpose: purpose.into(), force };
-        Ok(self.keys().rotate_key(request).await?.into_inner().active.unwrap())
-    }
-
-    async fn revoke_key(&self, kid: &str) -> Result<Key, Status> {
-        let request = RevokeKeyRequest { kid: kid.to_owned() };
-        Ok(self.keys().revoke_key(request).await?.into_inner().revoked.unwrap())
-    }
-
-    /// Returns the identifiers of the published keys.
-    async fn published(&self) -> Vec<String> {
-        let answer = get(self.http, "/.well-known/jwks.json").await;
-        let set: Value = serde_json::from_str(&answer.body).unwrap();
-        set["keys"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|key| key["kid"].as_str().unwrap().to_owned())
-            .collect()
-    }
-
-    /// Waits until the schedule has made this key active.
-    async fn becomes_active(&self, kid: &str) {
-        eventually("the key is active", async || {
-            let keys = self.ring().await;
-            keys.iter().any(|key| key.kid == kid && key.state() == KeyState::Active).then_some(())
-        })
-        .await;
-    }
-}
-
 /// Returns the key that a token names in its header.
 fn kid(token: &str) -> String {
     header(token)["kid"].as_str().unwrap().to_owned()
@@ -108,8 +46,7 @@ fn reason(status: &Status) -> String {
     status.get_details_error_info().unwrap().reason
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_after() {
+pub async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_after() {
     let server = Home::new(FAST).await.start().await;
     let [first, second] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
@@ -151,8 +88,7 @@ async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_af
     assert_eq!(server.verdict(&before.access).await, Err(InactiveReason::UnknownKey));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one() {
+pub async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one() {
     let server = Server::start().await;
     let next = server.signing(KeyState::Pending).await.kid;
     let early = server.rotate(KeyPurpose::AccessToken, false).await.unwrap_err();
@@ -180,8 +116,7 @@ async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one() {
     assert_eq!(server.published().await.len(), 64);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_key_is_worthless_and_sessions_live_on() {
+pub async fn a_revoked_key_is_worthless_and_sessions_live_on() {
     let server = Server::start().await;
     let [leaked, next] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
@@ -213,9 +148,8 @@ async fn a_revoked_key_is_worthless_and_sessions_live_on() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_kept_for_the_others()
-{
+pub async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_kept_for_the_others()
+ {
     let server = Home::new(FAST).await.start().await;
     let purpose = KeyPurpose::RefreshToken;
     let [first, second] = [
@@ -270,8 +204,7 @@ async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_k
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it() {
+pub async fn a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let leaked = server.find(KeyPurpose::RefreshToken, KeyState::Active).await.kid;
@@ -285,8 +218,7 @@ async fn a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it() {
     server.refresh(&next.refresh).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies_on() {
+pub async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies_on() {
     let mut server = Home::new(FAST).await.start().await;
     let mut tokens = vec![server.sign_in("alice").await.access];
     for algorithm in ["ES256", "RS256", "EdDSA"] {
@@ -317,8 +249,7 @@ async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies
     assert_eq!(server.verdict(&mixed).await, Err(InactiveReason::BadSignature));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
+pub async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
     let server = Server::start().await;
     let Answer { status, head, body } = get(server.http, "/.well-known/jwks.json").await;
     assert_eq!(status, 200);
@@ -347,8 +278,7 @@ async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
     assert_eq!(ask(server.http, &ask_again).await.status, 200, "the keys have changed");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_metadata_lead_to_the_public_keys() {
+pub async fn the_metadata_lead_to_the_public_keys() {
     let home = Home::new("issuer = 'https://auth.test/one'").await;
     let server = home.start().await;
     for path in ["", "/one"] {
@@ -366,8 +296,7 @@ async fn the_metadata_lead_to_the_public_keys() {
     assert_eq!(claims(&token)["iss"], "https://auth.test/one");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on() {
+pub async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on() {
     let server = Server::start().await;
     let [active, pending] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
@@ -393,8 +322,7 @@ async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on() {
     assert!(error.contains(&active) || error.contains(&pending), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_whose_row_is_damaged_can_be_revoked_and_is_put_right() {
+pub async fn a_key_whose_row_is_damaged_can_be_revoked_and_is_put_right() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let leaked = kid(&session.access);
@@ -410,8 +338,7 @@ async fn a_key_whose_row_is_damaged_can_be_revoked_and_is_put_right() {
     assert_eq!(server.verdict(&refreshed.access).await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_leaps_drops_no_key_whose_tokens_live() {
+pub async fn a_clock_that_leaps_drops_no_key_whose_tokens_live() {
     let server = Home::new(FAST).await.start().await;
     let before = server.sign_in("alice").await;
     let first = kid(&before.access);

@@ -6,11 +6,9 @@ use countersign::{
     app::{self, AppError},
     proto::{EndReason, InactiveReason, RevokeRequest, SessionState, revoke_request::Target},
 };
+use countersign_test_support::server::{Server, of_token, revocation, seconds, start_plus};
 
-use crate::server::{Server, of_token, revocation, seconds, start_plus};
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_session_is_inactive_at_once_and_after_a_restart() {
+pub async fn a_revoked_session_is_inactive_at_once_and_after_a_restart() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     assert_eq!(server.verdict(&first.access).await, Ok(()));
@@ -52,8 +50,7 @@ async fn a_revoked_session_is_inactive_at_once_and_after_a_restart() {
     assert_eq!(session.ended_at, Some(start_plus(seconds(10))));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_live_session_goes_on_after_a_restart() {
+pub async fn a_live_session_goes_on_after_a_restart() {
     let server = Server::start().await;
     let before = server.sign_in("alice").await;
     let server = server.restart().await;
@@ -63,8 +60,7 @@ async fn a_live_session_goes_on_after_a_restart() {
     assert_eq!(server.verdict(&after.now.access).await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay() {
+pub async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     let next = server.refresh(&first.refresh).await.unwrap().now;
@@ -74,8 +70,7 @@ async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay(
     assert_eq!(replay.now.refresh, next.refresh);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_master_key_that_is_missing_or_foreign_is_refused_and_the_right_one_still_opens_it() {
+pub async fn a_master_key_that_is_missing_or_foreign_is_refused_and_the_right_one_still_opens_it() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let home = server.stop().await;

@@ -7,8 +7,7 @@ use countersign::proto::{
     CreateSessionRequest, EndReason, InactiveReason, SessionState, SessionState::Live,
     ValidateRequest,
 };
-
-use crate::{
+use countersign_test_support::{
     forge::claims,
     refusal::{Refusal, refused},
     server::{
@@ -29,8 +28,7 @@ async fn state(
     (session.state(), session.end_reason(), session.ended_at)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_goes_idle_at_the_microsecond() {
+pub async fn a_session_goes_idle_at_the_microsecond() {
     let server = Server::start().await;
     let [kept, lost] = [
         server.create(request_under("short", "alice")).await.unwrap(),
@@ -61,8 +59,7 @@ async fn a_session_goes_idle_at_the_microsecond() {
     assert_eq!(server.rows().await.blacklist, 0, "an expiry needs no row");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_reaches_its_absolute_end_at_the_microsecond_however_often_it_is_refreshed() {
+pub async fn a_session_reaches_its_absolute_end_at_the_microsecond_however_often_it_is_refreshed() {
     let server = Server::start().await;
     let mut pair = vec![];
     for subject in ["alice", "bob"] {
@@ -92,8 +89,7 @@ async fn a_session_reaches_its_absolute_end_at_the_microsecond_however_often_it_
     assert_eq!(state(&server, &last.id()).await, ended);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_access_token_is_active_up_to_its_second_of_expiry() {
+pub async fn an_access_token_is_active_up_to_its_second_of_expiry() {
     let server = Server::start().await;
     let created = server.create(request_under("short", "alice")).await.unwrap();
     let edge = START.floor_to_second().plus(seconds(TTL));
@@ -107,8 +103,7 @@ async fn an_access_token_is_active_up_to_its_second_of_expiry() {
     assert_eq!(server.verdict(&created.access).await, Err(InactiveReason::Expired));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_access_token_never_outlives_the_absolute_end() {
+pub async fn an_access_token_never_outlives_the_absolute_end() {
     let server = Server::start().await;
     let lifetime = prost_types::Duration { seconds: 30, nanos: 0 };
     let created = server
@@ -131,8 +126,7 @@ async fn an_access_token_never_outlives_the_absolute_end() {
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Expired));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn repeating_a_creation_repeats_its_tokens_and_prolongs_nothing() {
+pub async fn repeating_a_creation_repeats_its_tokens_and_prolongs_nothing() {
     let server = Server::start().await;
     let create =
         CreateSessionRequest { request_id: "once".to_owned(), ..request_under("short", "alice") };
@@ -151,8 +145,7 @@ async fn repeating_a_creation_repeats_its_tokens_and_prolongs_nothing() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_authentication_is_recent_enough_up_to_the_demanded_age() {
+pub async fn an_authentication_is_recent_enough_up_to_the_demanded_age() {
     let server = Server::start().await;
     let created = server
         .create(CreateSessionRequest {
@@ -174,8 +167,7 @@ async fn an_authentication_is_recent_enough_up_to_the_demanded_age() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_issued_within_the_last_second_of_a_session_is_expired() {
+pub async fn a_token_issued_within_the_last_second_of_a_session_is_expired() {
     let server = Server::start().await;
     let lifetime = prost_types::Duration { seconds: 30, nanos: 0 };
     let create =
@@ -187,8 +179,7 @@ async fn a_token_issued_within_the_last_second_of_a_session_is_expired() {
     server.revoke(of_token(&last.access)).await.expect("the token is authentic");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_may_live_for_a_hundred_years() {
+pub async fn a_session_may_live_for_a_hundred_years() {
     let century = seconds(36_500 * 86_400);
     let longest =
         "[policies.default]\nidle_timeout = '36500d'\nabsolute_lifetime = '36500d'\n[tenants]";

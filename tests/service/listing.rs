@@ -3,13 +3,12 @@
 use countersign::proto::{
     CreateSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState,
 };
-use prost::Message;
-use prost_types::Struct;
-
-use crate::{
+use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, of_token, request, request_under, seconds},
 };
+use prost::Message;
+use prost_types::Struct;
 
 fn listing(page_size: i32) -> ListSessionsRequest {
     ListSessionsRequest { tenant: "acme".to_owned(), page_size, ..Default::default() }
@@ -47,8 +46,7 @@ async fn seven(server: &Server) -> Vec<String> {
     ids
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pages_follow_each_other_without_gap_or_overlap_the_newest_session_first() {
+pub async fn pages_follow_each_other_without_gap_or_overlap_the_newest_session_first() {
     let server = Server::start().await;
     let all = seven(&server).await;
     for size in [1, 2, 3, 6, 7, 8, 500, 0] {
@@ -64,8 +62,7 @@ async fn pages_follow_each_other_without_gap_or_overlap_the_newest_session_first
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long() {
+pub async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long() {
     const MIB: usize = 1 << 20;
     let server = Server::start().await;
     // Each session has a subject of its own, because of the quota.
@@ -95,8 +92,7 @@ async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long() {
     assert_eq!(pages.concat(), all);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_created_or_ended_between_two_pages_shifts_nothing() {
+pub async fn a_session_created_or_ended_between_two_pages_shifts_nothing() {
     let server = Server::start().await;
     let all = seven(&server).await;
     let first = page(&server, &listing(3)).await;
@@ -106,8 +102,7 @@ async fn a_session_created_or_ended_between_two_pages_shifts_nothing() {
     assert_eq!(rest.concat(), all[3..]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_token_of_another_request_is_refused() {
+pub async fn a_page_token_of_another_request_is_refused() {
     let server = Server::start().await;
     seven(&server).await;
     let token = page(&server, &listing(3)).await.next_page_token;
@@ -124,8 +119,7 @@ async fn a_page_token_of_another_request_is_refused() {
     assert_eq!(page(&server, &with(listing(3))).await.sessions.len(), 3);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn states_are_those_of_the_instant_of_the_answer() {
+pub async fn states_are_those_of_the_instant_of_the_answer() {
     let server = Home::new("[sweeper]\nschedule = '* * * * * *'").await.start().await;
     let revoked = server.sign_in("alice").await;
     server.revoke(of_token(&revoked.access)).await.unwrap();

@@ -16,13 +16,8 @@ use countersign::{
         SubjectTarget, ValidateRequest, revoke_request::Target,
     },
 };
-use futures_util::future::{BoxFuture, FutureExt, join, join5};
-use tokio::{task::spawn_blocking, time::Instant};
-use tonic::{Code, Status};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
-
-use crate::{
-    engine::{Database, SECRETS},
+use countersign_test_support::{
+    database::{Database, postgres::PostgresDatabase},
     postgres_server::{Server as Postgres, number},
     refusal::{Refusal, refused},
     server::{
@@ -30,6 +25,10 @@ use crate::{
         revocation, seconds,
     },
 };
+use futures_util::future::{BoxFuture, FutureExt, join, join5};
+use tokio::{task::spawn_blocking, time::Instant};
+use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 const REVOKED: Result<(), InactiveReason> = Err(InactiveReason::Revoked);
 
@@ -41,8 +40,7 @@ async fn replica(of: &Server) -> Server {
     home.with("").start().await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn services_on_one_database_serve_the_same_sessions() {
+pub async fn services_on_one_database_serve_the_same_sessions() {
     let one = Server::start().await;
     let two = replica(&one).await;
     let first = one.sign_in("alice").await;
@@ -65,8 +63,7 @@ async fn services_on_one_database_serve_the_same_sessions() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn services_on_one_database_find_what_the_others_have_revoked() {
+pub async fn services_on_one_database_find_what_the_others_have_revoked() {
     let one = Server::start().await;
     let two = replica(&one).await;
     let found = async |server: &Server, token: &str| {
@@ -95,8 +92,8 @@ async fn services_on_one_database_find_what_the_others_have_revoked() {
 
 /// A caller that revokes what another replica has revoked gets an acknowledgement too, so the
 /// guarantee must hold for it as well.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_that_another_service_made_is_not_acknowledged_before_the_index_knows_of_it() {
+pub async fn a_revocation_that_another_service_made_is_not_acknowledged_before_the_index_knows_of_it()
+ {
     let one = Server::start().await;
     let two = replica(&one).await;
     for _ in 0..20 {
@@ -107,15 +104,14 @@ async fn a_revocation_that_another_service_made_is_not_acknowledged_before_the_i
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes_on() {
+pub async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes_on() {
     let postgres = Arc::new(spawn_blocking(Postgres::start).await.unwrap());
     let order = async |order: fn(&Postgres)| {
         let postgres = postgres.clone();
         spawn_blocking(move || order(&postgres)).await.unwrap();
     };
     let mut home = Home::new("").await;
-    home.database = Database::at(&postgres.url("postgres"));
+    home.database = Database::Postgres(PostgresDatabase::at(&postgres.url("postgres")));
     let server = home.with("").start().await;
     let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
     server.revoke(of_token(&bad.access)).await.unwrap();
@@ -140,7 +136,10 @@ async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes
 
     let line = app::open_store(&server.home.config()).await.err().unwrap().to_string();
     assert!(line.contains("cannot be reached") && !line.contains('\n'), "{line}");
-    assert!(SECRETS.iter().all(|(_, secret)| !line.contains(secret)), "{line}");
+    assert!(
+        server.home.database.secrets().iter().all(|(_, secret)| !line.contains(secret)),
+        "{line}"
+    );
 
     order(Postgres::restart).await;
     let next = eventually("it goes on by itself", async || {
@@ -164,9 +163,8 @@ fn asked<'a, T>(
     async { call.await.map(drop).map_err(|status| refused::<()>(Err(status))) }.boxed()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_database_is_in_charge()
-{
+pub async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_database_is_in_charge()
+ {
     let server = Server::start().await;
     let [alice, gone, ended] =
         [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
@@ -223,8 +221,7 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
 
 /// Another replica may have activated the next key in the meantime, so a replica without an active
 /// key reads the keys again before it refuses.
-#[tokio::test(flavor = "multi_thread")]
-async fn without_a_key_that_makes_tokens_callers_come_again_and_the_next_key_is_used_at_once() {
+pub async fn without_a_key_that_makes_tokens_callers_come_again_and_the_next_key_is_used_at_once() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let refusal = Refusal::retry(Code::Unavailable, "NO_ACTIVE_KEY");
@@ -263,8 +260,7 @@ async fn becomes(server: &Server, sql: &str, expected: i64) {
     eventually(sql, async || (number(&url, sql).await == expected).then_some(())).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn lost_revocations_are_written_again_and_none_waits_until_all_know_of_another() {
+pub async fn lost_revocations_are_written_again_and_none_waits_until_all_know_of_another() {
     let server = Server::start().await;
     let sessions =
         [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
@@ -282,8 +278,7 @@ async fn lost_revocations_are_written_again_and_none_waits_until_all_know_of_ano
 }
 
 /// The entry that is written again has the same number in the feed as the lost one.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_sessions_of_a_tenant_whose_revocation_was_lost_end_again() {
+pub async fn the_sessions_of_a_tenant_whose_revocation_was_lost_end_again() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.revoke(revocation(Target::Tenant("acme".to_owned()))).await.unwrap();
@@ -306,8 +301,7 @@ async fn renewals(server: &Server) -> u128 {
         .unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing() {
+pub async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let mut watch = server.watch_health("").await;
@@ -340,8 +334,8 @@ async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_validates_nothing() {
+pub async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_validates_nothing()
+ {
     let behind = Server::start().await;
     let right = replica(&behind).await;
     let session = behind.sign_in("alice").await;
@@ -360,8 +354,7 @@ async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_va
 }
 
 /// By its clock the session has expired, so it would find nothing to revoke.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
+pub async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
     let ahead = Server::start().await;
     let right = replica(&ahead).await;
     let session = ahead.create(request_under("short", "alice")).await.unwrap();
@@ -374,8 +367,7 @@ async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
 }
 
 /// By a clock that is ahead, tokens have expired long ago that others still accept.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
+pub async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
     // The clock stands right before the next sweep.
     home.clock.jump_to(START.floor_to_second().plus(seconds(1)).minus(TICK));
@@ -397,8 +389,7 @@ async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     server.store.whole_sweep().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right() {
+pub async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right() {
     let home = Home::new("").await;
     let begun = Instant::now();
     let server = home.launch(|store| store.skew.store(6, Ordering::SeqCst)).await;
@@ -419,8 +410,7 @@ async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right(
 }
 
 /// By the clock of another replica it may not have expired yet.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_another_clock() {
+pub async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_another_clock() {
     let ahead = Server::start().await;
     let behind = replica(&ahead).await;
     let [token, late] = [
@@ -447,8 +437,7 @@ async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_anothe
 }
 
 /// The other replicas may still need entries that have expired by one replica's clock.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sweep_goes_by_the_clock_of_the_database() {
+pub async fn a_sweep_goes_by_the_clock_of_the_database() {
     let server = Home::new("[sweeper]\nschedule = '* * * * * *'").await.start().await;
     server.store.skew.store(-3, Ordering::SeqCst);
     assert_eq!(server.store.whole_sweep().await, server.clock.now().minus(seconds(3)));
@@ -462,8 +451,8 @@ async fn is_active(server: &Server, token: &str) -> bool {
 
 /// The differences are within `lease.max_clock_skew`. All replicas go by the clock of the database,
 /// so they agree.
-#[tokio::test(flavor = "multi_thread")]
-async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused() {
+pub async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused()
+ {
     let first = Server::start().await;
     let servers = [replica(&first).await, replica(&first).await, first];
     for (server, off) in servers.iter().zip([-4_i64, 4, 0]) {
@@ -509,8 +498,8 @@ fn keep_clocks_running(servers: &[&Server]) -> tokio::task::JoinSet<()> {
 }
 
 /// If each replica used its own clock, the session that was created last would seem the oldest.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_oldest_session_is_the_one_that_was_created_first_whichever_replicas_created_them() {
+pub async fn the_oldest_session_is_the_one_that_was_created_first_whichever_replicas_created_them()
+{
     let ahead = Server::start().await;
     let behind = replica(&ahead).await;
     for (server, off) in [(&ahead, 4_i64), (&behind, -4)] {

@@ -3,19 +3,17 @@
 use countersign::proto::{
     CreateSessionRequest, Device, EndReason, InactiveReason, RefreshRequest, Replay, SessionState,
 };
-use futures_util::future::join_all;
-
-use crate::{
+use countersign_test_support::{
     forge::claims,
     refusal::{Refusal, refused},
     server::{Home, Server, TICK, request, request_under, seconds, start_plus},
 };
+use futures_util::future::join_all;
 
 /// The grace of every policy in these tests, in seconds.
 const GRACE: u64 = 30;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_64_refreshes_at_once_one_rotates_and_63_repeat_its_answer() {
+pub async fn of_64_refreshes_at_once_one_rotates_and_63_repeat_its_answer() {
     let server = Server::start().await;
     for policy in ["default", "strict"] {
         let first = server.create(request_under(policy, "alice")).await.unwrap();
@@ -37,8 +35,7 @@ async fn of_64_refreshes_at_once_one_rotates_and_63_repeat_its_answer() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_moves_nothing() {
+pub async fn a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_moves_nothing() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     server.clock.advance(seconds(3));
@@ -63,8 +60,7 @@ async fn a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_moves
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_its_tokens() {
+pub async fn a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_its_tokens() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     let next = server.refresh(&first.refresh).await.unwrap().now;
@@ -95,8 +91,7 @@ async fn a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_its_to
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_two_generations_old_is_reuse_even_within_the_grace() {
+pub async fn a_token_two_generations_old_is_reuse_even_within_the_grace() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     let second = server.refresh(&first.refresh).await.unwrap().now;
@@ -112,8 +107,7 @@ async fn a_token_two_generations_old_is_reuse_even_within_the_grace() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn reuse_ends_its_own_session_only() {
+pub async fn reuse_ends_its_own_session_only() {
     let server = Server::start().await;
     let [victim, other] = [server.sign_in("alice").await, server.sign_in("alice").await];
     server.refresh(&victim.refresh).await.unwrap();
@@ -126,8 +120,7 @@ async fn reuse_ends_its_own_session_only() {
     assert!(server.refresh(&other.refresh).await.is_ok());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn where_a_refresh_revokes_the_former_access_token_only_one_is_active_at_a_time() {
+pub async fn where_a_refresh_revokes_the_former_access_token_only_one_is_active_at_a_time() {
     let server = Server::start().await;
     let first = server.create(request_under("strict", "alice")).await.unwrap();
     server.clock.advance(seconds(3));
@@ -152,8 +145,7 @@ async fn where_a_refresh_revokes_the_former_access_token_only_one_is_active_at_a
     assert_eq!(server.verdict(&last.access).await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_always_yields_an_access_token_that_is_active() {
+pub async fn a_replay_always_yields_an_access_token_that_is_active() {
     let server = Server::start().await;
     for ttl in [2, 5, 30, 31] {
         let ttl = prost_types::Duration { seconds: ttl, nanos: 0 };
@@ -171,8 +163,7 @@ async fn a_replay_always_yields_an_access_token_that_is_active() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_own() {
+pub async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_own() {
     let server = Server::start().await;
     let scopes = ["read", "write"].map(str::to_owned).to_vec();
     let first = server
@@ -198,8 +189,7 @@ async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_
     assert!(!server.refresh(&all.refresh).await.unwrap().replayed);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
+pub async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
     let server = Server::start().await;
     let device = |label: &str| Device {
         user_agent: "agent".to_owned(),
@@ -226,8 +216,7 @@ async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
 const UNTIL_USED: &str = "[policies.default]\nreplay = 'until_used'\n[tenants]";
 const DAY: u64 = 86_400;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn until_its_successor_is_used_a_token_yields_it_again_for_a_day() {
+pub async fn until_its_successor_is_used_a_token_yields_it_again_for_a_day() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let first = server.create(request_under("default", "alice")).await.unwrap();
     // This answer is lost on its way to the client.
@@ -259,8 +248,7 @@ async fn until_its_successor_is_used_a_token_yields_it_again_for_a_day() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_its_tokens() {
+pub async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_its_tokens() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let first = server.create(request_under("default", "alice")).await.unwrap();
     server.refresh(&first.refresh).await.unwrap();
@@ -275,8 +263,7 @@ async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_its_to
 }
 
 /// A session keeps the policy under which it was created, whatever is configured later.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_keeps_its_replay() {
+pub async fn a_session_keeps_its_replay() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let phone = server.sign_in("alice").await;
     let home = server.stop().await;

@@ -5,16 +5,14 @@ use countersign::proto::{
     BatchValidateRequest, CreateSessionRequest, InactiveReason, ListSessionsRequest,
     RefreshRequest, RevokeRequest, SubjectTarget, ValidateRequest, revoke_request::Target,
 };
-use tonic::Code;
-use tonic_types::StatusExt;
-
-use crate::{
+use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, of_token, request, revocation},
 };
+use tonic::Code;
+use tonic_types::StatusExt;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_wrong_field_of_a_call_is_named() {
+pub async fn each_wrong_field_of_a_call_is_named() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let long = "x".repeat(257);
@@ -99,8 +97,7 @@ async fn each_wrong_field_of_a_call_is_named() {
     assert_eq!(server.rows().await.blacklist, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_not_there_is_not_found() {
+pub async fn a_session_that_is_not_there_is_not_found() {
     let server = Server::start().await;
     let unknown = "0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22";
     let not_found = || Refusal::of(Code::NotFound, "SESSION_NOT_FOUND");
@@ -112,8 +109,7 @@ async fn a_session_that_is_not_there_is_not_found() {
     assert_eq!(server.rows().await.blacklist, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
+pub async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
     let server = Home::new("[blacklist]\nmax_entries = 2").await.start().await;
     let mut sessions = vec![];
     for subject in ["alice", "bob", "carol"] {
@@ -133,8 +129,7 @@ async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
     assert_eq!(server.rows().await.blacklist, 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_over_a_megabyte_is_refused_and_the_connection_goes_on() {
+pub async fn a_message_over_a_megabyte_is_refused_and_the_connection_goes_on() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let huge = ValidateRequest { access_token: "x".repeat(5 << 20), ..Default::default() };

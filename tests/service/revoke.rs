@@ -1,18 +1,18 @@
 //! Tests of Revoke: the sessions that it ends, those that it leaves alone, and the rows that it
 //! writes.
 
-use crate::{
-    refusal::{Refusal, refused},
-    server::{
-        Rows, START, Server, SignedIn, eventually, of_token, request, request_under, revocation,
-        seconds,
-    },
-};
 use countersign::{
     clock::Clock,
     proto::{
         EndReason, InactiveReason, RevokeExtent, RevokeRequest, SessionState, SubjectTarget,
         revoke_request::Target,
+    },
+};
+use countersign_test_support::{
+    refusal::{Refusal, refused},
+    server::{
+        Rows, START, Server, SignedIn, eventually, of_token, request, request_under, revocation,
+        seconds,
     },
 };
 
@@ -35,8 +35,7 @@ async fn sign_in_to(server: &Server, tenant: &str, subject: &str) -> SignedIn {
     server.create(request).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn any_token_of_a_session_and_its_identifier_end_all_of_it_and_nothing_else() {
+pub async fn any_token_of_a_session_and_its_identifier_end_all_of_it_and_nothing_else() {
     let server = Server::start().await;
     let bystander = server.sign_in("alice").await;
     let targets: [(&str, Choose); 5] = [
@@ -73,8 +72,7 @@ async fn any_token_of_a_session_and_its_identifier_end_all_of_it_and_nothing_els
     assert_eq!(server.rows().await, Rows { sessions: 6, blacklist: 5 });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_old_refresh_token_revokes_even_long_after_its_grace() {
+pub async fn an_old_refresh_token_revokes_even_long_after_its_grace() {
     let server = Server::start().await;
     let old = server.sign_in("alice").await;
     server.refresh(&old.refresh).await.unwrap();
@@ -87,8 +85,7 @@ async fn an_old_refresh_token_revokes_even_long_after_its_grace() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_subject_loses_all_sessions_but_the_excepted_one() {
+pub async fn a_subject_loses_all_sessions_but_the_excepted_one() {
     let server = Server::start().await;
     let mut mine = vec![];
     for _ in 0..3 {
@@ -115,8 +112,7 @@ async fn a_subject_loses_all_sessions_but_the_excepted_one() {
     assert_eq!(server.rows().await.blacklist, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_loses_what_it_has_now_and_not_what_it_gets_in_the_same_microsecond() {
+pub async fn a_tenant_loses_what_it_has_now_and_not_what_it_gets_in_the_same_microsecond() {
     let server = Server::start().await;
     let before = [server.sign_in("alice").await, server.sign_in("bob").await];
     let other = sign_in_to(&server, "other", "alice").await;
@@ -162,8 +158,7 @@ async fn a_tenant_loses_what_it_has_now_and_not_what_it_gets_in_the_same_microse
     assert_eq!(server.verdict(&other.access).await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_default_tenant_can_be_revoked() {
+pub async fn the_default_tenant_can_be_revoked() {
     let server = Server::start().await;
     let default = sign_in_to(&server, "", "alice").await;
     let other = server.sign_in("alice").await;
@@ -172,8 +167,7 @@ async fn the_default_tenant_can_be_revoked() {
     assert_eq!(server.verdict(&other.access).await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_access_token_can_be_revoked_alone() {
+pub async fn one_access_token_can_be_revoked_alone() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     let next = server.refresh(&first.refresh).await.unwrap().now;
@@ -200,8 +194,7 @@ async fn one_access_token_can_be_revoked_alone() {
 }
 
 /// A user who comes back after lunch signs out with whatever access token the client still has.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_expired_access_token_ends_its_session_and_alone_it_ends_nothing() {
+pub async fn an_expired_access_token_ends_its_session_and_alone_it_ends_nothing() {
     let server = Server::start().await;
     let first = server.create(request_under("short", "alice")).await.unwrap();
     server.clock.advance(seconds(70));
@@ -229,8 +222,7 @@ async fn an_expired_access_token_ends_its_session_and_alone_it_ends_nothing() {
     assert_eq!(server.rows().await.blacklist, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_over_is_revoked_without_a_row() {
+pub async fn what_is_over_is_revoked_without_a_row() {
     let server = Server::start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.clock.advance(seconds(300));
@@ -242,8 +234,7 @@ async fn what_is_over_is_revoked_without_a_row() {
     assert_eq!(server.rows().await.blacklist, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn reasons_of_the_service_itself_are_refused() {
+pub async fn reasons_of_the_service_itself_are_refused() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     for reason in [

@@ -15,15 +15,13 @@ use countersign::{
     store::{Store, StoreError},
     token::access::{Expectations, Unverified},
 };
-use prost_types::Struct;
-use serde_json::json;
-
-use crate::{
-    engine,
+use countersign_test_support::{
     forge::Forge,
     log::{capture, hidden, logged},
     server::{Server, of_token, request, seconds},
 };
+use prost_types::Struct;
+use serde_json::json;
 
 /// The value of a claim, unlike any other text in these tests.
 const CANARY: &str = "canary-claim-value-8f2e61d07c";
@@ -44,8 +42,7 @@ fn hidden_bytes(seen: &str, name: &str, bytes: &[u8]) {
     hidden(seen, name, &format!("{bytes:?}"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() {
+pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() {
     capture();
     let server = Server::start().await;
     let own = || Struct { fields: [("secret".to_owned(), CANARY.to_owned().into())].into() }.into();
@@ -146,7 +143,7 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     let lineage_secret = row.lineage.secret.0;
     let seed_and_macs: Vec<_> =
         keys.iter().map(|key| (key.key.kid.clone(), forge.masters.open(key).unwrap())).collect();
-    server.stop().await;
+    let home = server.stop().await;
 
     let log = logged();
     for line in
@@ -158,7 +155,7 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     for (name, token) in secrets {
         hidden(&seen, name, &token);
     }
-    for (name, secret) in engine::SECRETS {
+    for (name, secret) in home.database.secrets() {
         hidden(&seen, name, secret);
     }
     hidden(&seen, "claim value", CANARY);

@@ -4,8 +4,7 @@
 use countersign::proto::{
     CreateSessionRequest, InactiveReason, SubjectTarget, revoke_request::Target,
 };
-
-use crate::server::{
+use countersign_test_support::server::{
     Home, Server, eventually, of_token, request, request_under, revocation, seconds,
 };
 
@@ -23,8 +22,7 @@ async fn with_older_database<T>(
     (home.start().await, happened)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoked() {
+pub async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoked() {
     let (server, session) =
         with_older_database(Home::new("").await, async |server| server.sign_in("alice").await)
             .await;
@@ -42,8 +40,7 @@ async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoke
 
 /// They are revoked by their refresh token, their subject or their tenant. The answer is OK, so
 /// their access tokens must be inactive afterwards.
-#[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
+pub async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
     let (server, [alice, bob, carol]) = with_older_database(Home::new("").await, async |server| {
         let elsewhere = CreateSessionRequest { tenant: "globex".to_owned(), ..request("carol") };
         [
@@ -81,8 +78,7 @@ async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_revoked() {
+pub async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_revoked() {
     let server = Server::start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     let home = server.stop().await;
@@ -103,8 +99,7 @@ async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_revoked
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lowered_limit_for_access_tokens_holds_for_the_refreshes_of_older_sessions() {
+pub async fn a_lowered_limit_for_access_tokens_holds_for_the_refreshes_of_older_sessions() {
     let server =
         Home::new("[policies.default]\naccess_token_ttl = '1h'\n[tenants]").await.start().await;
     let session = server.sign_in("alice").await;
@@ -118,8 +113,7 @@ async fn a_lowered_limit_for_access_tokens_holds_for_the_refreshes_of_older_sess
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Expired));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_whose_revocation_was_given_up_by_its_caller_ends_all_the_same() {
+pub async fn a_tenant_whose_revocation_was_given_up_by_its_caller_ends_all_the_same() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.store.committed_revocations.shut();

@@ -1,25 +1,23 @@
 //! Tests of the database file and its lock, which only SQLite has.
 
 use countersign::app;
-use diesel::connection::SimpleConnection;
-
-use crate::{
-    engine::connect,
+use countersign_test_support::{
+    database::{Database, sqlite::connect},
     server::{Server, eventually},
 };
+use diesel::connection::SimpleConnection;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_service_on_the_same_folder_is_refused() {
+pub async fn a_second_service_on_the_same_folder_is_refused() {
     let server = Server::start().await;
     let error = app::open_store(&server.home.config()).await.err().unwrap().to_string();
     assert!(error.contains("in use by another process"), "{error}");
     assert_eq!(server.verdict(&server.sign_in("alice").await.access).await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_somebody_else_holds_is_not_called_damaged() {
+pub async fn a_database_that_somebody_else_holds_is_not_called_damaged() {
     let home = Server::start().await.stop().await;
-    let mut other = connect(&home.database.file.display().to_string());
+    let Database::Sqlite(database) = &home.database else { panic!("a rule of SQLite") };
+    let mut other = connect(&database.file.display().to_string());
     // SQLite refuses this until the service has closed all its connections.
     let hold = "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE";
     eventually("the database is held", async || other.batch_execute(hold).ok()).await;

@@ -71,7 +71,7 @@ fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
             (generation, revision, expires),
             many,
         )| {
-            let mut drawn = if n % 2 == 0 { rich_session(n) } else { session(n) };
+            let mut drawn = if n.is_multiple_of(2) { rich_session(n) } else { session(n) };
             let [.., a, b, c, d] = *drawn.id.bytes();
             drawn.id = SessionId::new(at, [0, 0, 0, 0, 0, 0, a, b, c, d]);
             (drawn.tenant, drawn.subject) = (text(TENANTS[tenant]), text(SUBJECTS[subject]));
@@ -252,7 +252,7 @@ pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn S
         new.id = SessionId::new(at, [0, 0, 0, 0, 0, 0, a, b, c, d]);
         (new.created_at, new.refreshed_at) = (at, at);
         new.idle_expires_at = at.plus(seconds(600));
-        new.request_id = (n % 2 == 0).then(|| text(format!("another request {n}")));
+        new.request_id = n.is_multiple_of(2).then(|| text(format!("another request {n}")));
         new.request_fingerprint = new.request_id.as_ref().map(|_| RequestFingerprint([1; 32]));
 
         let mut live = vec![];

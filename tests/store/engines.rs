@@ -49,7 +49,9 @@ impl Database {
                 let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
                 connection.batch_execute(on_sqlite).unwrap();
             }
-            Location::Postgres { url } => crate::postgres_server::execute(url, on_postgres).await,
+            Location::Postgres { url } => {
+                countersign_test_support::postgres_server::execute(url, on_postgres).await
+            }
         }
     }
 
@@ -86,7 +88,9 @@ pub async fn sqlite() -> Database {
 }
 
 pub async fn postgres() -> Database {
-    let url = crate::postgres_server::new_database().await;
-    let store = PostgresStore::open(&crate::postgres_server::options(&url)).await.unwrap();
+    let url = countersign_test_support::postgres_server::new_database().await;
+    let store = PostgresStore::open(&countersign_test_support::postgres_server::options(&url))
+        .await
+        .unwrap();
     Database { store: Box::new(store), location: Location::Postgres { url } }
 }

@@ -7,13 +7,13 @@ use countersign::{
     domain::time::Timestamp,
     store::{Store, postgres::PostgresStore},
 };
+use countersign_test_support::postgres_server::{execute, new_database, number, texts};
 use futures_util::future::join_all;
 use tokio_postgres::NoTls;
 
 use crate::{
     audit::plain,
     postgres_only::{in_time, open},
-    postgres_server::{execute, new_database, number, texts},
     support::{ALL, START},
 };
 

@@ -24,16 +24,15 @@ use countersign::{
         ring::RingChange,
     },
 };
+use countersign_test_support::postgres_server::{
+    GERMAN, Server, execute, lc_messages, new_database, number, options,
+};
 use futures_util::future::join_all;
 use tokio_postgres::{AsyncMessage, NoTls};
 
-use crate::{
-    postgres_server::{GERMAN, Server, execute, lc_messages, new_database, number, options},
-    support::{
-        Reader, after, assert_unchanged, attempt, create, create_all, entries, list, newcomer,
-        query, read, revoke, revoke_session, rich_session, rotate, seconds, session, text,
-        unlimited,
-    },
+use crate::support::{
+    Reader, after, assert_unchanged, attempt, create, create_all, entries, list, newcomer, query,
+    read, revoke, revoke_session, rich_session, rotate, seconds, session, text, unlimited,
 };
 
 pub async fn open(url: &str) -> PostgresStore {

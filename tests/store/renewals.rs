@@ -15,6 +15,7 @@ use countersign::{
     },
 };
 
+use countersign_test_support::postgres_server::{Server, execute, new_database, number, options};
 use tokio::{
     task::{block_in_place, spawn_blocking},
     time::sleep,
@@ -22,7 +23,6 @@ use tokio::{
 
 use crate::{
     postgres_only::{in_time, open},
-    postgres_server::{Server, execute, new_database, number, options},
     support::{
         ALL, after, create, create_all, entries, newcomer, revoke_session, seconds, session,
     },

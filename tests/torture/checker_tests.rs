@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use countersign::proto::InactiveReason;
-
-use crate::{
-    checker::{Rule, check},
-    history::{
+use countersign_test_support::{
+    workload::checker::{Rule, check},
+    workload::history::{
         Answer, Ask, Call, Healed, History, Moment, Outage, Session, SessionNumber, SetBack,
         Target, TokenNumber,
     },

@@ -4,12 +4,11 @@
 use std::{path::Path, process::Command, sync::Arc};
 
 use countersign::store::postgres;
-use tokio::{sync::Mutex, task::block_in_place};
-
-use crate::{
+use countersign_test_support::{
     postgres_server::{Server, execute, options, program, try_execute},
     replication::Pair,
 };
+use tokio::{sync::Mutex, task::block_in_place};
 
 /// A database, the servers that hold it, and which of them has been promoted.
 pub struct Database {

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
+use countersign_test_support::{cluster::in_time, ledger::Dice};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cluster::in_time,
     database::Database,
     fleet::{Fleet, PERMANENT, PLACES},
-    ledger::Dice,
     profiles::{LEASE, LONG_LEASE, LONG_WAIT, WAIT},
 };
 

@@ -7,18 +7,17 @@ use std::{
     time::Duration,
 };
 
+use countersign_test_support::{
+    cluster::{Home, Replica},
+    http_client::get,
+    ledger::Client,
+    proxy::Link,
+    workload::{Replicas, recorder::Recorder},
+};
 use tokio::{sync::Notify, task::block_in_place, time::sleep};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{
-    cluster::{Home, Replica},
-    database::Database,
-    http_client::get,
-    ledger::Client,
-    profiles::Settings,
-    proxy::Link,
-    recorder::Recorder,
-};
+use crate::{database::Database, profiles::Settings};
 
 /// The number of replicas that run from the beginning to the end, except while a fault has stopped
 /// them. The place after them is for the visitor, a replica that comes and goes.
@@ -77,25 +76,12 @@ impl Fleet {
                 log: Mutex::default(),
             });
         }
-        Self { home: Home::new(), database, settings, places, recorder }
+        Self { home: Home::create(), database, settings, places, recorder }
     }
 
     /// Returns the link between a place and the database.
     pub fn link(&self, place: usize) -> &Link {
         &self.places[place].link
-    }
-
-    /// Returns a client of the process in a place, if there is one.
-    pub fn client(&self, place: usize) -> Option<Client> {
-        let mut channels = self.places[place].channels.lock().unwrap();
-        let next = channels.pop_front()?;
-        channels.push_back(next.clone());
-        Some(Client::new(next))
-    }
-
-    /// Wakes those who wait for a revocation to be sent to this place.
-    pub fn notify_revocation(&self, place: usize) {
-        self.places[place].revoking.notify_waiters();
     }
 
     /// Waits until a revocation is sent to this place.
@@ -216,6 +202,28 @@ impl Fleet {
             lines.extend(log[last..].iter().map(|line| format!("replica {index}: {line}")));
         }
         lines
+    }
+}
+
+impl Replicas for Fleet {
+    fn places(&self) -> usize {
+        PLACES
+    }
+
+    fn permanent(&self) -> usize {
+        PERMANENT
+    }
+
+    fn client(&self, place: usize) -> Option<Client> {
+        let mut channels = self.places[place].channels.lock().unwrap();
+        let next = channels.pop_front()?;
+        channels.push_back(next.clone());
+        Some(Client::new(next))
+    }
+
+    /// Wakes those who wait for a revocation to be sent to this place.
+    fn notify_revocation(&self, place: usize) {
+        self.places[place].revoking.notify_waiters();
     }
 }
 

@@ -7,9 +7,9 @@
 
 use std::env;
 
+use countersign_test_support::{cluster::RULE, workload::checker::Rule};
+
 use crate::{
-    checker::Rule,
-    cluster::RULE,
     profiles::{Profile, Settings},
     run::run,
     runs::{print_violations, server},

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use countersign_test_support::cluster::WALL_CLOCK;
+
 use crate::{
-    cluster::WALL_CLOCK,
     faults::{Disaster, Kind},
     fleet::PERMANENT,
 };

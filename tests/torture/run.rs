@@ -2,6 +2,17 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use countersign_test_support::{
+    cluster::in_time,
+    ledger::Dice,
+    postgres_server::Server,
+    workload::asking::Asker,
+    workload::callers::Callers,
+    workload::checker::{Revocations, Violation, check},
+    workload::finishing::finish,
+    workload::history::{Answer, Ask, Fault, History},
+    workload::recorder::Recorder,
+};
 use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
@@ -9,19 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    asking::Asker,
-    callers::Callers,
-    checker::{Revocations, Violation, check},
-    cluster::in_time,
     database::Database,
     faults::schedule,
-    finishing::finish,
     fleet::{Fleet, PERMANENT, PLACES},
-    history::{Answer, Ask, Fault, History},
-    ledger::Dice,
-    postgres_server::Server,
     profiles::{Profile, Settings},
-    recorder::Recorder,
 };
 
 /// The time in which faults begin.

@@ -1,9 +1,9 @@
 //! Runs each profile once. The functions here are also used by the longer tests.
 
+use countersign_test_support::postgres_server::Server;
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    postgres_server::Server,
     profiles::PROFILES,
     run::{Report, run},
 };

@@ -1,0 +1,246 @@
+//! Checks the rules of docs/architecture.md against the code: which part may use which, and that no
+//! two files use each other.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod paths;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use paths::{Module, modules};
+
+/// The parts that each part may use besides `domain`, which all may use.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("clock", &[]),
+    ("rng", &[]),
+    ("proto", &[]),
+    ("shutdown", &[]),
+    ("token", &[]),
+    ("keys", &["rng", "store"]),
+    ("store", &[]),
+    ("revocation", &["clock", "keys", "rng", "store"]),
+    ("authority", &["clock", "keys", "revocation", "rng", "store", "token"]),
+    ("tasks", &["authority", "clock"]),
+    ("callers", &["clock", "rng"]),
+    ("gateway", &["authority"]),
+    ("net", &["keys"]),
+    ("grpc", &["authority", "callers", "gateway", "net", "proto"]),
+    ("metrics", &["authority", "callers", "gateway", "net", "revocation"]),
+    ("http", &["authority", "callers", "gateway", "metrics", "net", "token"]),
+    ("config", &["callers", "gateway", "net"]),
+    ("telemetry", &["config"]),
+    (
+        "app",
+        &[
+            "authority",
+            "callers",
+            "clock",
+            "config",
+            "gateway",
+            "grpc",
+            "http",
+            "keys",
+            "metrics",
+            "net",
+            "revocation",
+            "rng",
+            "shutdown",
+            "store",
+            "tasks",
+        ],
+    ),
+    (
+        "cli",
+        &["app", "callers", "clock", "config", "proto", "rng", "shutdown", "telemetry", "token"],
+    ),
+];
+
+/// The crates, and the modules of this one, that a part must not name.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    ("domain", &["tokio", "diesel", "tonic", "prost"]),
+    ("token", &["tokio", "diesel", "tonic"]),
+    ("keys", &["tokio", "diesel", "tonic", ENGINES[0], ENGINES[1]]),
+    ("revocation", &["axum", "diesel", "tonic", ENGINES[0], ENGINES[1]]),
+    ("authority", &["axum", "diesel", "tonic", "prost", ENGINES[0], ENGINES[1]]),
+    ("config", &["tokio", "diesel", "tonic"]),
+    ("tasks", &["diesel", "tonic"]),
+    ("grpc", &["axum", "diesel"]),
+    ("callers", &["axum", "hyper", "tokio", "tonic"]),
+    ("net", &["axum", "hyper", "tonic"]),
+    ("metrics", &["tokio", "tonic", "axum"]),
+    ("http", &["diesel", "tonic", "prost", "prometheus_client"]),
+    ("cli", &["diesel"]),
+];
+
+/// The engines, which only `app` and `store` itself may name. All parts that may use `store` use
+/// the contract in it.
+const ENGINES: [&str; 2] = ["crate::store::postgres", "crate::store::sqlite"];
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+fn allowed(part: &str) -> &'static [&'static str] {
+    let row = ALLOWED.iter().find(|(name, _)| *name == part);
+    row.unwrap_or_else(|| panic!("{part} has no row in ALLOWED")).1
+}
+
+#[test]
+fn a_part_uses_only_parts_that_it_may() {
+    for module in modules() {
+        let Some(part) = module.part() else { continue };
+        for used in module.uses.iter().filter_map(|path| path.strip_prefix("crate::")) {
+            let name = used.split("::").next().unwrap();
+            let is_fine = name == "domain" || name == part || allowed(part).contains(&name);
+            assert!(is_fine, "{}: {part} must not use {name}", module.file);
+        }
+    }
+}
+
+#[test]
+fn a_part_names_no_crate_and_no_engine_that_it_must_not_know() {
+    for module in modules() {
+        let Some(part) = module.part() else { continue };
+        let Some((_, names)) = FORBIDDEN.iter().find(|(name, _)| *name == part) else { continue };
+        for used in &module.uses {
+            let is_named = |name: &&&str| used == *name || used.starts_with(&format!("{name}::"));
+            if let Some(name) = names.iter().find(is_named) {
+                panic!("{}: {part} must not name {name}, as in {used}", module.file);
+            }
+        }
+    }
+}
+
+/// Returns the files that depend on each other in a cycle, if there is one, and those that depend
+/// on it. A file and the module above it may use each other.
+fn cycle(modules: &[Module]) -> Option<Vec<&str>> {
+    let names: BTreeSet<&str> = modules.iter().map(|module| module.path.as_str()).collect();
+    let edges: BTreeMap<&str, BTreeSet<&str>> = modules
+        .iter()
+        .map(|module| {
+            let targets = module.uses.iter().filter_map(|path| {
+                let ends = path.match_indices("::").map(|(end, _)| end).chain([path.len()]);
+                ends.filter_map(|end| names.get(&path[..end]).copied()).last()
+            });
+            let is_above = |target: &str| module.path.starts_with(&format!("{target}::"));
+            let is_beside = |target: &&str| !is_above(target) && *target != module.path;
+            (module.path.as_str(), targets.filter(is_beside).collect())
+        })
+        .collect();
+    // A file that uses none of those left is not part of a cycle.
+    let mut left = names;
+    loop {
+        let free: Vec<&str> =
+            left.iter().filter(|name| edges[*name].is_disjoint(&left)).copied().collect();
+        if free.is_empty() {
+            return (!left.is_empty()).then(|| left.into_iter().collect());
+        }
+        left.retain(|name| !free.contains(name));
+    }
+}
+
+#[test]
+fn no_two_files_use_each_other() {
+    // If this fails, it also names the files that use the cycle.
+    assert_eq!(cycle(&modules()), None);
+}
+
+#[test]
+fn the_table_in_the_documentation_says_the_same() {
+    let page = read("docs/architecture.md");
+    let mut rows = BTreeMap::new();
+    for line in page.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, _, uses] = cells[..] else { continue };
+        let part = name.trim_matches('`').trim_end_matches('/').trim_end_matches(".rs");
+        let words = uses.split('`').skip(1).step_by(2);
+        rows.insert(part.to_owned(), words.map(str::to_owned).collect::<BTreeSet<_>>());
+    }
+    for (part, allowed) in ALLOWED {
+        let row = rows.get(*part).unwrap_or_else(|| panic!("{part} has no row in the table"));
+        assert_eq!(row, &allowed.iter().map(|name| (*name).to_owned()).collect(), "{part}");
+    }
+}
+
+#[test]
+fn the_diagram_in_the_documentation_is_the_one_in_the_code() {
+    let diagram = |text: &str| {
+        let start = text.find("```text\n").unwrap();
+        text[start..].split("```").nth(1).unwrap().to_owned()
+    };
+    let code: String = read("src/lib.rs")
+        .lines()
+        .filter_map(|line| {
+            Some(line.strip_prefix("//!")?.strip_prefix(' ').unwrap_or("").to_owned() + "\n")
+        })
+        .collect();
+    assert_eq!(diagram(&code), diagram(&read("docs/architecture.md")));
+}
+
+/// Cargo finds the roots of the test binaries by itself, but it does not even compile a module that
+/// its folder does not declare.
+#[test]
+fn no_file_of_tests_is_forgotten() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let sources = paths::sources(&tests);
+    for source in sources.iter().filter(|source| source.parent() != Some(&tests)) {
+        // The folder above declares a module whose file is `mod.rs`.
+        let path = if source.ends_with("mod.rs") { source.parent().unwrap() } else { source };
+        let name = path.file_stem().unwrap().to_string_lossy();
+        let declares = |root: &str| {
+            let text = fs::read_to_string(path.with_file_name(root)).unwrap_or_default();
+            text.lines().any(|line| line.trim_start_matches("pub ") == format!("mod {name};"))
+        };
+        let is_root = name == "main" || name == "lib";
+        let is_declared = ["main.rs", "lib.rs", "mod.rs"].into_iter().any(declares);
+        assert!(is_root || is_declared, "{}", source.display());
+    }
+}
+
+#[test]
+fn the_reader_of_paths_sees_all_of_them() {
+    let code = "
+        use crate::{domain::{a, b as c}, store::{self, Store}};
+        use super::x;
+        use tokio::time::*;
+        fn f() -> crate::keys::Ring { log!(\"{}\", crate::clock::now()); super::super::y() }
+        #[cfg(test)]
+        mod tests { use crate::tested; }";
+    let module = Module::read("src/part/file.rs", "crate::part::file", code);
+    let expected = [
+        "crate::clock::now",
+        "crate::domain::a",
+        "crate::domain::b",
+        "crate::keys::Ring",
+        "crate::part::x",
+        "crate::store",
+        "crate::store::Store",
+        "crate::y",
+        "tokio::time",
+    ];
+    assert_eq!(module.uses.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_cycle_is_found_through_a_third_file_and_not_through_the_module_above() {
+    let module = |path: &str, uses: &[&str]| Module {
+        file: String::new(),
+        path: path.to_owned(),
+        uses: uses.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let part = module("crate::a", &["crate::a::b::f"]);
+    let fine =
+        [part, module("crate::a::b", &["crate::a::g", "crate::c::h"]), module("crate::c", &[])];
+    assert_eq!(cycle(&fine), None);
+    let wrong = [
+        module("crate::a", &["crate::b::f"]),
+        module("crate::b", &["crate::c"]),
+        module("crate::c", &["crate::a::g"]),
+        module("crate::d", &[]),
+    ];
+    assert_eq!(cycle(&wrong), Some(vec!["crate::a", "crate::b", "crate::c"]));
+}

@@ -1,0 +1,25 @@
+//! Runs replicas of the real binary on one PostgreSQL database, and checks the guarantees while
+//! processes, connections and servers fail.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod altered;
+mod cancelled;
+mod failing;
+mod failover;
+mod flood;
+mod keys;
+mod killed;
+mod lapsed;
+mod listing;
+mod load;
+mod metrics;
+mod refreshing;
+mod replicas;
+mod restore;
+mod revoking;
+mod set_back;
+mod slow;
+mod starting;
+mod statements;
+mod stuck;
+mod witness;

@@ -1,0 +1,405 @@
+//! Model checking of the protocol by which an acknowledged revocation holds on every replica. All
+//! reachable states are explored. Each rule is also shown to be necessary: without it the checker
+//! finds a sequence of steps after which a revoked token is active.
+//!
+//! `docs/decisions/0009-the-lease-protocol.md` has the protocol in words, `0009-history.md` the
+//! bounds of each of these models. `cargo test --test model -- --nocapture` prints the number of
+//! states. `scripts/torture model` explores the ignored models, which have wider bounds.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+// Only to report how long the exploration took.
+#![allow(clippy::disallowed_methods)]
+
+mod clocks;
+mod feed;
+mod forgetting;
+mod protocol;
+mod replaying;
+
+use std::{fmt::Debug, hash::Hash, time::Instant};
+
+use clocks::Clocks;
+use countersign::domain::policy::Replay;
+use feed::Feed;
+use forgetting::{Forgetting, Guard};
+use protocol::{Broken, Failover, Protocol};
+use replaying::Replaying;
+use stateright::{Checker, HasDiscoveries, Model};
+
+/// Explores all reachable states. Checks that each `always` property holds in all of them, and each
+/// `sometimes` property in at least one.
+fn holds<M>(name: &str, model: M)
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Hash + Debug + Clone + PartialEq + Send + Sync + 'static,
+    M::Action: Debug + Clone + PartialEq,
+{
+    let begin = Instant::now();
+    let checker = model.checker().threads(2).spawn_bfs().join();
+    println!(
+        "{name}: {} states, {:.1} s",
+        checker.unique_state_count(),
+        begin.elapsed().as_secs_f64()
+    );
+    checker.assert_properties();
+}
+
+/// Explores until an `always` property is violated, and returns the number of steps that lead
+/// there.
+fn is_violated<M>(name: &str, model: M) -> usize
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Hash + Debug + Clone + PartialEq + Send + Sync + 'static,
+    M::Action: Debug + Clone + PartialEq,
+{
+    let begin = Instant::now();
+    let checker =
+        model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let violated = checker.model().properties().into_iter().find(|property| {
+        matches!(property.expectation, stateright::Expectation::Always)
+            && checker.discovery(property.name).is_some()
+    });
+    let Some(property) = violated else {
+        panic!("{name}: nothing is violated in {} states", checker.unique_state_count());
+    };
+    let steps = checker.discovery(property.name).unwrap().into_actions();
+    let (states, seconds) = (checker.unique_state_count(), begin.elapsed().as_secs_f64());
+    println!(
+        "{name}: {} steps lead to a violation; found among {states} states, {seconds:.1} s",
+        steps.len()
+    );
+    for step in &steps {
+        println!("    {step:?}");
+    }
+    steps.len()
+}
+
+fn without(rule: Broken, world: Protocol) {
+    is_violated(&format!("{rule:?}"), Protocol { broken: Some(rule), ..world });
+}
+
+/// Returns a model of three members and one revocation.
+fn one() -> Protocol {
+    Protocol { revocations: 1, ..Protocol::default() }
+}
+
+/// Returns a model in which one member may be removed by others, at any moment of its renewal.
+fn removal() -> Protocol {
+    Protocol { removals: 1, reads_before_it_writes: true, ..one() }
+}
+
+/// Reduces a model to two members, and no replica joins.
+fn two_members(world: Protocol) -> Protocol {
+    Protocol { members: 2, joins: false, ..world }
+}
+
+/// Reduces a model to one member, which is enough for some violations, and two revocations.
+fn one_member(world: Protocol) -> Protocol {
+    Protocol { members: 1, joins: false, revocations: 2, ..world }
+}
+
+fn synchronous() -> Protocol {
+    Protocol { failover: Failover::Synchronous, ..one() }
+}
+
+fn asynchronous() -> Protocol {
+    Protocol { failover: Failover::Asynchronous, ..one() }
+}
+
+/// Returns a model of two members whose database is set back once, to its state at any earlier
+/// moment.
+fn set_back() -> Protocol {
+    two_members(Protocol { failover: Failover::SetBack, ..one() })
+}
+
+/// Returns a model in which an acknowledged entry is lost, so that its feed position is given out
+/// again.
+fn position_given_out_twice() -> Protocol {
+    Protocol { revocations: 2, first_to_be_lost: true, ..set_back() }
+}
+
+/// Returns a model of one member, in which a replica that joins after the dump is not in the table
+/// of members that is restored.
+fn joined_since_the_dump() -> Protocol {
+    Protocol { members: 1, joins: true, standby_behind: true, ..set_back() }
+}
+
+mod the_protocol_holds {
+    use super::*;
+
+    #[test]
+    fn leases_renewals_and_acknowledgements_of_one_revocation() {
+        holds(
+            "one revocation",
+            Protocol { leases_end_early: true, reads_before_it_writes: true, ..one() },
+        );
+    }
+
+    #[test]
+    fn leases_renewals_and_acknowledgements_of_two_revocations() {
+        holds("two revocations", Protocol::default());
+    }
+
+    #[test]
+    fn acknowledgements_by_the_members_alone_and_by_the_wait_alone() {
+        holds("by the members", Protocol { by_wait: false, members: 2, crashes: 1, ..one() });
+        holds("by the wait", Protocol { by_members: false, members: 2, crashes: 1, ..one() });
+    }
+
+    #[test]
+    fn crashing_leaving_and_joining() {
+        holds("crashes", Protocol { crashes: 2, ..one() });
+        holds("crash and join", Protocol { members: 2, crashes: 1, ..one() });
+    }
+
+    #[test]
+    fn one_replica_with_a_longer_lease() {
+        holds("longer lease", Protocol { one_longer_lease: true, members: 2, crashes: 1, ..one() });
+    }
+
+    #[test]
+    fn removal_of_members_that_stand_still() {
+        holds("removal", Protocol { removals: 1, ..one() });
+        holds("removal, snapshot first", two_members(removal()));
+    }
+
+    #[test]
+    fn an_index_that_is_emptied_before_it_is_loaded_again() {
+        holds("emptied index", Protocol { clears_index: true, ..two_members(removal()) });
+    }
+
+    #[test]
+    fn an_old_primary_that_lives_on_cut_off_from_its_standby() {
+        holds("synchronous failover", Protocol { cancels: false, ..synchronous() });
+        holds("synchronous failover, cancelled waits", two_members(synchronous()));
+    }
+
+    #[test]
+    fn an_asynchronous_failover_that_loses_the_last_commits() {
+        holds("asynchronous failover", Protocol { standby_behind: true, ..asynchronous() });
+        holds("asynchronous failover at any moment", two_members(asynchronous()));
+    }
+
+    #[test]
+    fn a_database_that_is_set_back_on_the_same_timeline() {
+        holds("set back", set_back());
+        holds(
+            "set back, a position is given out twice",
+            Protocol { by_wait: false, ..position_given_out_twice() },
+        );
+    }
+
+    /// Explores rules 5 and 9 in their first form. They suffice too, as long as every cancelled
+    /// wait is noticed.
+    #[test]
+    fn a_wait_from_the_commit_on_with_every_retry_written_again() {
+        let from_commit = |world| Protocol { waits_from_commit: true, ..world };
+        holds("from the commit", from_commit(one()));
+        holds("from the commit, synchronous failover", from_commit(two_members(synchronous())));
+    }
+}
+
+/// Models with wider bounds, which take minutes each.
+mod larger_worlds {
+    use super::*;
+
+    #[test]
+    #[ignore = "large"]
+    fn crash_and_join_with_two_revocations() {
+        holds(
+            "crash and join, two revocations",
+            Protocol { members: 2, crashes: 1, ..Protocol::default() },
+        );
+    }
+
+    #[test]
+    #[ignore = "large"]
+    fn removal_at_any_moment() {
+        holds("removal, snapshot first, three members", removal());
+        holds("removal, snapshot first, one joins", Protocol { members: 2, ..removal() });
+        holds("removal and crash", Protocol { removals: 1, crashes: 1, ..one() });
+    }
+
+    #[test]
+    #[ignore = "large"]
+    fn synchronous_failover() {
+        holds("synchronous failover, cancelled waits, three members", synchronous());
+        holds("synchronous failover, one joins", Protocol { members: 2, ..synchronous() });
+        holds(
+            "synchronous failover, two revocations",
+            two_members(Protocol { revocations: 2, ..synchronous() }),
+        );
+    }
+
+    #[test]
+    #[ignore = "large"]
+    fn asynchronous_failover() {
+        holds("asynchronous failover at any moment, three members", asynchronous());
+        holds("asynchronous failover, one joins", Protocol { members: 2, ..asynchronous() });
+        holds(
+            "asynchronous failover, two revocations",
+            two_members(Protocol { revocations: 2, ..asynchronous() }),
+        );
+    }
+
+    #[test]
+    #[ignore = "large"]
+    fn a_database_that_is_set_back() {
+        let to_the_beginning = Protocol { revocations: 2, standby_behind: true, ..set_back() };
+        holds("set back to the beginning, two revocations", to_the_beginning);
+        holds("set back, a position is given out twice, by either way", position_given_out_twice());
+        holds("set back, one joined since the dump", joined_since_the_dump());
+    }
+}
+
+mod each_rule_is_needed {
+    use super::*;
+
+    #[test]
+    fn of_the_lease() {
+        without(Broken::DeadlineFromReply, one());
+        without(Broken::LeaseBeforeApplied, one());
+        without(Broken::LeaseReadAfterLookUp, one());
+        without(
+            Broken::LeaseCheckedBeforeLookUp,
+            Protocol { clears_index: true, ..two_members(removal()) },
+        );
+        without(Broken::FreedByEarlierRenewal, one());
+    }
+
+    #[test]
+    fn of_the_acknowledgement() {
+        without(Broken::AcknowledgementSkipsAMember, one());
+        without(Broken::WaitTooShort, one());
+        without(Broken::WaitFromRequest, one());
+        without(Broken::WaitByOwnLeaseLength, Protocol { one_longer_lease: true, ..one() });
+        without(Broken::MembersListedBeforeCommit, Protocol { members: 2, ..one() });
+    }
+
+    #[test]
+    fn of_the_membership() {
+        without(Broken::SnapshotBeforeRegistering, Protocol { members: 2, ..one() });
+        without(Broken::RemovalWithoutCompare, two_members(removal()));
+        without(Broken::RemovalWaitFromQuestion, two_members(removal()));
+        without(Broken::RenewalRevivesRow, two_members(removal()));
+        without(Broken::RowDeletedBeforeLease, Protocol { crashes: 1, ..one() });
+        without(Broken::RowSharedByTwo, one());
+    }
+
+    #[test]
+    fn with_a_synchronous_standby() {
+        without(Broken::RenewalByRead, Protocol { cancels: false, ..synchronous() });
+        without(Broken::CancelledRenewalAccepted, synchronous());
+        without(Broken::CancelledCommitAcknowledged, synchronous());
+        without(Broken::RetryAcknowledgedFromRead, synchronous());
+        without(Broken::SeqWithoutHistory, one_member(synchronous()));
+        without(Broken::FeedReadApart, one_member(synchronous()));
+        without(
+            Broken::MembersOfOldPrimary,
+            Protocol { members: 1, cancels: false, ..synchronous() },
+        );
+    }
+
+    #[test]
+    fn with_an_asynchronous_standby() {
+        without(Broken::ReloadReplacesMemory, two_members(asynchronous()));
+        without(Broken::CounterNotCompared, one_member(asynchronous()));
+        without(Broken::FeedReadApart, one_member(asynchronous()));
+        let joined = Protocol { members: 1, standby_behind: true, ..asynchronous() };
+        without(Broken::MembersTrustedAfterFailover, joined);
+    }
+
+    #[test]
+    fn with_a_database_that_is_set_back() {
+        without(
+            Broken::EarlierRenewalCounts,
+            Protocol { revocations: 2, standby_behind: true, ..set_back() },
+        );
+        without(Broken::EpochNotCompared, one_member(set_back()));
+        without(
+            Broken::MembersTrustedAfterFailover,
+            Protocol { by_wait: false, ..joined_since_the_dump() },
+        );
+        without(Broken::ReloadReplacesMemory, set_back());
+    }
+}
+
+/// A set-back loses rows of the table of members too, and a replica that has nothing to compare the
+/// table with cannot notice that. Decision 9 states these cases under "Limits".
+mod not_promised_after_a_set_back {
+    use super::*;
+
+    #[test]
+    fn what_is_revoked_at_a_process_that_starts_while_leases_from_before_are_in_force() {
+        let world =
+            Protocol { starts_after_set_back: true, by_wait: false, ..joined_since_the_dump() };
+        is_violated("a process that starts", world);
+    }
+
+    #[test]
+    fn what_is_revoked_at_a_member_that_has_not_renewed_since_the_dump() {
+        is_violated(
+            "not noticed",
+            Protocol { set_back_unnoticed: true, revocations: 2, ..set_back() },
+        );
+    }
+}
+
+#[test]
+fn no_lease_outlives_a_wait_that_began_later() {
+    holds("clocks", Clocks { broken: None });
+    for broken in [
+        clocks::Broken::WaitIsOneLease,
+        clocks::Broken::WaitWithoutMargin,
+        clocks::Broken::DeadlineFromReply,
+        clocks::Broken::ClockStopsInSuspend,
+    ] {
+        is_violated(&format!("{broken:?}"), Clocks { broken: Some(broken) });
+    }
+}
+
+#[test]
+fn what_a_replica_says_it_has_applied_it_holds() {
+    holds("feed", Feed { broken: None });
+    for broken in
+        [feed::Broken::Bigserial, feed::Broken::FullPageCounts, feed::Broken::HeadReadLater]
+    {
+        is_violated(&format!("{broken:?}"), Feed { broken: Some(broken) });
+    }
+}
+
+#[test]
+fn what_the_sweeper_deletes_does_not_come_back() {
+    let recorded = |broken| Forgetting { guard: Guard::Record, kept: 0, skew: None, broken };
+    holds("swept, by the record", recorded(None));
+    for broken in [
+        forgetting::Broken::RecordReadBeforeEntries,
+        forgetting::Broken::JudgedBeforeLookUp,
+        forgetting::Broken::ForgetsByOwnClock,
+    ] {
+        is_violated(&format!("{broken:?}"), recorded(Some(broken)));
+    }
+
+    let kept = |kept, skew| Forgetting { guard: Guard::Retention, kept, skew, broken: None };
+    holds("swept, by keeping entries longer", kept(2, Some(1)));
+    is_violated("purge at the token's expiry", kept(0, Some(1)));
+    is_violated("a clock set back by more than is tolerated", kept(2, None));
+}
+
+/// This holds however many answers are lost, and whenever the client retries.
+#[test]
+fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
+    let alone = |replay, lasts| Replaying { replay, lasts, has_thief: false };
+    holds("replays within the grace", alone(Replay::Grace, 1));
+    holds("replays until use", alone(Replay::UntilUsed, 4));
+    is_violated("a retry after the grace", alone(Replay::Grace, 2));
+    is_violated("a retry after the limit", alone(Replay::UntilUsed, 5));
+}
+
+/// With replays until use a thief can keep up more easily, but a refresh token whose successor was
+/// used never yields tokens.
+#[test]
+fn a_token_whose_successor_was_used_yields_nothing() {
+    for replay in [Replay::Grace, Replay::UntilUsed] {
+        holds("a thief", Replaying { replay, lasts: 6, has_thief: true });
+    }
+}

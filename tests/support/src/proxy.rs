@@ -1,0 +1,231 @@
+//! A TCP proxy between a replica and its PostgreSQL server, which can be made slow, silent or dead.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use futures_util::future::join;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_postgres::config::Host;
+use tokio_util::task::AbortOnDropHandle;
+
+/// The conditions of a link.
+#[derive(Clone, Debug)]
+struct Conditions {
+    /// The latency of bytes to the server; `None` if they do not arrive.
+    to_server: Option<Duration>,
+    /// The latency of bytes to the client; `None` if they do not arrive.
+    to_client: Option<Duration>,
+    /// Set if new connections are closed at once.
+    refusing: bool,
+    /// Connections with a lower number are closed. They are numbered in the order in which they are
+    /// accepted.
+    cut_before: u64,
+    /// On connections with a lower number nothing passes any more, not even their end.
+    silent_before: u64,
+}
+
+const GOOD: Conditions = Conditions {
+    to_server: Some(Duration::ZERO),
+    to_client: Some(Duration::ZERO),
+    refusing: false,
+    cut_before: 0,
+    silent_before: 0,
+};
+
+/// A link to a server. Each replica has a link of its own, so that links can fail one by one.
+/// Dropping it closes all connections.
+pub struct Link {
+    address: SocketAddr,
+    database: String,
+    socket: watch::Sender<PathBuf>,
+    conditions: watch::Sender<Conditions>,
+    next: watch::Receiver<u64>,
+    _carrying: AbortOnDropHandle<()>,
+}
+
+impl Link {
+    /// Creates a good link to the database of this URL, whose server listens on a Unix socket.
+    pub async fn to(url: &str) -> Self {
+        let config: tokio_postgres::Config = url.parse().unwrap();
+        let (socket, server) = watch::channel(socket_of(&config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (conditions, seen) = watch::channel(GOOD);
+        let (counter, next) = watch::channel(0);
+        Self {
+            address: listener.local_addr().unwrap(),
+            database: config.get_dbname().unwrap().to_owned(),
+            socket,
+            conditions,
+            next,
+            _carrying: AbortOnDropHandle::new(tokio::spawn(carry_all(
+                listener, server, seen, counter,
+            ))),
+        }
+    }
+
+    /// Makes new connections go to the server of this URL.
+    pub fn lead_to(&self, url: &str) {
+        self.socket.send_replace(socket_of(&url.parse().unwrap()));
+    }
+
+    /// Returns the URL of the database through this link.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@{}/{}", self.address, self.database)
+    }
+
+    /// Returns the number of connections since the beginning.
+    pub fn connections(&self) -> u64 {
+        *self.next.borrow()
+    }
+
+    /// Waits until there have been this many connections since the beginning.
+    pub async fn connected(&self, count: u64) {
+        self.next.clone().wait_for(|next| *next >= count).await.unwrap();
+    }
+
+    /// Sets the latency in each direction, also for bytes that are under way.
+    pub fn delay(&self, to_server: Duration, to_client: Duration) {
+        self.conditions.send_modify(|link| {
+            (link.to_server, link.to_client) = (Some(to_server), Some(to_client))
+        });
+    }
+
+    /// Lets nothing arrive on any connection until the link is restored.
+    pub fn stall(&self) {
+        self.conditions.send_modify(|link| (link.to_server, link.to_client) = (None, None));
+    }
+
+    /// Holds everything that is sent to the server until the link is restored.
+    pub fn hold_requests(&self) {
+        self.conditions.send_modify(|link| link.to_server = None);
+    }
+
+    /// Holds everything that the server sends until the link is restored.
+    pub fn hold_replies(&self) {
+        self.conditions.send_modify(|link| link.to_client = None);
+    }
+
+    /// Lets nothing arrive on the present connections, for ever. New ones work.
+    pub fn silence(&self) {
+        let next = *self.next.borrow();
+        self.conditions.send_modify(|link| link.silent_before = next);
+    }
+
+    /// Closes the present connections. New ones work.
+    pub fn cut(&self) {
+        let next = *self.next.borrow();
+        self.conditions.send_modify(|link| link.cut_before = next);
+    }
+
+    /// Closes new connections at once. The present ones still work.
+    pub fn refuse(&self) {
+        self.conditions.send_modify(|link| link.refusing = true);
+    }
+
+    /// Ends all delays, holds and refusals. Connections that were silenced or cut stay so.
+    pub fn restore(&self) {
+        self.conditions.send_modify(|link| {
+            *link = Conditions {
+                cut_before: link.cut_before,
+                silent_before: link.silent_before,
+                ..GOOD
+            };
+        });
+    }
+}
+
+fn socket_of(config: &tokio_postgres::Config) -> PathBuf {
+    let [Host::Unix(folder)] = config.get_hosts() else { panic!("not a Unix socket: {config:?}") };
+    folder.join(".s.PGSQL.5432")
+}
+
+async fn carry_all(
+    listener: TcpListener,
+    server: watch::Receiver<PathBuf>,
+    conditions: watch::Receiver<Conditions>,
+    counter: watch::Sender<u64>,
+) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (client, _) = listener.accept().await.unwrap();
+        let number = *counter.borrow();
+        counter.send_replace(number + 1);
+        if !conditions.borrow().refusing {
+            connections.spawn(carry(number, client, server.borrow().clone(), conditions.clone()));
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Carries one connection until both sides have ended it, or it is cut.
+async fn carry(
+    number: u64,
+    client: TcpStream,
+    socket: PathBuf,
+    mut conditions: watch::Receiver<Conditions>,
+) {
+    // If the server is down, the client sees its connection closed.
+    let Ok(server) = UnixStream::connect(socket).await else { return };
+    client.set_nodelay(true).unwrap();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let is_silent = move |link: &Conditions| number < link.silent_before;
+    let up = pump(from_client, to_server, conditions.clone(), move |link| {
+        link.to_server.filter(|_| !is_silent(link))
+    });
+    let down = pump(from_server, to_client, conditions.clone(), move |link| {
+        link.to_client.filter(|_| !is_silent(link))
+    });
+    tokio::select! {
+        _ = join(up, down) => {}
+        _ = conditions.wait_for(|link| number < link.cut_before) => {}
+    }
+}
+
+/// Carries one direction. Bytes that were sent before the end arrive before it.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut conditions: watch::Receiver<Conditions>,
+    latency: impl Fn(&Conditions) -> Option<Duration>,
+) {
+    let (sender, mut under_way) = mpsc::unbounded_channel();
+    let departures = async move {
+        loop {
+            let mut bytes = vec![0; 16 << 10];
+            let length = from.read(&mut bytes).await.unwrap_or(0);
+            bytes.truncate(length);
+            if sender.send((Instant::now(), bytes)).is_err() || length == 0 {
+                return;
+            }
+        }
+    };
+    let arrivals = async move {
+        while let Some((sent, bytes)) = under_way.recv().await {
+            loop {
+                let latency = latency(&conditions.borrow_and_update());
+                let arrival = async {
+                    match latency {
+                        Some(latency) => sleep_until(sent + latency).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = arrival => break,
+                    changed = conditions.changed() => if changed.is_err() { return },
+                }
+            }
+            let written =
+                if bytes.is_empty() { to.shutdown().await } else { to.write_all(&bytes).await };
+            if written.is_err() {
+                return;
+            }
+        }
+    };
+    join(departures, arrivals).await;
+}
