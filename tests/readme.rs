@@ -33,8 +33,8 @@ fn blocks(page: &str, heading: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// Whether a line is as expected, where `…` stands for anything. White space counts once, since
-/// columns follow their content.
+/// Returns whether a line is as expected, where `…` stands for anything. White space counts once,
+/// since columns follow their content.
 fn matches(expected: &str, actual: &str) -> bool {
     let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (expected, actual) = (squeeze(expected), squeeze(actual));

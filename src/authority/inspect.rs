@@ -24,7 +24,7 @@ pub struct Listing {
     pub tenant: Tenant,
     /// The subject of the sessions; none for all subjects.
     pub subject: Option<Subject>,
-    /// Whether to list live or ended sessions; none for both.
+    /// True to list live sessions, false for ended ones, and none for both.
     pub live: Option<bool>,
     /// The largest number of sessions on the page.
     pub page_size: u16,

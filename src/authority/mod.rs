@@ -67,7 +67,7 @@ pub struct Settings {
     pub sweep_batch: i64,
     /// The time for which a session is kept after it has ended.
     pub session_retention: Duration,
-    /// Whether audit records are stored in a table.
+    /// True if audit records are stored in a table.
     pub audit_table: bool,
     /// The time for which an audit record is kept in the table.
     pub audit_retention: Duration,

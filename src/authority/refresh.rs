@@ -30,7 +30,7 @@ pub struct Exchange {
 pub struct Exchanged {
     /// The session and its tokens.
     pub issued: Issued,
-    /// Whether the previous refresh token was presented, so that this answer repeats an earlier
+    /// True if the previous refresh token was presented, so that this answer repeats an earlier
     /// one.
     pub replayed: bool,
 }

@@ -40,7 +40,7 @@ pub enum RevokeTarget {
     Token {
         /// An access or a refresh token.
         token: String,
-        /// Whether to revoke only the token itself, which must be an access token then.
+        /// True to revoke only the token itself, which must be an access token then.
         token_only: bool,
     },
     /// A session.

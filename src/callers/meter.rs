@@ -58,8 +58,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The retry delay for calls that would wait in a queue, which empties sooner.
 pub(super) const QUEUE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The number of permits that are taken. This is not a `tokio::sync::Semaphore`, because releasing a
-/// permit of that takes a lock, which all calls to Validate would share.
+/// The number of permits that are taken. This is not a `tokio::sync::Semaphore`, because releasing
+/// a permit of that takes a lock, which all calls to Validate would share.
 #[derive(Debug, Default)]
 struct Permits(AtomicUsize);
 
@@ -316,7 +316,7 @@ impl Meter {
 #[derive(Debug)]
 pub struct CallPermit {
     meter: Arc<Meter>,
-    /// Whether the call is counted among those of all callers.
+    /// True if the call is counted among those of all callers.
     is_counted: bool,
     /// The class whose burst limiter counts the call, if one does.
     burst_limited: Option<CostClass>,

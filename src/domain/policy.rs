@@ -48,7 +48,7 @@ pub struct SessionPolicy {
     pub idle_timeout: Duration,
     /// The time after a rotation in which the previous refresh token always yields the current one.
     pub refresh_grace: Duration,
-    /// Whether the previous refresh token keeps doing so after the grace, as long as the current
+    /// True if the previous refresh token keeps doing so after the grace, as long as the current
     /// one has not been presented.
     pub replay: Replay,
     /// The time after a rotation at which [`Replay::UntilUsed`] ends.

@@ -156,7 +156,7 @@ pub struct BlacklistEntry {
     pub revoked_at: Timestamp,
     /// The instant from which it may be deleted. Every token that it stops has expired by then.
     pub expires_at: Timestamp,
-    /// Whether sessions that it covers may still have to be marked as ended.
+    /// True if sessions that it covers may still have to be marked as ended.
     pub unfinished: bool,
 }
 
@@ -309,7 +309,7 @@ pub struct Revocation {
     pub target: RevocationTarget,
     /// The time, the reason and the note.
     pub ended: Ended,
-    /// Whether new entries may be added to the blacklist. If not, because it is full, a revocation
+    /// True if new entries may be added to the blacklist. If not, because it is full, a revocation
     /// that would add one is not carried out.
     pub may_add: bool,
     /// The longest lifetime of an access token. It is assumed for tokens whose session is not in

@@ -80,9 +80,9 @@ impl Change {
 pub struct MassRevocation {
     /// The keys as revoked.
     pub revoked: Vec<Key>,
-    /// Whether no active key is left.
+    /// True if no active key is left.
     pub lacks_active: bool,
-    /// Whether no pending key is left.
+    /// True if no pending key is left.
     pub lacks_pending: bool,
 }
 

@@ -56,7 +56,7 @@ pub struct Session {
     pub request_fingerprint: Option<RequestFingerprint>,
     /// Present if it was ended before its expiry.
     pub ended: Option<Ended>,
-    /// Whether its expiry has been recorded. From then on it counts as expired, even if the clock
+    /// True if its expiry has been recorded. From then on it counts as expired, even if the clock
     /// goes back.
     pub expiry_recorded: bool,
     /// The number of versions that the row has had, from 1.

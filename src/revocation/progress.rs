@@ -2,7 +2,7 @@
 //! the lease, the applied position, the timeline and the epoch, and alone decides what waits for
 //! them.
 //!
-//! What holds at any time:
+//! These rules hold at any time:
 //! - A lease counts from before its renewal was sent. It is published after the index has applied
 //!   the answer, and before those who wait for the renewal learn of it.
 //! - A wait is freed only by a renewal that was sent after it began, whatever happened to earlier

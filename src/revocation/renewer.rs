@@ -99,7 +99,7 @@ struct Membership {
 enum Next {
     /// At once.
     AtOnce,
-    /// When it is due, or when there is a reason.
+    /// At the time when it is due, or once there is a reason.
     WhenDue,
 }
 
@@ -397,8 +397,8 @@ impl Membership {
         }
     }
 
-    /// Returns what this process knows to be revoked and the feed no longer has. Only the first call
-    /// returns any.
+    /// Returns what this process knows to be revoked and the feed no longer has. Only the first
+    /// call returns any.
     fn take_lost(&mut self, replica: &Replica) -> Vec<(Revoked, Timestamp)> {
         self.reread.take().map(|reread| replica.index().missing_from(&reread)).unwrap_or_default()
     }

@@ -47,7 +47,7 @@ enum Fault {
     Stop,
 }
 
-/// How the replicas reach the primary.
+/// The way in which the replicas reach the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// A URL that names all servers, the first primary at this position.

@@ -45,7 +45,7 @@ pub struct State {
     index: u8,
     /// The position that the replica reports as applied.
     applied: u8,
-    /// Whether it has read the last page and has yet to read the head. Only with a broken rule.
+    /// True if it has read the last page and has yet to read the head. Only with a broken rule.
     is_at_end: bool,
 }
 

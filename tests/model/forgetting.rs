@@ -44,10 +44,10 @@ pub struct State {
     replica_clock: u8,
     swept: bool,
     is_in_index: bool,
-    /// Whether the replica knows by the record that the entry may have been swept.
+    /// True if the replica knows by the record that the entry may have been swept.
     knows: bool,
     has_lease: bool,
-    /// Whether a call to Validate is between its two steps.
+    /// True if a call to Validate is between its two steps.
     call: bool,
     active: bool,
 }

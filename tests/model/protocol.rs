@@ -41,9 +41,9 @@ pub struct Reply {
     listed: u8,
     /// The history of the database. A failover or a set-back begins a new one.
     history: u8,
-    /// Whether the list of members is known to be complete in this history.
+    /// True if the list of members is known to be complete in this history.
     settled: bool,
-    /// Whether it was executed after the standby last received from this primary, which does not
+    /// True if it was executed after the standby last received from this primary, which does not
     /// wait for it.
     unreplicated: bool,
 }
@@ -82,12 +82,12 @@ pub struct Replica {
     history: u8,
     lease: Option<Lease>,
     renewal: Renewal,
-    /// Whether it knows of a commit of its own row that a failover would lose.
+    /// True if it knows of a commit of its own row that a failover would lose.
     ahead: bool,
     /// Entries that it holds and the database has lost, so that it has to write them again. With
     /// the rule `LeaseBeforeApplied` broken: entries that it has received and not applied.
     set_aside: u8,
-    /// Whether it has joined again after the database was set back, and so knows that the list of
+    /// True if it has joined again after the database was set back, and so knows that the list of
     /// members may be incomplete.
     doubts_members: bool,
     /// The position that every member has applied, by its last renewal. Zero where it makes no
@@ -143,9 +143,9 @@ pub struct PendingRevoke {
     /// The members whose reports it waits for. All bits, unless a broken rule lists the members too
     /// early.
     asks: u8,
-    /// Whether it is not a caller's, but of a replica that writes a lost revocation again.
+    /// True if it is not a caller's, but of a replica that writes a lost revocation again.
     restores: bool,
-    /// Whether its replica has sent a renewal since the entry was written. True where it makes no
+    /// True if its replica has sent a renewal since the entry was written. True where it makes no
     /// difference.
     asked_since: bool,
 }
@@ -202,7 +202,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Suspect {
     row: u8,
-    /// Whether it has renewed since its counter was read, so that a compare-and-set fails.
+    /// True if it has renewed since its counter was read, so that a compare-and-set fails.
     moved: bool,
 }
 
@@ -308,37 +308,37 @@ pub struct Protocol {
     pub crashes: u8,
     /// The most members that others remove.
     pub removals: u8,
-    /// Whether leases may end by themselves, and not only because a wait has outlasted them.
+    /// True if leases may end by themselves, and not only because a wait has outlasted them.
     pub leases_end_early: bool,
-    /// Whether other steps may come between a renewal's snapshot and its write. That matters only
+    /// True if other steps may come between a renewal's snapshot and its write. That matters only
     /// if rows are deleted.
     pub reads_before_it_writes: bool,
-    /// Whether replicas that are down may join.
+    /// True if replicas that are down may join.
     pub joins: bool,
     pub failover: Failover,
-    /// Whether waits for the standby may be cancelled.
+    /// True if waits for the standby may be cancelled.
     pub cancels: bool,
-    /// Whether the standby of an asynchronous primary receives nothing from the beginning on,
+    /// True if the standby of an asynchronous primary receives nothing from the beginning on,
     /// instead of from any moment on. With a set-back: whether the dump was made at the beginning.
     pub standby_behind: bool,
-    /// Whether revocation 0 has been acknowledged and applied by all members at the beginning, but
+    /// True if revocation 0 has been acknowledged and applied by all members at the beginning, but
     /// is not in the dump.
     pub first_to_be_lost: bool,
-    /// Whether the database may be set back before every member has renewed since the dump.
+    /// True if the database may be set back before every member has renewed since the dump.
     pub set_back_unnoticed: bool,
-    /// Whether processes may start after a set-back while earlier leases may still be valid.
+    /// True if processes may start after a set-back while earlier leases may still be valid.
     pub starts_after_set_back: bool,
-    /// Whether replica 2 is configured with a longer lease than the others.
+    /// True if replica 2 is configured with a longer lease than the others.
     pub one_longer_lease: bool,
-    /// Whether a replica that has to join again empties its index first, which a process with calls
+    /// True if a replica that has to join again empties its index first, which a process with calls
     /// under way should not do.
     pub clears_index: bool,
-    /// Whether the wait begins when the commit has returned, instead of when the replica's own
+    /// True if the wait begins when the commit has returned, instead of when the replica's own
     /// index holds the entry.
     pub waits_from_commit: bool,
-    /// Whether revocations are acknowledged by the reports of the members.
+    /// True if revocations are acknowledged by the reports of the members.
     pub by_members: bool,
-    /// Whether revocations are acknowledged by the end of the wait.
+    /// True if revocations are acknowledged by the end of the wait.
     pub by_wait: bool,
     pub broken: Option<Broken>,
 }
@@ -376,8 +376,8 @@ pub enum Server {
     Old,
 }
 
-/// Whether a commit waited for the standby, or its wait was cancelled. In that case it is visible
-/// and may still be lost.
+/// The result of a commit: it waited for the standby, or its wait was cancelled. In that case it is
+/// visible and may still be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Commit {
     Waited,

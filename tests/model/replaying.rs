@@ -42,9 +42,9 @@ pub struct State {
     /// The generation of the newest refresh token that the thief has.
     thief: Option<u8>,
     has_ended: bool,
-    /// Whether the thief has got tokens by the stolen one.
+    /// True if the thief has got tokens by the stolen one.
     thief_got_in: bool,
-    /// Whether a refresh token whose successor had been used has yielded tokens.
+    /// True if a refresh token whose successor had been used has yielded tokens.
     yielded_used: bool,
 }
 

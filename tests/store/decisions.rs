@@ -1,4 +1,5 @@
-//! What an engine decides in SQL, because that is faster, is what the domain decides.
+//! The engines decide some writes in SQL, because that is faster. These tests compare them with
+//! what the domain decides.
 //!
 //! Sessions, revocations and attempts are drawn at random, close to each other in time, so that
 //! every limit is met from both sides.

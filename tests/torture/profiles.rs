@@ -73,7 +73,7 @@ pub struct Profile {
     pub database: &'static [Disaster],
     /// The longest time between two faults of a place.
     pub calm: Duration,
-    /// Whether tokens expire and clocks differ.
+    /// True if tokens expire and clocks differ.
     pub expires: bool,
 }
 

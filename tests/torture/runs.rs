@@ -38,8 +38,8 @@ pub fn print_violations(report: &Report) {
     }
 }
 
-/// Makes one run of each profile, in about two minutes. Replicas that break a rule fail in the first
-/// or second run of their profile (`mutants.rs`), so one run of each is worth something;
+/// Makes one run of each profile, in about two minutes. Replicas that break a rule fail in the
+/// first or second run of their profile (`mutants.rs`), so one run of each is worth something;
 /// `scripts/torture` makes as many as there is time for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_acknowledged_revocation_holds_whatever_happens() {

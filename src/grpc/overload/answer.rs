@@ -1,5 +1,5 @@
-//! The body of an answer, which counts as activity of its connection, and its larger parts as unsent
-//! bytes, until the client has taken them.
+//! The body of an answer, which counts as activity of its connection, and its larger parts as
+//! unsent bytes, until the client has taken them.
 
 use std::{
     pin::Pin,

@@ -13,8 +13,8 @@
 //! never stops sending are sent too. [`request_body`] reads the rest of a message that nobody
 //! reads, because the HTTP/2 library counts it as an error of the client.
 //!
-//! What a client does besides calls is limited by connection: [`frame_budget`] closes one that
-//! sends too many other frames; [`activity`] finds one that has no calls, or that does not read its
+//! Everything besides calls is limited by connection: [`frame_budget`] closes one that sends too
+//! many other frames; [`activity`] finds one that has no calls, or that does not read its
 //! answers, whose bodies ([`answer`]) report to it.
 //!
 //! Much of this relies on the order in which hyper accepts a call, hands its answer to the

@@ -1,8 +1,9 @@
 //! The statements within a transaction. Any error rolls back the whole transaction.
 //!
-//! Where a key finds at most one row, `first` is not used. It adds a `LIMIT` with a parameter,
-//! whose value SQLite reads when it plans (`sqlite3ExprIsInteger`). So SQLite would plan the
-//! statement anew each time, which takes longer than everything else that such a statement does.
+//! A query by a key that finds at most one row does not use `first`. That adds a `LIMIT` with a
+//! parameter, whose value SQLite reads when it plans (`sqlite3ExprIsInteger`). So SQLite would plan
+//! the statement anew each time, which takes longer than everything else that such a statement
+//! does.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,

@@ -43,8 +43,8 @@ use crate::{
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Serves in this process, as the settings in its environment say, until it is stopped. Does nothing
-/// without such a setting, because somebody may run all ignored tests.
+/// Serves in this process, as the settings in its environment say, until it is stopped. Does
+/// nothing without such a setting, because somebody may run all ignored tests.
 pub fn serve() {
     let (rule, wall_clock) = (env::var(RULE).ok(), env::var(WALL_CLOCK).ok());
     if rule.is_none() && wall_clock.is_none() {

@@ -273,7 +273,7 @@ fn is_not_current<T>(answer: &Result<T, Status>) -> bool {
     answer.as_ref().is_err_and(|status| reason(status) == "NOT_CURRENT")
 }
 
-/// Whether a call is repeated.
+/// True if a call is repeated.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Patience {
     /// The call is made once.

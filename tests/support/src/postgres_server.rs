@@ -299,7 +299,8 @@ impl Server {
         self.restart();
     }
 
-    /// Promotes a standby. This takes no statement, because recovery may cancel any statement there.
+    /// Promotes a standby. This takes no statement, because recovery may cancel any statement
+    /// there.
     pub fn promote(&self) {
         self.order("promote");
         self.await_file("promoted");

@@ -12,7 +12,7 @@ pub struct Refusal {
     pub reason: String,
     /// The fields in `BadRequest`.
     pub fields: Vec<String>,
-    /// Whether there is `RetryInfo` with a delay.
+    /// True if there is `RetryInfo` with a delay.
     pub retry: bool,
     /// The subjects in `QuotaFailure`.
     pub quotas: Vec<String>,

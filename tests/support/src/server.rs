@@ -165,7 +165,7 @@ impl Home {
 
 /// A running service and its client.
 pub struct Server {
-    /// What remains when it stops.
+    /// The files and services that remain when it stops.
     pub home: Home,
     /// Its clock.
     pub clock: Arc<SettableClock>,
@@ -228,7 +228,7 @@ impl SignedIn {
 pub struct Exchanged {
     /// The session and its tokens.
     pub now: SignedIn,
-    /// Whether an earlier answer is repeated.
+    /// True if an earlier answer is repeated.
     pub replayed: bool,
 }
 

@@ -42,8 +42,8 @@ pub async fn commit(pool: &Pool, attempts: &[RefreshAttempt]) -> BatchOutcome<Re
     batch::commit_in_two(pool, attempts, FastPath, SlowPath).await
 }
 
-/// Rotates sessions for which [`Session::judge_refresh`] would decide that, if their policies revoke
-/// no access token.
+/// Rotates sessions for which [`Session::judge_refresh`] would decide that, if their policies
+/// revoke no access token.
 const ROTATE: &str = concat!(
     "UPDATE sessions AS s
     SET refreshed_at = given.instant,

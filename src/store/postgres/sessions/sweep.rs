@@ -80,9 +80,9 @@ fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
     }
 }
 
-/// Expands to the statement that ends sessions which a cut-off covers, given the condition for those
-/// of one subject. PostgreSQL evaluates the conditions of the UPDATE again for a row that another
-/// transaction has just changed.
+/// Expands to the statement that ends sessions which a cut-off covers, given the condition for
+/// those of one subject. PostgreSQL evaluates the conditions of the UPDATE again for a row that
+/// another transaction has just changed.
 macro_rules! end_covered {
     ($of_subject:literal) => {
         concat!(

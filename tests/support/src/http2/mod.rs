@@ -1,5 +1,5 @@
-//! HTTP/2 (RFC 9113): its frames, a client that sends them one by one and so behaves in ways that no
-//! library allows, and one that is as cheap as a benchmark needs.
+//! HTTP/2 (RFC 9113): its frames, a client that sends them one by one and so behaves in ways that
+//! no library allows, and one that is as cheap as a benchmark needs.
 
 mod raw;
 mod unary;

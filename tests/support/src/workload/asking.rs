@@ -35,7 +35,7 @@ pub struct Held {
     pub refresh_token: String,
     /// The refresh token before the current one.
     pub used_refresh_token: Option<String>,
-    /// Whether a refresh of it has failed, so that nobody knows whether it was carried out.
+    /// True if a refresh of it has failed, so that nobody knows whether it was carried out.
     pub is_uncertain: bool,
 }
 
@@ -45,7 +45,7 @@ pub struct Asker {
     pub fleet: Arc<dyn Replicas>,
     /// Records the calls.
     pub recorder: Arc<Recorder>,
-    /// Whether access tokens expire during the run. The grace of refresh tokens must be shorter
+    /// True if access tokens expire during the run. The grace of refresh tokens must be shorter
     /// than their lifetime, so it ends during the run too.
     pub tokens_expire: bool,
 }

@@ -182,7 +182,8 @@ impl<'a> Revocations<'a> {
     }
 }
 
-/// What a set-back of the database excuses: it loses commits that were acknowledged before it.
+/// The losses that a set-back of the database excuses: it loses commits that were acknowledged
+/// before it.
 impl History {
     /// Returns whether the session may be unknown to a call, because the database was set back to
     /// what it was before its creation.

@@ -55,7 +55,7 @@ pub enum Ask {
     Refresh {
         /// The session of the refresh token.
         session: SessionNumber,
-        /// Whether the refresh token may have been used before, without a grace, so that the
+        /// True if the refresh token may have been used before, without a grace, so that the
         /// session may end.
         is_reuse: bool,
         /// The access token that the refresh revokes.
@@ -188,7 +188,7 @@ pub struct History {
     pub fallen: Vec<usize>,
     /// `None` if the run was never free of faults.
     pub healed: Option<Healed>,
-    /// Whether tokens expire during the run.
+    /// True if tokens expire during the run.
     pub tokens_expire: bool,
     /// The largest difference between the wall clocks of two replicas.
     pub skew: Duration,
