@@ -159,7 +159,7 @@ mod tests {
         let own = Arc::new(SettableClock::at(Timestamp::from_seconds(1000)));
         let clock = SharedClock::new(own.clone());
         let at = |millis: u64| Timestamp::from_seconds(1000).plus(Duration::from_millis(millis));
-        // It was asked at 0 ms, and the answer came at 10 ms.
+        // The database was asked at 0 ms, and its answer came at 10 ms.
         for (shared, ahead) in
             [(5, 0), (4_010, 4_000), (4_009, 4_000), (4_000, 4_000), (3_990, 3_990), (3_995, 3_990)]
         {

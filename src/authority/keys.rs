@@ -1,7 +1,7 @@
 //! The use cases for keys: publishing, listing, rotation by schedule or by hand, and revocation.
-//! [`crate::domain::rotation`] has the rules. The database accepts a change only from the state
-//! that it was computed for, so one replica at a time carries them out. A key issues no tokens
-//! before every replica knows it.
+//! [`crate::domain::rotation`] has the rules. A change is a compare-and-set: the database accepts
+//! it only in the state for which it was computed, so concurrent changes by two replicas cannot
+//! both succeed. A key issues no tokens before every replica knows it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -134,8 +134,8 @@ impl Authority {
         purpose: KeyPurpose,
         force: bool,
     ) -> Result<Key, AuthorityError> {
-        // The key that was the next one at first. If another replica has activated it meanwhile,
-        // there is nothing left to do.
+        // This is the next key as the first iteration found it. If another replica has activated it
+        // meanwhile, there is nothing left to do.
         let mut wanted: Option<String> = None;
         loop {
             if !self.is_current() {

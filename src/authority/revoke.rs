@@ -1,5 +1,5 @@
-//! Revoke: ends sessions, or revokes one access token. It answers once no replica accepts the
-//! tokens any more.
+//! The use case Revoke: ends sessions, or revokes one access token. It returns once no replica
+//! accepts the tokens any more.
 
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ pub struct Revocations {
     pub effective_at: Timestamp,
 }
 
-/// A revocation that the caller may make, and its audit record.
+/// A revocation that the caller is allowed to make, and its audit record.
 struct RevocationPlan {
     target: RevocationTarget,
     record: AuditRecord,
@@ -139,7 +139,7 @@ impl Authority {
                 let plan =
                     self.plan_for_access_token(by.reach(), &token, token_only, &ended, record)?;
                 let Some(plan) = plan else {
-                    // Without a lease, our clock may be wrong.
+                    // The token has expired by our clock, which may be wrong without a lease.
                     self.ensure_current().await?;
                     return Ok(Revocations { sessions: 0, effective_at: now });
                 };
@@ -247,8 +247,8 @@ impl Authority {
         // Only `exp` counts, because a token that is not valid yet must be revocable before it
         // becomes valid. It must have expired by every clock: ours may be ahead by the largest
         // skew, and another may be behind by as much.
-        let behind = ended.at.minus(self.settings.max_clock_skew.saturating_mul(2));
-        let has_expired = behind >= claims.expires_at;
+        let slowest_clock = ended.at.minus(self.settings.max_clock_skew.saturating_mul(2));
+        let has_expired = slowest_clock >= claims.expires_at;
         if has_expired && token_only {
             return Ok(None);
         }
@@ -375,8 +375,8 @@ impl Authority {
                     Err(AuthorityError::SessionNotFound)
                 };
             }
-            // The row was only read. After a failover in between, the new primary may have another
-            // state, so it is asked again.
+            // A mere read may have been answered by a replaced primary. If a renewal shows a
+            // failover since, the new primary may have another state, so the row is read again.
             self.wait_until_confirmed().await?;
             if self.replica.timeline() == timeline {
                 return Err(not_authentic());

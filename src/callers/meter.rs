@@ -31,14 +31,14 @@ use crate::{
 pub struct Ceilings {
     /// The number of calls of all callers.
     pub calls: usize,
-    /// The number of calls that read the database. It holds for a short burst; for longer, an
-    /// eighth of it is allowed.
+    /// The number of calls that may read the database during a short burst. A longer load is
+    /// limited to an eighth of it.
     pub reads: usize,
-    /// The number of creations, and separately of refreshes. It holds for a short burst; for
-    /// longer, a quarter of it is allowed.
+    /// The number of creations, and separately of refreshes, during a short burst. A longer load is
+    /// limited to a quarter of it.
     pub writes: usize,
-    /// The number of batches of tokens that are being validated. For a short burst, eight times as
-    /// many are allowed.
+    /// The number of batches of tokens that are being validated. During a short burst, eight times
+    /// as many are allowed.
     pub batches: usize,
 }
 
@@ -58,8 +58,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The retry delay for calls that would wait in a queue, which empties sooner.
 pub(super) const QUEUE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The number of permits that are taken. This is not a `tokio::sync::Semaphore`, because releasing
-/// a permit of that takes a lock, which all calls to Validate would share.
+/// The number of permits that are taken.
 #[derive(Debug, Default)]
 struct Permits(AtomicUsize);
 
@@ -84,10 +83,10 @@ impl Permits {
 }
 
 /// The burst limit is divided by this to get the sustained limit.
-const SUSTAINED_PART: usize = 8;
+const SUSTAINED_DIVISOR: usize = 8;
 /// The same divisor for writes. It is smaller, because the more writes there are, the more of them
 /// share a commit.
-const SUSTAINED_PART_OF_WRITES: usize = 4;
+const SUSTAINED_DIVISOR_OF_WRITES: usize = 4;
 /// The time that a burst may last. Short bursts are harmless: many calls arrive together, or a disk
 /// pauses, and all are served soon.
 const BURST: Duration = Duration::from_millis(250);
@@ -116,11 +115,11 @@ fn micros(span: Duration) -> u64 {
 }
 
 impl BurstLimiter {
-    fn new(limit: usize, sustained_part: usize) -> Self {
+    fn new(limit: usize, sustained_divisor: usize) -> Self {
         Self {
             permits: Permits::default(),
             limit,
-            sustained_limit: limit.div_ceil(sustained_part),
+            sustained_limit: limit.div_ceil(sustained_divisor),
             burst_since: AtomicU64::new(NO_BURST),
             cool_down_until: AtomicU64::new(0),
         }
@@ -129,8 +128,8 @@ impl BurstLimiter {
     fn try_acquire(&self, clock: &dyn Clock) -> bool {
         let before = self.permits.0.fetch_add(1, Ordering::Relaxed);
         if before == self.sustained_limit {
-            // A concurrent call that has just finished may have left another value here, so it is
-            // stored again.
+            // A burst begins. Its start is stored even if there is an earlier value, because a
+            // concurrent call that has ended the previous burst may not have reset that yet.
             self.burst_since.store(micros(clock.uptime()), Ordering::Relaxed);
         }
         let is_allowed = before < self.sustained_limit
@@ -150,7 +149,8 @@ impl BurstLimiter {
         is_allowed
     }
 
-    /// Returns whether a burst has lasted for too long. If so, restarts the cool-down.
+    /// Returns whether no burst is allowed now, because one has lasted for too long or the
+    /// cool-down is not over. If so, restarts the cool-down.
     fn is_cooling_down(&self, now: Duration) -> bool {
         if micros(now) >= self.cool_down_until.load(Ordering::Relaxed) {
             let since = self.burst_since.load(Ordering::Relaxed);
@@ -196,13 +196,13 @@ impl fmt::Debug for ConcurrencyLimits {
 impl ConcurrencyLimits {
     /// Creates limits with these ceilings.
     pub fn new(ceilings: Ceilings, clock: Arc<dyn Clock>) -> Self {
-        let batches = ceilings.batches.saturating_mul(SUSTAINED_PART);
+        let batches = ceilings.batches.saturating_mul(SUSTAINED_DIVISOR);
         Self {
             calls: Permits::default(),
-            reads: BurstLimiter::new(ceilings.reads, SUSTAINED_PART),
-            creations: BurstLimiter::new(ceilings.writes, SUSTAINED_PART_OF_WRITES),
-            refreshes: BurstLimiter::new(ceilings.writes, SUSTAINED_PART_OF_WRITES),
-            batches: BurstLimiter::new(batches, SUSTAINED_PART),
+            reads: BurstLimiter::new(ceilings.reads, SUSTAINED_DIVISOR),
+            creations: BurstLimiter::new(ceilings.writes, SUSTAINED_DIVISOR_OF_WRITES),
+            refreshes: BurstLimiter::new(ceilings.writes, SUSTAINED_DIVISOR_OF_WRITES),
+            batches: BurstLimiter::new(batches, SUSTAINED_DIVISOR),
             ceilings,
             clock,
         }
@@ -218,7 +218,8 @@ impl ConcurrencyLimits {
         self.batches.try_acquire(&*self.clock).then(|| BatchPermit(self.clone()))
     }
 
-    /// Returns the limiter of a class of calls, if they wait for a scarce resource.
+    /// Returns the burst limiter that counts the calls of a class from their admission on, if there
+    /// is one.
     fn burst_limiter(&self, class: CostClass) -> Option<&BurstLimiter> {
         match class {
             CostClass::Light | CostClass::Batch | CostClass::Change => None,
@@ -409,7 +410,7 @@ mod tests {
         let (caller, _) = meter(&concurrency, 10, 0);
         let begun = caller.begin(CostClass::Batch).unwrap();
         let judged: Vec<_> =
-            (0..SUSTAINED_PART).map(|_| concurrency.acquire_batch().unwrap()).collect();
+            (0..SUSTAINED_DIVISOR).map(|_| concurrency.acquire_batch().unwrap()).collect();
         assert!(concurrency.acquire_batch().is_none());
         assert!(matches!(caller.begin(CostClass::Batch), Err(Refusal::Overloaded { .. })));
         let _light = caller.begin(CostClass::Light).unwrap();

@@ -68,12 +68,12 @@ pub struct Registration {
     pub limits: CallerLimits,
 }
 
-/// The unverified credentials of a call.
+/// The credentials of a call, which may belong to no caller.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credentials<'a> {
     /// The API key, if one was sent.
     pub api_key: Option<&'a str>,
-    /// The names in the client's certificate, which has been checked.
+    /// The names in the client's certificate, which the TLS handshake has verified.
     pub certificate_names: &'a [CertificateName],
     /// The name of the caller, if it was sent. It must be the name of the caller to whom the key or
     /// the certificate belongs.
@@ -230,8 +230,8 @@ impl Callers {
         is_known
     }
 
-    /// Admits the validation of a batch whose call was admitted before. It counts until its permit
-    /// is dropped.
+    /// Admits the validation of a batch whose call was admitted before. The batch counts until the
+    /// permit is dropped.
     pub fn begin_batch(&self) -> Result<BatchPermit, Refusal> {
         self.concurrency.acquire_batch().ok_or_else(|| {
             let refusal = Refusal::Overloaded { wait: meter::QUEUE_RETRY_DELAY };

@@ -13,7 +13,8 @@ pub enum DatabaseCommand {
     /// Check the whole of an SQLite database for damage, also while a service uses it.
     ///
     /// `serve` does this by itself after it was killed, and otherwise checks only the header and
-    /// the schema. It takes several seconds per gigabyte. Exit code 2 if the database is damaged.
+    /// the schema. The check takes several seconds per gigabyte. If the database is damaged, the
+    /// exit code is 2.
     Check(Check),
 }
 

@@ -1,4 +1,4 @@
-//! The command line. Each verb has a file of its own.
+//! The command line. Each subcommand has a file of its own.
 
 mod backup;
 mod caller;
@@ -45,8 +45,8 @@ enum Command {
     /// Run the service until SIGTERM or Ctrl-C.
     ///
     /// Settings come from flags, then from COUNTERSIGN_… variables, then from the file, then from
-    /// defaults; `countersign config print` shows them. The first signal stops softly: health
-    /// checks answer NOT_SERVING, and calls in flight finish. A second signal stops at once.
+    /// defaults; `countersign config print` shows them. The first signal shuts down gracefully:
+    /// health checks answer NOT_SERVING, and calls in flight finish. A second signal stops at once.
     Serve(serve::Serve),
     /// Create, list, show and revoke sessions.
     #[command(subcommand)]
@@ -100,7 +100,7 @@ enum Command {
     },
 }
 
-/// The flags of the verbs that open the database.
+/// The flags of the subcommands that open the database.
 #[derive(Debug, Args)]
 struct Database {
     /// Configuration file in TOML.
@@ -114,7 +114,7 @@ struct Database {
     data_dir: Option<PathBuf>,
 }
 
-/// The flags of the verbs that read all of the configuration.
+/// The flags of the subcommands that read all of the configuration.
 #[derive(Debug, Args)]
 struct Settings {
     #[command(flatten)]
@@ -145,7 +145,7 @@ impl Database {
         Config::load(self.config.as_deref(), &self.flags())
     }
 
-    /// Loads the configuration of a verb that works on the database, and starts logging.
+    /// Loads the configuration of a subcommand that works on the database, and starts logging.
     fn begin(&self) -> Result<Config, Failure> {
         let config = self.load().map_err(Failure::at_start)?;
         telemetry::start(&config.log).map_err(Failure::at_start)?;
@@ -173,14 +173,14 @@ fn parse_span(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "not a time span like 10m or 1h 30m".to_owned())
 }
 
-/// The exit code if a verb failed.
+/// The exit code if a subcommand failed.
 const FAILED: u8 = 1;
-/// The exit code if a verb could not start.
+/// The exit code if a subcommand could not start.
 const WRONG_START: u8 = 2;
 /// The exit code if the database could not be reached within `database.startup_timeout`.
 const NOT_REACHED: u8 = 3;
 
-/// The failure of a verb. It is printed as a line of text or as JSON.
+/// The failure of a subcommand. It is printed as a line of text or as JSON.
 #[derive(Debug)]
 struct Failure {
     line: String,
@@ -242,26 +242,26 @@ impl From<AppError> for Failure {
 
 type Outcome = Result<ExitCode, Failure>;
 
-/// Parses the command line and runs the verb.
+/// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => return usage::report(&error),
     };
     let outcome = match command {
-        Command::Serve(verb) => verb.run(),
-        Command::Session(verb) => block_on(verb.run()),
-        Command::Token(verb) => block_on(verb.run()),
-        Command::Key(verb) => block_on(verb.run()),
-        Command::Caller(verb) => verb.run(),
-        Command::Migrate(verb) => block_on(verb.run()),
-        Command::Backup(verb) => block_on(verb.run()),
-        Command::Restore(verb) => block_on(verb.run()),
-        Command::Database(verb) => block_on(verb.run()),
-        Command::Sweep(verb) => block_on(verb.run()),
-        Command::Replica(verb) => block_on(verb.run()),
-        Command::Health(verb) => block_on(verb.run()),
-        Command::Config(verb) => verb.run(),
+        Command::Serve(command) => command.run(),
+        Command::Session(command) => block_on(command.run()),
+        Command::Token(command) => block_on(command.run()),
+        Command::Key(command) => block_on(command.run()),
+        Command::Caller(command) => command.run(),
+        Command::Migrate(command) => block_on(command.run()),
+        Command::Backup(command) => block_on(command.run()),
+        Command::Restore(command) => block_on(command.run()),
+        Command::Database(command) => block_on(command.run()),
+        Command::Sweep(command) => block_on(command.run()),
+        Command::Replica(command) => block_on(command.run()),
+        Command::Health(command) => block_on(command.run()),
+        Command::Config(command) => command.run(),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "countersign", &mut script);
@@ -275,11 +275,11 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn block_on(verb: impl Future<Output = Outcome>) -> Outcome {
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::at_start)?;
-    let outcome = runtime.block_on(verb);
-    // Work on other threads gets some time, which is enough to close a database. A check of a large
-    // database is cut off; no commit is left incomplete, because commits are atomic.
+    let outcome = runtime.block_on(command);
+    // Blocking work on other threads gets some time, which is enough to close a database. A check
+    // of a large database may be aborted. No commit is left incomplete, because commits are atomic.
     runtime.shutdown_timeout(Duration::from_secs(10));
     outcome
 }

@@ -92,7 +92,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// The section. All of it but `migrate` is for PostgreSQL alone.
+/// The section `[database]`. All its settings except `migrate` are for PostgreSQL alone.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Database {
@@ -237,8 +237,8 @@ pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
 const ENCODED_IN_PATHS: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
-/// Finds the password, so that it can be left out. Refuses a URL in which parsers could disagree
-/// about where the password ends.
+/// Parses a URL of PostgreSQL, and makes a copy without the password, to be shown. Refuses a URL in
+/// which parsers could disagree about where the password ends.
 fn postgres(url: &str, rest: &str) -> Result<PostgresUrl, ConfigError> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);

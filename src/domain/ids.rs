@@ -1,4 +1,4 @@
-//! Identifiers. Each has 128 bits, so that the index of revocations keeps it in 16 bytes.
+//! Identifiers of 128 bits. They are kept in memory and in the database as 16 bytes.
 
 use std::{fmt, str::FromStr};
 
@@ -12,7 +12,7 @@ use super::{
 
 /// The `sid` of a session: a UUID of version 7, whose first 48 bits are the time of its creation in
 /// milliseconds. The 12 bits of `rand_a` are a hash of its tenant and subject ([`subject_hash`]),
-/// unless an older version created it.
+/// unless an older release of this service created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Uuid);
 
@@ -42,8 +42,8 @@ impl SessionId {
         Self::new(at, [high, low, a, b, c, d, e, f, g, h])
     }
 
-    /// Returns the 12 bits that stand for its subject. In identifiers of older versions they are
-    /// random.
+    /// Returns the 12 bits that stand for its subject. They are random if an older release of this
+    /// service created the identifier.
     pub fn subject_hash(self) -> u16 {
         let [_, _, _, _, _, _, high, low, ..] = *self.0.as_bytes();
         u16::from_be_bytes([high, low]) & 0x0fff
@@ -56,20 +56,21 @@ impl SessionId {
         Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    /// Returns the instant at which the session was created, in milliseconds since the epoch.
+    /// Returns the instant at which the session was created, in milliseconds since the Unix epoch.
     pub fn created_millis(self) -> i64 {
         let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
         i64::from_be_bytes([0, 0, a, b, c, d, e, f])
     }
 
     /// Returns the greatest identifier that a session created in this millisecond can have. No
-    /// session created up to then sorts after it.
+    /// session created in this millisecond or before sorts after it.
     pub fn last_of_millisecond(at: Timestamp) -> Self {
         Self::last_created(at.millis())
     }
 
-    /// Does the same for milliseconds since the epoch. A number that does not fit into 48 bits
-    /// yields the greatest identifier of all.
+    /// Returns the greatest identifier that a session can have that was created in this millisecond
+    /// since the Unix epoch. A number that does not fit into 48 bits yields the greatest identifier
+    /// of all.
     pub fn last_created(millis: i64) -> Self {
         const LAST: u64 = (1 << 48) - 1;
         let millis = u64::try_from(millis).unwrap_or(0).min(LAST);
@@ -108,8 +109,8 @@ impl TokenId {
     }
 }
 
-/// The identifier of one process that serves: a random UUID, which a process draws anew when it
-/// joins again after it lost its row.
+/// The identifier of one membership of a replica: a random UUID. A process that joins again after
+/// it lost its row in the table of replicas has a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Incarnation(Uuid);
 
@@ -159,8 +160,8 @@ impl AuditId {
         )
     }
 
-    /// Creates the identifier of a record that exists once for each session. Bits of the session's
-    /// identifier replace the count and the salt.
+    /// Creates the identifier of a record that is made at most once for each session. Bits of the
+    /// session's identifier replace the count and the salt, so that recording it again adds no row.
     pub fn of_session(at: Timestamp, id: SessionId) -> Self {
         let [.., a, b, c, d, e, f, g, h, i] = *id.bytes();
         Self::new(at, u32::from_be_bytes([0, a, b, c]), [d, e, f, g, h, i])
@@ -171,7 +172,7 @@ impl AuditId {
         self.0.as_bytes()
     }
 
-    /// Returns the instant at which the record was made, in milliseconds since the epoch.
+    /// Returns the instant at which the record was made, in milliseconds since the Unix epoch.
     pub fn millis(&self) -> i64 {
         let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
         i64::from_be_bytes([0, 0, a, b, c, d, e, f])
@@ -235,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_id_tells_when_it_was_created_and_sorts_by_it() {
+    fn session_ids_contain_their_time_of_creation_and_sort_by_it() {
         let at = Timestamp::from_micros(1_700_000_000_123_456);
         let id = SessionId::new(at, [7; 10]);
         assert_eq!(id.created_millis(), 1_700_000_000_123);
@@ -247,8 +248,8 @@ mod tests {
         );
     }
 
-    /// Other programs may find a session's database by these bits. Decision 25 lists the same
-    /// values.
+    /// Other programs may use these bits to choose the database of a session, so the values must
+    /// stay the same as in decision 25.
     #[test]
     fn a_session_id_carries_the_published_hash_of_its_subject() {
         let at = Timestamp::from_micros(1_700_000_000_123_456);
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_a_process_sort_in_their_order_and_no_two_are_the_same() {
+    fn audit_ids_of_a_process_are_unique_and_sort_by_their_count() {
         let at = Timestamp::from_micros(1_700_000_000_123_456);
         let counts =
             [0, 1, 63, 64, 255, 256, 16_383, 16_384, 65_536, 4_194_303, 4_194_304, 0x03ff_ffff];

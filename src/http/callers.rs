@@ -33,7 +33,7 @@ pub struct HttpAuthenticator {
     pub callers: Arc<Callers>,
     /// The audit, which records denied calls.
     pub audit: Audit,
-    /// Set if keys and tokens may be sent to this port, because nobody can read them on the
+    /// True if keys and tokens may be sent to this port, because nobody can read them on the
     /// network.
     pub is_private: bool,
 }
@@ -64,8 +64,8 @@ impl HeaderCredentials {
     }
 
     /// Reads the key in `authorization`. Anything else there, or a second such header, yields an
-    /// empty key, and no caller has an empty key: a call with credentials that cannot be read must
-    /// not count as a call of somebody else.
+    /// empty key, which no caller has. If there were no key instead, the call could be admitted by
+    /// its certificate.
     pub fn in_authorization(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(first) = values.next() else { return Self::default() };

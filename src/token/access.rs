@@ -227,7 +227,7 @@ impl<'a> Unverified<'a> {
         if claims.issuer != expected.issuer {
             return Err(InactiveReason::WrongIssuer);
         }
-        // They are equal if the token was issued in the last second of its session.
+        // `iat` and `exp` are equal if the token was issued in the last second of its session.
         let ordered =
             claims.issued_at <= claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
         if !ordered || claims.expires_at.since(claims.issued_at) > expected.max_ttl {
@@ -301,8 +301,8 @@ impl<T: fmt::Display> Serialize for Text<'_, T> {
     }
 }
 
-/// Deserializes claims from a payload. All required claims must be there, each of its type, and no
-/// name twice.
+/// Deserializes claims from a payload. Every required claim must be present, every claim must have
+/// the right type, and no name may occur twice.
 struct Claims(AccessClaims);
 
 #[derive(Deserialize)]

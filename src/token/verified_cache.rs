@@ -2,7 +2,7 @@
 //! look-up.
 //!
 //! Only verified tokens and their claims are kept. Everything that can change (time, revocation,
-//! the key's state, the caller's demands) is checked after the cache, each time.
+//! the key's state, the caller's demands) is checked after each look-up.
 
 use std::{mem::size_of, sync::Arc};
 
@@ -37,7 +37,7 @@ impl TokenDigest {
 }
 
 /// The bytes that the cache itself needs for an entry: its digest, its place in a list and in a
-/// table, and the counts of its `Arc`.
+/// table, and the reference counts of its `Arc`.
 const ENTRY_BYTES: usize = 128;
 
 #[derive(Clone, Debug)]

@@ -225,8 +225,8 @@ pub async fn content_ends_where_the_standard_has_it_or_is_refused_and_the_connec
     harness.finish().await;
 }
 
-/// Returns a head of so many bytes altogether, which has them in one header, in many headers, or in
-/// its target.
+/// Returns a head of this size. It is filled by one header, by many headers, or by the target of
+/// the request, as `shape` says.
 fn head_of(bytes: usize, shape: &str) -> String {
     let (start, end) = match shape {
         "one line" => ("GET /livez HTTP/1.1\r\nhost: a\r\nx: ".to_owned(), "\r\n\r\n"),
@@ -285,7 +285,7 @@ pub async fn a_head_has_64_kib_and_not_a_byte_more() {
 }
 
 /// The methods that the paths for gateways accept.
-const ASKED: [&str; 18] = [
+const GATEWAY_METHODS: [&str; 18] = [
     "GET",
     "HEAD",
     "POST",
@@ -306,7 +306,7 @@ const ASKED: [&str; 18] = [
     "MKCALENDAR",
 ];
 /// Methods that no path accepts.
-const NEVER: [&str; 6] = ["TRACE", "CONNECT", "get", "Get", "PRI", "NONE"];
+const OTHER_METHODS: [&str; 6] = ["TRACE", "CONNECT", "get", "Get", "PRI", "NONE"];
 
 pub async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it_does_are_told() {
     let harness = Harness::start().await;
@@ -327,13 +327,13 @@ pub async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it
     for path in
         ["/forward-auth", "/forward-auth?scope=read", "/forward-auth-path/x", "/forward-auth-path"]
     {
-        for method in ASKED {
+        for method in GATEWAY_METHODS {
             assert_eq!(statuses(&ask(method, path).await), [401], "{method} {path}");
         }
-        for method in NEVER {
+        for method in OTHER_METHODS {
             let answer = ask(method, path).await;
             assert_eq!(statuses(&answer), [405], "{method} {path}");
-            assert_eq!(allowed(&answer), ASKED, "{method} {path}");
+            assert_eq!(allowed(&answer), GATEWAY_METHODS, "{method} {path}");
         }
     }
     let reads = [
@@ -349,7 +349,7 @@ pub async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it
         .into_iter()
         .chain(writes.map(|path| (path, &["POST"][..])));
     for (path, known) in paths {
-        for method in ASKED.into_iter().chain(NEVER) {
+        for method in GATEWAY_METHODS.into_iter().chain(OTHER_METHODS) {
             let answer = ask(method, path).await;
             if known.contains(&method) {
                 assert_ne!(statuses(&answer), [405], "{method} {path}");

@@ -6,7 +6,7 @@
 //! bounds of each of these models. `cargo test --test model -- --nocapture` prints the number of
 //! states. `scripts/torture model` explores the ignored models, which have wider bounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-// Only to report how long the exploration took.
+// The tests read the clock only to report how long an exploration took.
 #![allow(clippy::disallowed_methods)]
 
 mod clocks;
@@ -87,12 +87,12 @@ fn removal() -> Protocol {
     Protocol { removals: 1, reads_before_it_writes: true, ..one() }
 }
 
-/// Reduces a model to two members, and no replica joins.
+/// Reduces a model to two members, which no other replica joins.
 fn two_members(world: Protocol) -> Protocol {
     Protocol { members: 2, joins: false, ..world }
 }
 
-/// Reduces a model to one member, which is enough for some violations, and two revocations.
+/// Changes a model to one member and two revocations, which is enough for some violations.
 fn one_member(world: Protocol) -> Protocol {
     Protocol { members: 1, joins: false, revocations: 2, ..world }
 }
@@ -188,8 +188,8 @@ mod the_protocol_holds {
         );
     }
 
-    /// Explores rules 5 and 9 in their first form. They suffice too, as long as every cancelled
-    /// wait is noticed.
+    /// Explores the first form of rule 14, in which the wait begins when the commit has returned.
+    /// It suffices too, as long as every cancelled wait is noticed.
     #[test]
     fn a_wait_from_the_commit_on_with_every_retry_written_again() {
         let from_commit = |world| Protocol { waits_from_commit: true, ..world };
@@ -329,14 +329,14 @@ mod not_promised_after_a_set_back {
     use super::*;
 
     #[test]
-    fn what_is_revoked_at_a_process_that_starts_while_leases_from_before_are_in_force() {
+    fn revocations_by_a_process_that_starts_while_earlier_leases_are_in_force() {
         let world =
             Protocol { starts_after_set_back: true, by_wait: false, ..joined_since_the_dump() };
         is_violated("a process that starts", world);
     }
 
     #[test]
-    fn what_is_revoked_at_a_member_that_has_not_renewed_since_the_dump() {
+    fn revocations_by_a_member_that_has_not_renewed_since_the_dump() {
         is_violated(
             "not noticed",
             Protocol { set_back_unnoticed: true, revocations: 2, ..set_back() },
@@ -358,7 +358,7 @@ fn no_lease_outlives_a_wait_that_began_later() {
 }
 
 #[test]
-fn what_a_replica_says_it_has_applied_it_holds() {
+fn a_replica_holds_every_entry_that_it_reports_as_applied() {
     holds("feed", Feed { broken: None });
     for broken in
         [feed::Broken::Bigserial, feed::Broken::FullPageCounts, feed::Broken::HeadReadLater]
@@ -368,7 +368,7 @@ fn what_a_replica_says_it_has_applied_it_holds() {
 }
 
 #[test]
-fn what_the_sweeper_deletes_does_not_come_back() {
+fn a_revoked_token_stays_inactive_after_its_entry_is_swept() {
     let recorded = |broken| Forgetting { guard: Guard::Record, kept: 0, skew: None, broken };
     holds("swept, by the record", recorded(None));
     for broken in [
@@ -395,8 +395,8 @@ fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
     is_violated("a retry after the limit", alone(Replay::UntilUsed, 5));
 }
 
-/// With replays until use a thief can keep up more easily, but a refresh token whose successor was
-/// used never yields tokens.
+/// With replays until use, it is easier for a thief to refresh in turn with the client without
+/// being detected. Even then, a refresh token whose successor was used never yields tokens.
 #[test]
 fn a_token_whose_successor_was_used_yields_nothing() {
     for replay in [Replay::Grace, Replay::UntilUsed] {

@@ -15,11 +15,9 @@ use std::{
 pub struct Row<'a> {
     /// The arguments. `FILE` stands for the configuration file, `DIR` for its folder.
     pub arguments: &'a [&'a str],
-    /// Variables of the environment.
     pub environment: &'a [(&'a str, &'a str)],
     /// The text of the configuration file.
     pub configuration: &'a str,
-    /// The exit code.
     pub code: i32,
     /// The words that must appear: in standard output if the exit code is 0, else in the one line
     /// of standard error.
@@ -79,7 +77,7 @@ fn file_is_refused(configuration: &str, says: &[&str]) {
 }
 
 #[test]
-fn a_word_that_a_setting_does_not_know_is_refused_with_those_that_it_knows() {
+fn an_unknown_value_is_refused_with_the_known_values_and_a_suggestion() {
     const LEVELS: &str = "is not one of error, warn, info, debug, trace, off";
     for (name, value, says) in [
         (
@@ -157,7 +155,7 @@ fn a_word_that_a_setting_does_not_know_is_refused_with_those_that_it_knows() {
 }
 
 #[test]
-fn a_span_of_time_says_how_it_is_written() {
+fn an_invalid_time_span_is_refused_with_an_example() {
     for (value, given) in [("10", "int `10`"), ("'soon'", "string \"soon\""), ("''", "string \"\"")]
     {
         let says = ["policies.default.access_token_ttl", "like 10m", given];
@@ -172,7 +170,7 @@ fn a_span_of_time_says_how_it_is_written() {
 /// `config check` opens the files that the settings name, as `nginx -t` does, and reports the same
 /// errors as `serve`.
 #[test]
-fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
+fn files_in_settings_are_opened_and_errors_name_the_setting() {
     const MASTER: (&str, &str) =
         ("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     const POSTGRES: &str = "data_dir = 'data'\ndatabase_url = 'postgres://u@127.0.0.1:1/d'\n";
@@ -315,7 +313,7 @@ fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
 }
 
 #[test]
-fn links_to_services_of_kubernetes_are_passed_over_and_typing_errors_are_not() {
+fn service_variables_of_kubernetes_are_ignored_and_misspelled_settings_are_refused() {
     let links = [
         ("COUNTERSIGN_SERVICE_HOST", "10.0.0.5"),
         ("COUNTERSIGN_SERVICE_PORT", "50051"),

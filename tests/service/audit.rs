@@ -103,7 +103,8 @@ pub async fn what_is_recorded_is_written_together_and_within_a_second() {
     assert_eq!(*auditing.store.audits().borrow(), [512, 488, 10]);
 }
 
-/// Otherwise a slow database would get one batch of a few rows after the other, without a pause.
+/// The writer must wait for further records after each batch, even if some came meanwhile.
+/// Otherwise it would send many small batches to a slow database without a pause.
 pub async fn what_comes_while_others_are_written_lets_others_join_it() {
     let auditing = Auditing::start().await;
     let mut has_joined = false;
@@ -464,7 +465,7 @@ pub async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
             assert_eq!(lines_about(action, field, value), 1, "{value}, call {time}");
         }
     }
-    // Revoking the tenant again is recorded once it has a new session.
+    // After the tenant has got a new session, revoking it again is recorded.
     assert!(server.verdict(&theirs[0].access).await.is_err());
     let tenant = unique("again the tenant");
     server

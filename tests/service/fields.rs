@@ -132,8 +132,8 @@ pub async fn display_data_refuses_no_session_and_no_refresh_and_the_answer_says_
     }
 }
 
-/// A call that is sent again may come over another connection of its proxy, and so from another
-/// port.
+/// The address of a device may include a port, and a client that sends its call again over another
+/// connection has another port. The port is not kept, so the request counts as the same.
 pub async fn a_repeated_request_is_the_same_if_what_is_kept_of_its_device_is() {
     let server = Server::start().await;
     let from = |address: &str| CreateSessionRequest {

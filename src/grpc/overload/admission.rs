@@ -30,7 +30,7 @@ pub struct Admitted {
 pub struct CallContext {
     /// The caller; `None` if the call is open to everybody.
     pub actor: Option<Actor>,
-    /// The count of the unsent answers of its connection.
+    /// The count of the bytes of unsent answers on its connection.
     pub unsent: Arc<UnsentBytes>,
 }
 
@@ -58,8 +58,8 @@ pub fn admit(
 }
 
 /// Returns the API key of a call. If the header holds anything else, or is repeated, the key is
-/// empty, and no caller has an empty key: a call with credentials that cannot be read must not
-/// count as a call of somebody else.
+/// empty, which no caller has. If there were no key instead, the call could be admitted by its
+/// certificate.
 fn api_key(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (first, second) = (values.next()?, values.next());

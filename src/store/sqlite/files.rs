@@ -11,8 +11,8 @@ use std::{
 use super::error::OpenError;
 use crate::domain::file_access::{Access, Exposed, Identity, Role, Rule};
 
-/// The suffix of the copy that a restore has prepared, while it replaces files. While there is a
-/// file of this name beside a database, every start refuses that database.
+/// The suffix of the prepared copy while a restore replaces the files of the database by it. As
+/// long as this copy exists, the database cannot be opened.
 pub const READY: &str = ".restored";
 
 /// The suffixes of the files that SQLite keeps beside a database. They belong to it.
@@ -21,7 +21,7 @@ pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// The suffix of the file beside a database whose lock keeps other processes out.
 pub const LOCK_FILE: &str = ".lock";
 
-/// Returns the name of a file beside a database, which is that of the database with a suffix.
+/// Appends a suffix to the path of a database.
 pub fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
@@ -39,8 +39,8 @@ pub fn all(path: &Path) -> impl Iterator<Item = PathBuf> {
     ["", LOCK_FILE].into_iter().chain(SIDE_FILES).map(|end| beside(path, end))
 }
 
-/// Resolves a name to a file, through a symbolic link if it is one. Refuses a folder in which
-/// others could replace the file. From then on the file must be used by the returned name.
+/// Returns the path of the database file, to which `path` may be a symbolic link. Refuses a folder
+/// in which others could replace the file. The caller must use only the returned path afterwards.
 pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     let io_error = |source| OpenError::Io { path: path.to_owned(), source };
     let file = match fs::symlink_metadata(path) {
@@ -67,7 +67,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(file)
 }
 
-/// Follows symbolic links to the name that they lead to, whether there is a file or not.
+/// Follows symbolic links, and returns the path to which they lead, even if no file is there.
 fn end_of_links(path: &Path) -> Option<PathBuf> {
     /// The largest number of links that Linux follows.
     const MOST: usize = 40;
@@ -88,7 +88,8 @@ pub fn is_restore_unfinished(path: &Path) -> bool {
 
 /// Checks who has rights on a file or folder. One that does not exist is accepted.
 pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
-    // Links to the database are resolved by now, and SQLite makes none beside it.
+    // A folder may be a symbolic link. A file may not: its path was resolved before, and SQLite
+    // creates no links beside a database.
     let metadata =
         if role == Role::Folder { fs::metadata(path) } else { fs::symlink_metadata(path) };
     let metadata = match metadata {
@@ -111,7 +112,8 @@ pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     Ok(judged.map_err(|exposure| Exposed { role, path: path.to_owned(), exposure })?)
 }
 
-/// Takes the right to read away from other users, which backups and copies often grant.
+/// Removes all permissions of other users from the files of a database. Files that were copied or
+/// restored from a backup often have such permissions.
 pub fn make_private(path: &Path) -> Result<(), OpenError> {
     for file in all(path) {
         let Err(error) = judge(&file, Role::Database, Rule::Private) else { continue };
@@ -162,12 +164,12 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Returns whether the process was killed while a backup replaced this database.
+/// Returns whether an interrupted restore has left its prepared copy beside this database.
 fn has_ready_copy(path: &Path) -> bool {
     beside(path, READY).symlink_metadata().is_ok()
 }
 
-/// Refuses a database if the process was killed while a backup replaced it.
+/// Refuses a database if a restore was interrupted while it replaced the files.
 pub fn refuse_unfinished_restore(path: &Path) -> Result<(), OpenError> {
     match has_ready_copy(path) {
         true => {

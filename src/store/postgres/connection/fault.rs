@@ -1,4 +1,4 @@
-//! The faults of work on a connection, and the retries that each of them allows.
+//! Classifies the failures of work on a connection by the retries that each of them allows.
 
 use diesel::result::Error;
 
@@ -11,7 +11,8 @@ use crate::store::{
 /// A failure of work on a connection.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Nothing was written, because of concurrent transactions. Another attempt may succeed.
+    /// Nothing was written, because of concurrent transactions, or because the prepared statements
+    /// of the connection are no longer valid. Another attempt may succeed.
     Again(StoreError),
     /// The connection is lost, or none could be made. If a commit was under way, it is not known
     /// whether it took effect.

@@ -16,8 +16,8 @@ use crate::domain::{ids::SessionId, time::Timestamp};
 /// subject, 384 bytes at most, so all together take less than 3 MB.
 const MOST_SUBJECTS: usize = 4096;
 
-/// The time for which an entry may be used after the last read from the beginning. The reads since
-/// then have not seen the sessions before the start.
+/// The time for which a start may be used after the last read from the beginning. It is limited,
+/// because reads from a start do not see the sessions before it.
 const TRUSTED_FOR: Duration = Duration::from_secs(30);
 
 /// The point at which a read of a subject's live sessions begins.
@@ -52,7 +52,7 @@ pub struct OldestLive {
 }
 
 impl OldestLive {
-    /// Creates an empty memory. The clock of each replica is off by no more than `max_clock_skew`.
+    /// Creates an empty cache. The clock of each replica is off by no more than `max_clock_skew`.
     pub fn new(max_clock_skew: Duration) -> Self {
         Self { starts: Cache::new(MOST_SUBJECTS), margin: max_clock_skew.saturating_mul(2) }
     }
@@ -83,7 +83,7 @@ impl OldestLive {
     }
 }
 
-/// Returns the key of a subject. No name contains a zero byte.
+/// Returns the key of a subject. The zero byte separates the names, which cannot contain it.
 fn key(tenant: &str, subject: &str) -> String {
     format!("{tenant}\0{subject}")
 }

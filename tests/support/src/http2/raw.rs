@@ -1,4 +1,4 @@
-//! A connection whose frames a test sends one by one.
+//! Raw HTTP/2 connections.
 
 use std::{collections::BTreeMap, io, net::SocketAddr};
 
@@ -82,7 +82,8 @@ impl Raw {
                     break;
                 }
             }
-            // If it were dropped, the server would see that the client has gone.
+            // The write half is returned, because dropping it would tell the server that the client
+            // sends nothing more.
             self.write
         };
         in_time("the connection is closed", join(self.read.rest(), write)).await.0
