@@ -595,6 +595,13 @@ async fn record_end(
             record.tenant = Some(tenant);
         }
         RevocationTarget::Lost(entry) => {
+            record.action = match entry.revoked {
+                Revoked::Session(_) => AuditAction::SessionRevoked,
+                Revoked::Token(_) => AuditAction::TokenRevoked,
+                Revoked::Subject { .. } => AuditAction::SubjectRevoked,
+                Revoked::Tenant { .. } => AuditAction::TenantRevoked,
+            };
+            record.session_id = entry.session_id;
             (record.tenant, record.subject) = (Some(entry.tenant), entry.subject);
         }
     }

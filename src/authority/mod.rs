@@ -197,8 +197,8 @@ impl Authority {
     }
 
     /// Waits until every replica has applied what was committed at this position by a transaction
-    /// that began in this epoch. A call that found nothing to write passes the latest position of
-    /// the feed that it read.
+    /// that began in this epoch, or has no lease any more. A call that found nothing to write passes
+    /// the latest position of the feed that it read.
     async fn wait_until_acknowledged(
         &self,
         epoch: Epoch,

@@ -54,6 +54,7 @@ pub struct Passed<'a> {
 
 /// The decision about a request.
 #[derive(Debug)]
+#[must_use]
 pub enum Decision<'a> {
     /// It may pass.
     Passed(Passed<'a>),

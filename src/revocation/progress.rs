@@ -84,6 +84,7 @@ pub(super) enum ClockCheck {
 #[derive(Debug)]
 pub(super) struct SentRenewal {
     number: u64,
+    epoch: Epoch,
     start: Start,
 }
 
@@ -128,6 +129,8 @@ pub(super) struct Confirmation {
 struct State {
     /// The incarnation whose row is in the table `replicas`, if there is one.
     incarnation: Option<Incarnation>,
+    /// True once the lease has ended for good.
+    is_stopped: bool,
     /// The epoch. It ends when this process is removed as gone, or the database was set back.
     epoch: Epoch,
     /// The number of that renewal among all that were sent; zero before the index is loaded.
@@ -209,7 +212,8 @@ impl Progress {
     /// Returns whether this process is still starting: it has not loaded the index with a right
     /// clock yet, which may take a while.
     pub fn is_fresh(&self) -> bool {
-        !self.has_rejoined() && !self.is_loaded_under_right_clock()
+        let state = self.state.borrow();
+        state.epoch == Epoch::default() && state.renewal == 0
     }
 
     /// Returns whether this process was a member before.
@@ -226,11 +230,16 @@ impl Progress {
     /// next one.
     pub fn begin_renewal(&self) -> SentRenewal {
         let number = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
-        SentRenewal { number, start: self.lease.start() }
+        SentRenewal { number, epoch: self.epoch(), start: self.lease.start() }
     }
 
-    /// Takes the lease that a renewal gives, and frees those who wait for it.
+    /// Takes the lease that a renewal gives, and frees those who wait for it. A renewal of an
+    /// earlier epoch gives nothing, and none does once this process has stopped.
     pub fn confirm(&self, renewal: SentRenewal, confirmation: Confirmation) {
+        let before = *self.state.borrow();
+        if before.is_stopped || renewal.epoch != before.epoch {
+            return;
+        }
         let Confirmation { validity, clock, applied, everywhere, max_validity, others, received } =
             confirmation;
         match validity {
@@ -241,6 +250,7 @@ impl Progress {
         self.state.send_modify(|state| {
             *state = State {
                 incarnation: state.incarnation,
+                is_stopped: false,
                 epoch: state.epoch,
                 confirmed: renewal.number,
                 // With a wrong clock, no call may check the time of a token.
@@ -262,8 +272,9 @@ impl Progress {
     pub fn end_membership(&self) {
         self.lease.end();
         self.state.send_modify(|state| {
-            *state =
-                State { epoch: state.epoch.next(), received: state.received, ..State::default() };
+            let State { is_stopped, received, .. } = *state;
+            let epoch = state.epoch.next();
+            *state = State { is_stopped, epoch, received, ..State::default() };
         });
     }
 
@@ -272,7 +283,10 @@ impl Progress {
     pub fn stop(&self) -> Option<Incarnation> {
         self.lease.end();
         let mut incarnation = None;
-        self.state.send_modify(|state| incarnation = state.incarnation.take());
+        self.state.send_modify(|state| {
+            state.is_stopped = true;
+            incarnation = state.incarnation.take();
+        });
         incarnation
     }
 
@@ -433,6 +447,8 @@ mod tests {
         let mut awaited = Box::pin(progress.acknowledged(progress.epoch(), at(3)));
         assert!(reported.as_mut().now_or_never().is_none());
         assert!(awaited.as_mut().now_or_never().is_none());
+        // The wait for the others begins only once this replica has applied the position.
+        clock.advance(Duration::from_secs(1));
         let mut poll = |progress: &Progress, everywhere| {
             renew(progress, at(3), everywhere);
             (reported.as_mut().now_or_never(), awaited.as_mut().now_or_never())
@@ -462,6 +478,39 @@ mod tests {
         assert!(acknowledged.as_mut().now_or_never().is_none());
         renew(&progress, FeedPosition { timeline: Timeline(2), ..at(1) }, 1);
         assert_eq!(acknowledged.now_or_never(), Some(Err(AckError::NotAcknowledged)));
+    }
+
+    #[tokio::test]
+    async fn while_others_are_waited_for_another_epoch_or_timeline_acknowledges_nothing() {
+        let other_epoch: fn(&Progress) = |progress| {
+            progress.end_membership();
+            renew(progress, at(1), 1);
+        };
+        let other_timeline: fn(&Progress) =
+            |progress| renew(progress, FeedPosition { timeline: Timeline(2), ..at(1) }, 1);
+        for change in [other_epoch, other_timeline] {
+            let (_, progress) = progress();
+            let mut acknowledged = Box::pin(progress.acknowledged(progress.epoch(), at(1)));
+            assert!(acknowledged.as_mut().now_or_never().is_none());
+            renew(&progress, at(1), 0);
+            assert!(acknowledged.as_mut().now_or_never().is_none());
+            change(&progress);
+            assert_eq!(acknowledged.now_or_never(), Some(Err(AckError::NotAcknowledged)));
+        }
+    }
+
+    #[tokio::test]
+    async fn no_renewal_gives_a_lease_after_its_epoch_or_the_end() {
+        let (_, progress) = progress();
+        let earlier = progress.begin_renewal();
+        progress.end_membership();
+        progress.confirm(earlier, confirmation(at(1), 1, ClockCheck::Right));
+        assert_eq!(progress.lease().remaining(), None);
+        assert!(!progress.is_loaded());
+
+        progress.stop();
+        renew(&progress, at(1), 1);
+        assert_eq!(progress.lease().remaining(), None);
     }
 
     #[tokio::test]

@@ -2,7 +2,6 @@
 //! domain types.
 
 pub mod batch;
-#[allow(clippy::too_many_lines, clippy::too_many_arguments)]
 pub mod postgres;
 pub mod replicas;
 pub mod ring;

@@ -217,7 +217,7 @@ impl Validator {
         let asking = tokio::spawn(async move {
             let mut times = interval(VALIDATIONS);
             times.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut answers = 0;
+            let (mut answers, mut refusals) = (0, 0);
             while !*stopped.borrow() {
                 times.tick().await;
                 for (token, is_good) in [(&good, true), (&bad, false)] {
@@ -228,12 +228,19 @@ impl Validator {
                         }
                         // Once the database has been unavailable for some time, leases end. On a
                         // busy machine a lease may lapse at any time.
-                        Err(status) if reason(&status) == "NOT_CURRENT" => continue,
+                        Err(status) if reason(&status) == "NOT_CURRENT" => {
+                            refusals += 1;
+                            continue;
+                        }
                         Err(status) => panic!("Validate fails: {status:?}"),
                     }
                     answers += 1;
                 }
             }
+            assert!(
+                trouble == Trouble::Database || refusals < answers,
+                "{refusals} refusals for want of a lease, {answers} answers"
+            );
             answers
         });
         Self { stop, asking }

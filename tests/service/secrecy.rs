@@ -106,6 +106,7 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
         let ask = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
         print(&mut seen, &server.client().validate(ask).await.unwrap());
         print(&mut seen, &of_token(token));
+        print(&mut seen, &of_token(token).target);
         print(&mut seen, &server.client().revoke(of_token(token)).await.unwrap_err());
     }
     for token in [
