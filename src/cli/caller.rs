@@ -43,7 +43,7 @@ pub struct New {
     json: bool,
 }
 
-/// A caller in the form of the configuration file.
+/// A caller as a `[[callers]]` section of the configuration file.
 #[derive(Debug, Serialize)]
 struct Stanza<'a> {
     name: &'a str,

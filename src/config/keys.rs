@@ -100,7 +100,7 @@ pub struct Keys {
     pub jwks_max_age: Duration,
 }
 
-/// The environment variables from which master keys are found.
+/// The values of the environment variables that hold a master key, or name the folder of one.
 pub struct Environment {
     master: Option<String>,
     additional: Option<String>,

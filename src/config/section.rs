@@ -65,8 +65,8 @@ where
     Ok(sections.into_iter().map(|(name, section)| (name, section.0)).collect())
 }
 
-/// The text of a setting that takes one of a few words. A boolean or a number, which TOML or the
-/// environment may make of a value, counts as its text, so that the error lists the valid words.
+/// The text of a setting that takes one of a few words. TOML or the environment may yield a boolean
+/// or a number instead. That is turned into text, so that the error lists the valid words.
 struct Word(String);
 
 impl<'de> Deserialize<'de> for Word {

@@ -20,20 +20,21 @@ pub struct Creation {
     pub on_quota: OnQuota,
 }
 
-/// The state of the database on which a creation is decided.
+/// The state of the database that the decision on a creation depends on.
 pub trait CreationState {
-    /// The reason why something cannot be read.
+    /// The error of a read that fails.
     type Error;
 
     /// Reads the session that has the same tenant and request id, if there is one.
     fn earlier(&mut self, session: &Session) -> Result<Option<Session>, Self::Error>;
 
-    /// Returns the last instant up to which all sessions of the session's tenant or subject were
-    /// revoked, if that covers the session.
+    /// Returns the instant up to which all sessions of the session's tenant or subject were
+    /// revoked, if that revocation covers the session. If several do, returns the latest instant.
     fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>, Self::Error>;
 
-    /// Returns the live sessions of the session's subject. Without a limit, they are needed only if
-    /// they have been read already, so that the new session is added to them.
+    /// Returns the live sessions of the session's subject, to which the new session is then added.
+    /// A creation without a limit does not need them, so for it they are returned only if they have
+    /// been read already.
     fn live_sessions(
         &mut self,
         creation: &Creation,
@@ -54,8 +55,8 @@ pub enum CreationDecision {
     RequestIdReused,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
-    /// All sessions of the tenant or of the subject were revoked, and the session's identifier is
-    /// not after that.
+    /// All sessions of the tenant or of the subject were revoked up to an instant, and the time in
+    /// the session's identifier is not later.
     Revoked {
         /// The last instant that the revocation covers.
         up_to: Timestamp,

@@ -45,8 +45,8 @@ impl Site {
         Server::start(&self.data())
     }
 
-    /// Runs a verb on the data directory. Its log has only warnings and the audit.
-    fn verb(&self, arguments: &[&str]) -> Run {
+    /// Runs a command of the CLI on the data directory. Its log has only warnings and the audit.
+    fn cli(&self, arguments: &[&str]) -> Run {
         let mut command = countersign();
         command
             .args(arguments)
@@ -57,10 +57,10 @@ impl Site {
     }
 
     fn back_up(&self) {
-        self.verb(&["backup", "backup.db"]).ok();
+        self.cli(&["backup", "backup.db"]).ok();
     }
 
-    /// Writes the log of a server that has ended to `serve.log`.
+    /// Kills a server, and writes its log to `serve.log`.
     fn keep_log(&self, mut server: Server) {
         server.kill();
         while server.comes("a line that never comes").is_some() {}
@@ -125,14 +125,14 @@ fn count(database: &Path, rows: &str) -> i64 {
 }
 
 #[test]
-fn a_log_beside_another_file_than_its_own_refuses_the_start() {
+fn a_write_ahead_log_of_another_database_file_prevents_the_start() {
     let site = Site::new();
     let backup = site.path("backup.db");
     let server = site.start();
     create(&server, &["alice"]);
     site.back_up();
-    // The copy is either one by `countersign backup`, which has a mark in the place of the stamp,
-    // or a plain copy of the file from an earlier run, whose stamp is older.
+    // The copy was either made by `countersign backup`, and has a mark in the place of the stamp,
+    // or is a plain copy of the file from an earlier run, and has an older stamp.
     let copies: [(&str, &dyn Fn()); 2] = [
         ("by VACUUM INTO", &|| {}),
         ("of the stopped service", &|| {
@@ -169,11 +169,15 @@ fn a_log_beside_another_file_than_its_own_refuses_the_start() {
         fs::remove_dir_all(&other).unwrap();
 
         fs::copy(&backup, site.database()).unwrap();
-        for verb in [&mut serve(&site.data()), &mut countersign()] {
-            if verb.get_args().next().is_none() {
-                verb.args(["sweep", "--data-dir"]).arg(site.data());
+        for command in [&mut serve(&site.data()), &mut countersign()] {
+            if command.get_args().next().is_none() {
+                command.args(["sweep", "--data-dir"]).arg(site.data());
             }
-            refuses(verb, &site.data(), &["-wal of the one before stayed", "countersign restore"]);
+            refuses(
+                command,
+                &site.data(),
+                &["-wal of the one before stayed", "countersign restore"],
+            );
         }
         fs::write(site.database(), intact).unwrap();
         site.start().stop();
@@ -181,7 +185,7 @@ fn a_log_beside_another_file_than_its_own_refuses_the_start() {
 }
 
 #[test]
-fn a_log_without_its_database_refuses_the_start() {
+fn a_write_ahead_log_without_its_database_file_prevents_the_start() {
     let site = Site::new();
     let mut server = site.start();
     create(&server, &["alice"]);
@@ -198,15 +202,15 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
     let site = Site::new();
     let server = site.start();
     let before = create(&server, &["alice"]);
-    let output = site.verb(&["backup", "backup.db"]).ok();
+    let output = site.cli(&["backup", "backup.db"]).ok();
     assert!(output.contains("master key is not in it"), "{output}");
-    assert!(site.verb(&["backup", "backup.db"]).error(2).contains("overwrites nothing"));
+    assert!(site.cli(&["backup", "backup.db"]).error(2).contains("overwrites nothing"));
     let after = create(&server, &["bob"]);
 
-    let error = site.verb(&["restore", "backup.db"]);
+    let error = site.cli(&["restore", "backup.db"]);
     assert!(error.error(2).contains("in use by another process"), "{error:?}");
     server.stop();
-    let output = site.verb(&["restore", "backup.db"]).ok();
+    let output = site.cli(&["restore", "backup.db"]).ok();
     assert!(output.contains("access tokens issued before now are refused"), "{output}");
     assert!(output.contains("sessions that ended after the backup live again"), "{output}");
 
@@ -232,7 +236,7 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
 }
 
 #[test]
-fn what_the_log_says_was_ended_is_ended_again() {
+fn sessions_that_ended_according_to_the_log_are_ended_again() {
     let site = Site::new();
     let server = site.start();
     let [by_id, of_subject, of_tenant, reused] =
@@ -267,7 +271,7 @@ fn what_the_log_says_was_ended_is_ended_again() {
     site.keep_log(server);
 
     let output =
-        site.verb(&["restore", "backup.db", "--revocations-from", "serve.log", "--json"]).json();
+        site.cli(&["restore", "backup.db", "--revocations-from", "serve.log", "--json"]).json();
     assert_eq!(output["ended_since_backup"], "from_log");
     assert_eq!(output["older_access_tokens"], "refused");
     assert_eq!(output["sessions_ended"], 4);
@@ -293,7 +297,7 @@ fn what_the_log_says_was_ended_is_ended_again() {
 }
 
 #[test]
-fn older_tokens_are_accepted_if_asked_for_and_those_of_revoked_sessions_only_without_the_log() {
+fn with_accept_older_tokens_the_tokens_of_revoked_sessions_are_refused_only_if_the_log_is_given() {
     let site = Site::new();
     let server = site.start();
     let (revoked, stays) = (create(&server, &["alice"]), create(&server, &["bob"]));
@@ -302,7 +306,7 @@ fn older_tokens_are_accepted_if_asked_for_and_those_of_revoked_sessions_only_wit
     site.keep_log(server);
     for (log, comes_back) in [(&["--revocations-from", "serve.log"][..], false), (&[], true)] {
         let output =
-            site.verb(&[&["restore", "backup.db", "--accept-older-tokens"], log].concat()).ok();
+            site.cli(&[&["restore", "backup.db", "--accept-older-tokens"], log].concat()).ok();
         let says = if comes_back {
             "accepted, also those revoked since"
         } else {
@@ -323,10 +327,10 @@ fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
     let session = create(&server, &["alice"]);
     site.back_up();
     server.stop();
-    let refused = site.verb(&["restore", "backup.db", "--end-all", "--accept-older-tokens"]);
+    let refused = site.cli(&["restore", "backup.db", "--end-all", "--accept-older-tokens"]);
     assert!(refused.error(2).contains("--accept-older-tokens"), "{refused:?}");
-    site.verb(&["restore", "backup.db"]).ok();
-    let output = site.verb(&["restore", "--end-all"]).ok();
+    site.cli(&["restore", "backup.db"]).ok();
+    let output = site.cli(&["restore", "--end-all"]).ok();
     assert!(output.contains("all sessions have been ended (live sessions: 1)"), "{output}");
     let server = site.start();
     assert!(!is_live(&server, &session));
@@ -338,7 +342,7 @@ fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
 
 /// The backup knows none of these sessions, so only a blacklist entry for each can stop its tokens.
 #[test]
-fn sessions_that_came_and_ended_after_the_backup_are_stopped_also_if_older_tokens_are_accepted() {
+fn with_accept_older_tokens_revoked_sessions_newer_than_the_backup_stay_revoked() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);
@@ -350,14 +354,8 @@ fn sessions_that_came_and_ended_after_the_backup_are_stopped_also_if_older_token
     server.cli(["session", "revoke", "--subject", "carol"]).ok();
     server.cli(["session", "revoke", "--all-of-tenant", "acme"]).ok();
     site.keep_log(server);
-    site.verb(&[
-        "restore",
-        "backup.db",
-        "--accept-older-tokens",
-        "--revocations-from",
-        "serve.log",
-    ])
-    .ok();
+    site.cli(&["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "serve.log"])
+        .ok();
     let server = site.start();
     for ended in [&by_id, &of_subject, &of_tenant] {
         assert!(!is_active(&server, &ended.access));
@@ -374,14 +372,14 @@ fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
     let session = create(&server, &["alice"]);
     site.back_up();
     server.stop();
-    let first = site.verb(&["restore", "backup.db", "--end-all"]);
+    let first = site.cli(&["restore", "backup.db", "--end-all"]);
     fs::write(site.path("restore.log"), &first.stderr).unwrap();
     // The lines about revoked keys are left out, because they alone would stop the tokens.
     let lines = first.stderr.lines().filter(|line| line.contains("database_restored"));
     fs::write(site.path("restore.log"), lines.collect::<Vec<_>>().join("\n")).unwrap();
     let arguments =
         ["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "restore.log"];
-    site.verb(&arguments).ok();
+    site.cli(&arguments).ok();
     let server = site.start();
     assert!(!is_live(&server, &session));
     assert!(!is_active(&server, &session.access));
@@ -398,7 +396,7 @@ fn a_backup_that_is_not_good_changes_nothing() {
     let refuse = |name: &str, prepare: &dyn Fn(&Path), says: &str| {
         let (database, names) = (fs::read(site.database()).unwrap(), site.names_in_data());
         prepare(&site.path("backup.db"));
-        let run = site.verb(&["restore", "backup.db"]);
+        let run = site.cli(&["restore", "backup.db"]);
         assert!(run.error(2).contains(says), "{name}: {run:?}");
         assert_eq!(fs::read(site.database()).unwrap(), database, "{name}");
         assert_eq!(site.names_in_data(), names, "{name}");
@@ -434,9 +432,9 @@ fn a_backup_that_is_not_good_changes_nothing() {
     fs::write(&master, key).unwrap();
     let log = site.path("serve.log");
     fs::write(&log, "no record\n").unwrap();
-    let run = site.verb(&["restore", "backup.db", "--revocations-from", "serve.log"]);
+    let run = site.cli(&["restore", "backup.db", "--revocations-from", "serve.log"]);
     assert!(run.error(2).contains("serve.log has no record of the audit"), "{run:?}");
-    site.verb(&["restore", "backup.db"]).ok();
+    site.cli(&["restore", "backup.db"]).ok();
 }
 
 /// A restore that is killed at any instant leaves one of the two databases whole, and can be run
@@ -486,7 +484,7 @@ fn a_restore_that_is_killed_loses_nothing() {
                 server.seen()
             );
         }
-        site.verb(&["restore", "backup.db"]).ok();
+        site.cli(&["restore", "backup.db"]).ok();
         let server = site.start();
         assert!(server.cli(["session", "list", "--json"]).ok().contains("alice"), "round {round}");
     }
@@ -495,7 +493,7 @@ fn a_restore_that_is_killed_loses_nothing() {
 /// The test creates the files as a restore leaves them if it is interrupted after it has moved the
 /// old database aside.
 #[test]
-fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link() {
+fn an_interrupted_restore_is_completed_by_the_next_one_also_through_a_link() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);
@@ -512,8 +510,8 @@ fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link()
     fs::rename(&file, elsewhere.join("sessions.db.before-restore-1")).unwrap();
     fs::copy(site.path("backup.db"), &ready).unwrap();
 
-    let refused = |verb: &mut Command| {
-        refuses(verb, &elsewhere, &["a restore was interrupted", "run the same"])
+    let refused = |command: &mut Command| {
+        refuses(command, &elsewhere, &["a restore was interrupted", "run the same"])
     };
     refused(&mut serve(&site.data()));
     refused(countersign().args(["sweep", "--data-dir"]).arg(site.data()));
@@ -521,24 +519,24 @@ fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link()
     // A restore that is refused leaves this state as it is.
     fs::write(site.path("bad.db"), "no database, but long enough to be looked at").unwrap();
     fs::set_permissions(site.path("bad.db"), Permissions::from_mode(0o600)).unwrap();
-    site.verb(&["restore", "bad.db"]).error(2);
+    site.cli(&["restore", "bad.db"]).error(2);
     refused(&mut serve(&site.data()));
     // So does one that fails later, when the copy has been made.
     let master = site.data().join("master.key");
     let key = fs::read(&master).unwrap();
     fs::write(&master, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
-    assert!(site.verb(&["restore", "backup.db"]).error(2).contains("master key"));
+    assert!(site.cli(&["restore", "backup.db"]).error(2).contains("master key"));
     fs::write(&master, key).unwrap();
     refused(&mut serve(&site.data()));
 
-    site.verb(&["restore", "backup.db"]).ok();
+    site.cli(&["restore", "backup.db"]).ok();
     assert!(file.exists() && !ready.exists());
     let server = site.start();
     assert!(server.cli(["session", "list", "--json"]).ok().contains("alice"));
 }
 
 #[test]
-fn data_is_moved_aside_under_names_that_nobody_has() {
+fn the_old_database_is_moved_aside_under_an_unused_name() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);
@@ -546,14 +544,14 @@ fn data_is_moved_aside_under_names_that_nobody_has() {
     server.stop();
     // These run within one second, so that their names would be the same without a counter.
     for _ in 0..3 {
-        site.verb(&["restore", "backup.db"]).ok();
+        site.cli(&["restore", "backup.db"]).ok();
     }
     let aside = |name: &&String| name.contains(".before-restore-");
     assert_eq!(site.names_in_data().iter().filter(aside).count(), 3, "{:?}", site.names_in_data());
 }
 
 #[test]
-fn a_backup_is_known_by_its_true_name_and_its_rights_are_judged() {
+fn links_to_a_backup_are_resolved_and_the_mode_of_the_file_is_checked() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);
@@ -561,43 +559,43 @@ fn a_backup_is_known_by_its_true_name_and_its_rights_are_judged() {
     server.stop();
     let backup = site.path("backup.db");
     fs::create_dir(site.path("links")).unwrap();
-    for (name, make) in [("links/soft.db", true), ("links/hard.db", false)] {
-        match make {
+    for (name, is_soft) in [("links/soft.db", true), ("links/hard.db", false)] {
+        match is_soft {
             true => symlink(&backup, site.path(name)).unwrap(),
             false => fs::hard_link(&backup, site.path(name)).unwrap(),
         }
-        site.verb(&["restore", name]).ok();
+        site.cli(&["restore", name]).ok();
     }
     // The write-ahead log is looked for beside the file itself, not beside the link.
     fs::write(site.path("backup.db-wal"), [1; 64]).unwrap();
     assert!(
-        site.verb(&["restore", "links/soft.db"]).error(2).contains("backup.db has a log beside it")
+        site.cli(&["restore", "links/soft.db"]).error(2).contains("backup.db has a log beside it")
     );
     fs::remove_file(site.path("backup.db-wal")).unwrap();
     // A hard link to the database is recognised as the database.
     fs::hard_link(site.database(), site.path("links/database.db")).unwrap();
     assert!(
-        site.verb(&["restore", "links/database.db"]).error(2).contains("is the database itself")
+        site.cli(&["restore", "links/database.db"]).error(2).contains("is the database itself")
     );
     fs::remove_file(site.path("links/database.db")).unwrap();
 
     fs::set_permissions(&backup, Permissions::from_mode(0o660)).unwrap();
     let says = "backup.db has mode 0660, so others can change it: run `chmod 600";
-    assert!(site.verb(&["restore", "backup.db"]).error(2).contains(says));
+    assert!(site.cli(&["restore", "backup.db"]).error(2).contains(says));
     fs::set_permissions(&backup, Permissions::from_mode(0o644)).unwrap();
-    let restored = site.verb(&["restore", "backup.db"]);
+    let restored = site.cli(&["restore", "backup.db"]);
     let says = "backup.db has mode 0644, so others can read it";
     assert!(restored.code == Some(0) && restored.stderr.contains(says), "{restored:?}");
 }
 
 #[test]
-fn a_copy_that_was_put_in_place_by_hand_is_told_from_the_database() {
+fn a_backup_that_was_copied_over_the_database_by_hand_is_reported() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);
     fs::write(site.path("backup.db.partial"), "of another backup").unwrap();
     assert!(
-        site.verb(&["backup", "backup.db"])
+        site.cli(&["backup", "backup.db"])
             .error(2)
             .contains("backup.db.partial exists: another backup")
     );
@@ -616,7 +614,7 @@ fn a_copy_that_was_put_in_place_by_hand_is_told_from_the_database() {
             .any(|line| line.contains("is a copy that was made by `countersign backup`"))
     };
     assert!(is_reported(&mut Server::spawn(&mut serve(&site.data()))));
-    site.verb(&["restore", "backup.db"]).ok();
+    site.cli(&["restore", "backup.db"]).ok();
     assert!(!is_reported(&mut Server::spawn(&mut serve(&site.data()))));
 }
 
@@ -630,18 +628,18 @@ fn a_restore_can_be_undone() {
     let mut server = server;
     let later = create(&server, &["bob"]);
     server.kill();
-    site.verb(&["restore", "backup.db"]).ok();
+    site.cli(&["restore", "backup.db"]).ok();
     let aside = |name: &String| {
         name.contains(".before-restore-") && !name.ends_with("-wal") && !name.ends_with("-shm")
     };
     let aside = site.data().join(site.names_in_data().into_iter().find(aside).unwrap());
-    let error = site.verb(&["restore", aside.to_str().unwrap()]);
+    let error = site.cli(&["restore", aside.to_str().unwrap()]);
     assert!(error.error(2).contains("has a log beside it"));
     let url = format!("sqlite://{}", aside.display());
     let mut backup = countersign();
     backup.args(["backup", "before.db", "--database-url", &url, "--data-dir"]).arg(site.data());
     run(backup.current_dir(site.folder.path()).env("COUNTERSIGN_LOG__LEVEL", "warn")).ok();
-    site.verb(&["restore", "before.db", "--accept-older-tokens"]).ok();
+    site.cli(&["restore", "before.db", "--accept-older-tokens"]).ok();
     let server = site.start();
     assert!(is_active(&server, &later.access));
     assert!(can_refresh(&server, &later));

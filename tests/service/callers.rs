@@ -332,7 +332,7 @@ pub async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
     );
 }
 
-/// The answer to a repeated request contains tokens.
+/// A request id is found again by any caller, and the answer to a repeated request contains tokens.
 pub async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_audiences() {
     let (admin, first) = caller("admin", "roles = [\"admin\"]");
     let (limited, second) =

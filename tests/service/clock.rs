@@ -9,12 +9,12 @@ use countersign_test_support::server::{
 /// Returns a home whose sweeper runs each second, and whose clock stands right before a sweep.
 async fn home_before_a_sweep() -> Home {
     let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
-    home.clock.jump_to(before_second(START));
+    home.clock.jump_to(end_of_second(START));
     home
 }
 
-/// Returns the last instant before the second after this one.
-fn before_second(instant: Timestamp) -> Timestamp {
+/// Returns the last instant of the second in which `instant` lies.
+fn end_of_second(instant: Timestamp) -> Timestamp {
     instant.floor_to_second().plus(seconds(1) - TICK)
 }
 
@@ -46,7 +46,7 @@ pub async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
     server.revoke(of_token(&session.access)).await.unwrap();
     let expires_at = server.clock.now().floor_to_second().plus(seconds(60));
 
-    server.clock.advance(before_second(expires_at.plus(seconds(59))).since(server.clock.now()));
+    server.clock.advance(end_of_second(expires_at.plus(seconds(59))).since(server.clock.now()));
     server.store.whole_sweep().await;
     assert_eq!(server.rows().await.blacklist, 1, "the last microsecond of the margin");
     server.clock.jump_to(expires_at.minus(TICK));

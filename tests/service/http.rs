@@ -93,8 +93,8 @@ pub async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() 
 
 pub async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
     let server = Server::start().await;
-    // The head is not longer than what the service reads: if it closed the connection with bytes
-    // still unread, the answer could be lost.
+    // The head is no longer than what the service reads. If the service closed the connection with
+    // bytes still unread, the answer could be lost.
     let start = "GET /livez HTTP/1.1\r\nhost: a\r\nx: ";
     let long = start.to_owned() + &"x".repeat((64 << 10) - start.len());
     let many = format!("GET /livez HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));

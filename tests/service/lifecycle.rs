@@ -26,12 +26,12 @@ pub async fn a_revoked_session_is_inactive_at_once_and_after_a_restart() {
     }
 
     server.clock.advance(seconds(5));
-    let order = RevokeRequest {
+    let request = RevokeRequest {
         reason: EndReason::SignedOut.into(),
         note: "bye".to_owned(),
         ..of_token(&next.access)
     };
-    assert_eq!(server.revoke(order).await.unwrap(), 1);
+    assert_eq!(server.revoke(request).await.unwrap(), 1);
     for token in [&first.access, &next.access] {
         assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked));
     }

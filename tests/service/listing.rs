@@ -33,7 +33,7 @@ async fn ids(server: &Server, mut request: ListSessionsRequest) -> Vec<Vec<Strin
 
 /// Creates seven sessions in tenant `acme`, alternating between two subjects, and one in another
 /// tenant. Returns the identifiers of the seven, the newest first.
-async fn seven(server: &Server) -> Vec<String> {
+async fn create_seven(server: &Server) -> Vec<String> {
     let mut ids = vec![];
     for n in 0..7 {
         ids.insert(0, server.sign_in(["alice", "bob"][n % 2]).await.id());
@@ -48,7 +48,7 @@ async fn seven(server: &Server) -> Vec<String> {
 
 pub async fn pages_follow_each_other_without_gap_or_overlap_the_newest_session_first() {
     let server = Server::start().await;
-    let all = seven(&server).await;
+    let all = create_seven(&server).await;
     for size in [1, 2, 3, 6, 7, 8, 500, 0] {
         let pages = ids(&server, listing(size)).await;
         assert_eq!(pages.concat(), all, "{size}");
@@ -94,7 +94,7 @@ pub async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long()
 
 pub async fn a_session_created_or_ended_between_two_pages_shifts_nothing() {
     let server = Server::start().await;
-    let all = seven(&server).await;
+    let all = create_seven(&server).await;
     let first = page(&server, &listing(3)).await;
     server.sign_in("carol").await;
     let rest =
@@ -104,7 +104,7 @@ pub async fn a_session_created_or_ended_between_two_pages_shifts_nothing() {
 
 pub async fn a_page_token_of_another_request_is_refused() {
     let server = Server::start().await;
-    seven(&server).await;
+    create_seven(&server).await;
     let token = page(&server, &listing(3)).await.next_page_token;
     let with =
         |request: ListSessionsRequest| ListSessionsRequest { page_token: token.clone(), ..request };

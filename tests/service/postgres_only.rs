@@ -1,5 +1,5 @@
-//! Tests of the rules that hold on PostgreSQL alone, where the database server may be away, and
-//! other replicas serve from the same database.
+//! Tests of the rules that hold on PostgreSQL alone, where the database server may be unreachable,
+//! and other replicas serve from the same database.
 
 use std::{
     fs,
@@ -106,9 +106,9 @@ pub async fn a_revocation_that_another_service_made_is_not_acknowledged_before_t
 
 pub async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes_on() {
     let postgres = Arc::new(spawn_blocking(Postgres::start).await.unwrap());
-    let order = async |order: fn(&Postgres)| {
+    let control = async |action: fn(&Postgres)| {
         let postgres = postgres.clone();
-        spawn_blocking(move || order(&postgres)).await.unwrap();
+        spawn_blocking(move || action(&postgres)).await.unwrap();
     };
     let mut home = Home::new("").await;
     home.database = Database::Postgres(PostgresDatabase::at(&postgres.url("postgres")));
@@ -116,7 +116,7 @@ pub async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_
     let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
     server.revoke(of_token(&bad.access)).await.unwrap();
 
-    order(Postgres::crash).await;
+    control(Postgres::crash).await;
     let (created, refreshed, revoked, shown, listed) = join5(
         server.create(request("carol")),
         server.refresh(&good.refresh),
@@ -141,7 +141,7 @@ pub async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_
         "{line}"
     );
 
-    order(Postgres::restart).await;
+    control(Postgres::restart).await;
     let next = eventually("it goes on by itself", async || {
         let answer = server.refresh(&good.refresh).await;
         answer.map_err(|status| assert_eq!(refused::<()>(Err(status)), away())).ok()
@@ -155,14 +155,16 @@ pub async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_
     }
 }
 
-/// Returns a future of a call whose result is just success or the refusal, so that different calls
-/// have the same type.
-fn asked<'a, T>(
+/// Reduces the result of a call to success or the refusal, and boxes the future, so that different
+/// calls have the same type.
+fn outcome_of<'a, T>(
     call: impl Future<Output = Result<T, Status>> + Send + 'a,
 ) -> BoxFuture<'a, Result<(), Refusal>> {
     async { call.await.map(drop).map_err(|status| refused::<()>(Err(status))) }.boxed()
 }
 
+/// Only the current primary can commit. An answer that rests only on reads is therefore given once
+/// a renewal that was sent after the reads has been committed.
 pub async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_database_is_in_charge()
  {
     let server = Server::start().await;
@@ -180,20 +182,26 @@ pub async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_
         ..Default::default()
     };
     let calls: [(&str, BoxFuture<'_, Result<(), Refusal>>); 8] = [
-        ("revoked before", asked(server.revoke(of_token(&ended.access)))),
-        ("no session of the subject", asked(server.revoke(revocation(Target::Subject(nobody))))),
+        ("revoked before", outcome_of(server.revoke(of_token(&ended.access)))),
+        (
+            "no session of the subject",
+            outcome_of(server.revoke(revocation(Target::Subject(nobody)))),
+        ),
         (
             "no session of the tenant",
-            asked(server.revoke(revocation(Target::Tenant("nobody".to_owned())))),
+            outcome_of(server.revoke(revocation(Target::Tenant("nobody".to_owned())))),
         ),
-        ("no such session, by its refresh token", asked(server.revoke(of_token(&gone.refresh)))),
+        (
+            "no such session, by its refresh token",
+            outcome_of(server.revoke(of_token(&gone.refresh))),
+        ),
         (
             "no such session, by its identifier",
-            asked(server.revoke(revocation(Target::SessionId(gone.id())))),
+            outcome_of(server.revoke(revocation(Target::SessionId(gone.id())))),
         ),
-        ("no such session to be refreshed", asked(server.refresh(&gone.refresh))),
-        ("a refresh that is repeated", asked(server.refresh(&alice.refresh))),
-        ("a creation that is repeated", asked(server.create(dora))),
+        ("no such session to be refreshed", outcome_of(server.refresh(&gone.refresh))),
+        ("a refresh that is repeated", outcome_of(server.refresh(&alice.refresh))),
+        ("a creation that is repeated", outcome_of(server.create(dora))),
     ];
     server.store.feed.shut();
     let mut calls = calls.map(|(what, call)| (what, call, None));
@@ -317,7 +325,7 @@ pub async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_not
             let (mut client, access_token) = (server.client(), session.access.clone());
             let request = ValidateRequest { access_token, ..Default::default() };
             calls.push(tokio::spawn(async move { client.validate(request).await }));
-            // Another call is answered in between, so that these come one after the other.
+            // Waiting for this call makes the calls to Validate arrive one after the other.
             server.session(&session.id()).await.unwrap();
         }
         for call in calls {
@@ -348,12 +356,13 @@ pub async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_an
 
     assert_eq!(behind.revoke(of_token(&session.access)).await.unwrap(), 1);
     assert_eq!(right.verdict(&session.access).await, REVOKED);
-    let question = ValidateRequest { access_token: session.access, ..Default::default() };
-    let refusal = refused(behind.validate(question).await);
+    let request = ValidateRequest { access_token: session.access, ..Default::default() };
+    let refusal = refused(behind.validate(request).await);
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "NOT_CURRENT"));
 }
 
-/// By its clock the session has expired, so it would find nothing to revoke.
+/// By the clock of that service the session has expired, so the service would find nothing to
+/// revoke.
 pub async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
     let ahead = Server::start().await;
     let right = replica(&ahead).await;
@@ -366,7 +375,7 @@ pub async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation()
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE"));
 }
 
-/// By a clock that is ahead, tokens have expired long ago that others still accept.
+/// A sweep by a clock that is ahead would delete the entries of tokens that others still accept.
 pub async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
     // The clock stands right before the next sweep.
@@ -409,7 +418,7 @@ pub async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_ri
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
 }
 
-/// By the clock of another replica it may not have expired yet.
+/// By the clock of another replica, the token may not have expired yet.
 pub async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_another_clock() {
     let ahead = Server::start().await;
     let behind = replica(&ahead).await;
@@ -445,12 +454,12 @@ pub async fn a_sweep_goes_by_the_clock_of_the_database() {
 
 /// Returns whether a token is active, by the time of that replica.
 async fn is_active(server: &Server, token: &str) -> bool {
-    let question = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
-    server.validate(question).await.unwrap().active
+    let request = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
+    server.validate(request).await.unwrap().active
 }
 
-/// The differences are within `lease.max_clock_skew`. All replicas go by the clock of the database,
-/// so they agree.
+/// Each clock differs from that of the database by less than `lease.max_clock_skew`. All replicas
+/// correct their time to that of the database, so they agree.
 pub async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused()
  {
     let first = Server::start().await;
@@ -481,17 +490,17 @@ pub async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replaye
     }
 }
 
-/// Keeps advancing the clocks of servers in real time, until the returned set is dropped. A replica
-/// whose clock leapt past the ends of leases may have to wait until the lease of another replica is
-/// over by its own clock.
+/// Keeps advancing the clocks of servers in real time, until the returned set is dropped. The tests
+/// advance the clocks past the ends of leases. A replica may then have to wait until, by its own
+/// clock, the lease of another one has ended, so that clock must run.
 fn keep_clocks_running(servers: &[&Server]) -> tokio::task::JoinSet<()> {
-    const TICK: Duration = Duration::from_millis(5);
+    const STEP: Duration = Duration::from_millis(5);
     let clocks: Vec<_> = servers.iter().map(|server| server.clock.clone()).collect();
     let mut running = tokio::task::JoinSet::new();
     running.spawn(async move {
         loop {
-            tokio::time::sleep(TICK).await;
-            clocks.iter().for_each(|clock| clock.advance(TICK));
+            tokio::time::sleep(STEP).await;
+            clocks.iter().for_each(|clock| clock.advance(STEP));
         }
     });
     running

@@ -41,7 +41,7 @@ pub fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-/// Returns the instant so many seconds after [`START`].
+/// Returns the instant `count` seconds after [`START`].
 pub fn after(count: u64) -> Timestamp {
     START.plus(seconds(count))
 }
@@ -270,7 +270,7 @@ pub fn ended_without_note(at: Timestamp, reason: EndReason) -> Ended {
     Ended { at, reason, note: Note::default() }
 }
 
-/// Reads the feed after a number, as a replica that joins for this alone.
+/// Reads the feed after a sequence number, as a replica that joins for this alone.
 pub async fn read_feed(store: &dyn Store, after: Seq, limit: i64) -> Answer {
     let mut reader = Reader::join(store).await;
     let answer = reader.read(after, limit).await;

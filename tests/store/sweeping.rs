@@ -34,8 +34,8 @@ async fn sweep(store: &dyn Store) -> usize {
     store.delete_expired_revocations(LATE, ALL).await.unwrap().deleted
 }
 
-/// Writes entries that expire one second after another, and returns them.
-async fn stopped_tokens(store: &dyn Store, count: u8) -> Vec<FeedEntry> {
+/// Revokes tokens, so that their entries expire one second after another. Returns the entries.
+async fn revoke_tokens(store: &dyn Store, count: u8) -> Vec<FeedEntry> {
     let there = create(store, session(1)).await;
     for n in 0..count {
         let token = TokenId::new([n; 16]);
@@ -45,7 +45,7 @@ async fn stopped_tokens(store: &dyn Store, count: u8) -> Vec<FeedEntry> {
 }
 
 pub async fn only_expired_entries_are_deleted(store: &dyn Store) {
-    let written = stopped_tokens(store, 5).await;
+    let written = revoke_tokens(store, 5).await;
     let edge = written[2].expires_at;
     assert_eq!(store.delete_expired_revocations(edge, ALL).await.unwrap().deleted, 2);
     assert_eq!(
@@ -58,7 +58,7 @@ pub async fn only_expired_entries_are_deleted(store: &dyn Store) {
 }
 
 pub async fn entries_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) {
-    stopped_tokens(store, 5).await;
+    revoke_tokens(store, 5).await;
     for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {
         assert_eq!(store.delete_expired_revocations(LATE, 2).await.unwrap().deleted, deleted);
         assert_eq!(entries(store).await.len(), left);
@@ -73,7 +73,7 @@ pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Sto
         "a sweep that deletes nothing changes nothing"
     );
 
-    let written = stopped_tokens(store, 3).await;
+    let written = revoke_tokens(store, 3).await;
     for entry in &written {
         let swept = store.delete_expired_revocations(LATE, 1).await.unwrap();
         assert_eq!((swept.deleted, swept.forgotten_until), (1, entry.expires_at));
@@ -115,8 +115,8 @@ pub async fn a_tenant_stays_until_its_sessions_have_ended(store: &dyn Store) {
     assert_stays_until_ended(store).await;
 }
 
-/// At best, the clocks of two replicas differ by less than a millisecond, so an entry covers the
-/// whole of its last millisecond.
+/// An entry covers sessions by the millisecond of their creation, so it covers the whole of its
+/// last millisecond.
 pub async fn a_tenant_stays_for_a_session_of_its_last_millisecond(store: &dyn Store) {
     let created_at = after(10).plus(Duration::from_micros(999));
     create(store, Session { tenant: acme(), created_at, ..session(10) }).await;
@@ -133,13 +133,13 @@ pub async fn a_tenant_stays_for_a_session_created_with_a_clock_ahead(store: &dyn
 
 /// Creates a session of acme and revokes it, so that a revocation of the tenant leaves no session
 /// to be ended.
-async fn revoked_session_of_acme(store: &dyn Store) {
+async fn create_revoked_session_of_acme(store: &dyn Store) {
     let over = create(store, Session { tenant: acme(), ..session(1) }).await;
     revoke_session(store, &over, after(2)).await;
 }
 
 pub async fn a_tenant_does_not_stay_for_sessions_created_since(store: &dyn Store) {
-    revoked_session_of_acme(store).await;
+    create_revoked_session_of_acme(store).await;
     revoke_tenant(store, &acme(), after(10)).await;
     let since = create(store, Session { tenant: acme(), ..session(11) }).await;
     let elsewhere = create(store, session(3)).await;
@@ -148,10 +148,10 @@ pub async fn a_tenant_does_not_stay_for_sessions_created_since(store: &dyn Store
     assert_unchanged(store, &[since, elsewhere]).await;
 }
 
-/// A service whose clock is behind gives a new session an identifier that is later than the
-/// revocation, which therefore does not cover it.
+/// A replica whose clock is behind gives a new session an identifier with a time after the
+/// revocation, so that the revocation does not cover the session.
 pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store: &dyn Store) {
-    revoked_session_of_acme(store).await;
+    create_revoked_session_of_acme(store).await;
     revoke_tenant(store, &acme(), after(10)).await;
     let id = SessionId::new(after(11), [0; 10]);
     let uncovered = create(store, Session { id, tenant: acme(), ..session(9) }).await;
@@ -197,7 +197,7 @@ pub async fn a_tenant_that_stays_does_not_use_up_the_limit(store: &dyn Store) {
 }
 
 pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &dyn Store) {
-    let newest = stopped_tokens(store, 3).await.last().unwrap().seq;
+    let newest = revoke_tokens(store, 3).await.last().unwrap().seq;
     assert_eq!(sweep(store).await, 3);
     let there = create(store, session(2)).await;
     let outcome = revoke_session(store, &there, after(20)).await;

@@ -1,6 +1,7 @@
-//! Checks the order in which hyper accepts calls, hands over their answers, sends them, and asks
-//! for the parts of their bodies. The parts of this module rely on that order, which hyper does not
-//! promise. The client's frames are written by hand, so that no other library has a part in it.
+//! Checks the order in which hyper accepts calls, hands over their answers to the executor, sends
+//! the answers, and polls their bodies. The other files of this module rely on that order, which
+//! hyper does not promise. The client's frames are written by hand, so that no other library
+//! affects the order.
 
 use std::{
     convert::Infallible,
@@ -43,7 +44,7 @@ const HEADER_BYTES: usize = 9;
 
 /// The connection preface (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, section 6.5.2) of zero: no answer has room.
+/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, section 6.5.2) of zero, so that hyper may send no data.
 const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
 /// `:method: POST`, `:scheme: http` and `:path: /` (RFC 7541, appendix A).
 const POST: [u8; 3] = [0x83, 0x86, 0x84];
@@ -54,7 +55,7 @@ fn frame(kind: u8, flags: u8, stream: usize, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream, payload].concat()
 }
 
-/// Returns the frames of a call whose message ends with them.
+/// Returns the two frames of a call: its headers, and its whole message.
 fn call(stream: usize) -> Vec<u8> {
     let (head, message) =
         (frame(HEADERS, END_HEADERS, stream, &POST), frame(DATA, END_STREAM, stream, b"asked"));
@@ -144,7 +145,7 @@ async fn connected(settings: &[u8]) -> (Client, DuplexStream) {
     (client, server)
 }
 
-/// An executor that records that it was given an answer.
+/// An executor that records each answer that hyper hands over, and does not run it.
 #[derive(Clone)]
 struct Recorder(Arc<Mutex<Vec<&'static str>>>);
 
@@ -154,7 +155,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Recorder {
     }
 }
 
-/// `Spawner::run_next_inline` relies on this order, and `ConnectionDriver` on a single poll.
+/// `Spawner::run_next_inline` relies on this order. `ConnectionDriver` relies on one poll accepting
+/// all calls.
 #[tokio::test]
 async fn one_poll_accepts_all_calls_and_hands_over_each_answer_before_the_next_call() {
     let (mut client, server) = connected(&[]).await;
@@ -175,8 +177,8 @@ async fn one_poll_accepts_all_calls_and_hands_over_each_answer_before_the_next_c
     assert_eq!(*events.lock().unwrap(), ["accepted", "handed over"].repeat(3));
 }
 
-/// `ConnectionDriver` polls the connection once more for this, and `take_rest` relies on the
-/// message having been read with the headers.
+/// `ConnectionDriver` polls the connection a second time to send the refusals. `take_rest` relies
+/// on hyper having read each message together with its headers.
 #[tokio::test]
 async fn the_refusals_of_a_poll_are_sent_by_one_write_in_the_same_poll() {
     const CALLS: usize = 20;
@@ -228,10 +230,10 @@ impl http_body::Body for Parts {
     }
 }
 
-/// `Answer` takes the request for the next part for progress, and relies on hyper to hold each part
+/// `Answer` counts a poll for the next part as progress, and relies on hyper to hold each part
 /// until its last byte has been written.
 #[tokio::test]
-async fn a_part_is_asked_for_when_the_one_before_has_room_for_a_byte_and_is_held_until_sent() {
+async fn a_part_is_polled_once_a_byte_of_the_one_before_fits_and_is_held_until_sent() {
     const BYTES: usize = 2 * FREE_BYTES;
     let rest = u32::try_from(BYTES).unwrap() - 1;
     let (mut client, server) = connected(&NO_WINDOW).await;

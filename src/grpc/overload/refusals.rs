@@ -37,16 +37,16 @@ impl RefusalCache {
     }
 }
 
-/// The longest time to wait for the message of a refused call before the answer is sent.
-const PATIENCE: Duration = Duration::from_millis(5);
-/// The most bytes of that message that are read before the answer is sent.
+/// The longest time to wait for the request message of a refused call before the answer is sent.
+const REST_TIMEOUT: Duration = Duration::from_millis(5);
+/// The most bytes of the request message that are read before the answer is sent.
 const MOST_BYTES: usize = 64 * 1024;
 
-/// Reads the rest of the message of a refused call, unless it is slow to arrive or long. A message
-/// that has been read when the answer is sent needs no task of its own
-/// ([`RequestBody`](super::request_body::RequestBody)).
+/// Reads the rest of the request message of a refused call, unless it is slow to arrive or long.
+/// This saves the task that [`RequestBody`](super::request_body::RequestBody) spawns if it is
+/// dropped before its end.
 pub async fn take_rest(body: &mut (impl http_body::Body<Data = Bytes> + Unpin)) {
-    let _ = timeout(PATIENCE, discard(body, MOST_BYTES)).await;
+    let _ = timeout(REST_TIMEOUT, discard(body, MOST_BYTES)).await;
 }
 
 #[cfg(test)]
@@ -88,21 +88,21 @@ mod tests {
         let (parts, message) = mpsc::unbounded_channel();
         let sending = async move {
             for _ in 0..4 {
-                sleep(PATIENCE / 5).await;
+                sleep(REST_TIMEOUT / 5).await;
                 parts.send(7).unwrap();
             }
             drop(parts);
         };
         let mut message = Message(message);
         tokio::join!(take_rest(&mut message), sending);
-        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4, "the message is read to its end");
+        assert_eq!(begun.elapsed(), REST_TIMEOUT / 5 * 4, "the message is read to its end");
 
         let (parts, message) = mpsc::unbounded_channel();
         parts.send(7).unwrap();
         take_rest(&mut Message(message)).await;
         assert_eq!(
             begun.elapsed(),
-            PATIENCE / 5 * 4 + PATIENCE,
+            REST_TIMEOUT / 5 * 4 + REST_TIMEOUT,
             "the message does not end in time"
         );
 
@@ -111,7 +111,11 @@ mod tests {
             parts.send(MOST_BYTES / 10).unwrap();
         }
         take_rest(&mut Message(message)).await;
-        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4 + PATIENCE, "reading stops at the limit");
+        assert_eq!(
+            begun.elapsed(),
+            REST_TIMEOUT / 5 * 4 + REST_TIMEOUT,
+            "reading stops at the limit"
+        );
     }
 
     #[test]

@@ -122,16 +122,16 @@ impl From<diesel::result::Error> for StoreError {
 /// Brings the schema of a file up to date, and returns the migrations that were run. Creates the
 /// file if there is none.
 pub async fn migrate(path: &Path) -> Result<Vec<String>, OpenError> {
-    Ok(prepare(path, true).await?.made)
+    Ok(prepare(path, true).await?.migrations)
 }
 
 /// A file that has been locked and checked.
 struct Prepared {
-    /// The path of the file itself, if the name was that of a link.
+    /// The path of the file, with a symbolic link resolved.
     path: PathBuf,
     lock: File,
     /// The migrations that were run.
-    made: Vec<String>,
+    migrations: Vec<String>,
 }
 
 /// Resolves the name of the file, takes the lock, and then checks and migrates the file.
@@ -140,8 +140,8 @@ async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> 
     let preparing = tokio::task::spawn_blocking(move || {
         let path = files::resolve(&owned)?;
         let lock = files::lock(&path)?;
-        let made = open::prepare(&path, may_migrate)?;
-        Ok(Prepared { path, lock, made })
+        let migrations = open::prepare(&path, may_migrate)?;
+        Ok(Prepared { path, lock, migrations })
     });
     preparing
         .await
@@ -172,11 +172,11 @@ impl SqliteStore {
         Ok(Self {
             creations: writer.group(create::create_all, Created::position),
             refreshes: writer.group(
-                |connection, attempts| each(connection, attempts, writes::refresh),
+                |connection, attempts| apply_each(connection, attempts, writes::refresh),
                 Refreshed::position,
             ),
             revocations: writer.group(
-                |connection, revocations| each(connection, revocations, writes::revoke),
+                |connection, revocations| apply_each(connection, revocations, writes::revoke),
                 |outcome| Some(outcome.position),
             ),
             writer,
@@ -186,9 +186,9 @@ impl SqliteStore {
         })
     }
 
-    /// Counts the live sessions of a tenant, or of a subject except one session, that its entry
-    /// does not cover. The covered ones have ended already, although the job that ends their rows
-    /// may not have come to them yet.
+    /// Counts the live sessions of a tenant, or of a subject except one session, that the blacklist
+    /// entry of the tenant or subject does not cover. The covered ones have ended already, although
+    /// their rows may not have been marked as ended yet.
     async fn count_uncovered(
         &self,
         tenant: Tenant,
@@ -210,7 +210,7 @@ impl SqliteStore {
 
 /// Lists the sessions that are not marked as over if `live`, and otherwise those that are. A query
 /// for live sessions alone also leaves out those that have expired but are not marked yet.
-async fn listed(
+async fn list_sessions(
     reader: &mut Connection,
     query: &SessionQuery,
     live: bool,
@@ -234,8 +234,8 @@ async fn listed(
     rows.into_iter().map(Session::try_from).collect()
 }
 
-/// Makes writes one after the other.
-fn each<W, O>(
+/// Applies writes one after the other.
+fn apply_each<W, O>(
     connection: &mut SqliteConnection,
     writes: &[W],
     apply: fn(&mut SqliteConnection, &W) -> Result<O, StoreError>,
@@ -274,6 +274,7 @@ struct Writer {
     connection: Mutex<Option<Connection>>,
     /// The stamp of the file, which shows that the log beside it belongs to it.
     stamping: Arc<std::sync::Mutex<Stamping>>,
+    /// The newest position that was committed to the feed. A change of it wakes the renewer.
     hints: watch::Sender<Seq>,
 }
 
@@ -390,12 +391,12 @@ impl Store for SqliteStore {
     async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError> {
         let mut reader = self.reader().await?;
         match query.live {
-            Some(live) => listed(&mut reader, &query, live).await,
+            Some(live) => list_sessions(&mut reader, &query, live).await,
             None => {
                 // The live sessions are read first, so that a session that ends meanwhile is in
-                // both lists, and not in neither.
-                let live = listed(&mut reader, &query, true).await?;
-                let over = listed(&mut reader, &query, false).await?;
+                // both lists rather than in neither.
+                let live = list_sessions(&mut reader, &query, true).await?;
+                let over = list_sessions(&mut reader, &query, false).await?;
                 Ok(query.merge(live, over))
             }
         }

@@ -1,5 +1,5 @@
-//! A database for one test on the engine that the test is run for, which the test also accesses
-//! directly.
+//! The database of one test, on the engine that the test is run for. The service under test uses
+//! it, and the test also accesses it directly.
 
 pub mod postgres;
 pub mod sqlite;
@@ -115,8 +115,8 @@ impl Database {
         }
     }
 
-    /// Waits until a stopped service has released the database. Background tasks do so when they
-    /// are polled next.
+    /// Waits until a stopped service has released the database. Its background tasks release it
+    /// only when they are polled next.
     pub async fn released(&self) {
         match self {
             Self::Sqlite(database) => database.released().await,

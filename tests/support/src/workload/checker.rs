@@ -182,11 +182,11 @@ impl<'a> Revocations<'a> {
     }
 }
 
-/// The losses that a set-back of the database excuses: it loses commits that were acknowledged
-/// before it.
+/// A set-back of the database loses commits that were acknowledged before it. These functions
+/// decide which answers that excuses.
 impl History {
-    /// Returns whether the session may be unknown to a call, because the database was set back to
-    /// what it was before its creation.
+    /// Returns whether a call may find the session unknown, because the database was set back to a
+    /// state from before the session's creation.
     fn may_have_lost(&self, session: &Session, call: &Call) -> bool {
         let lost =
             |at: &SetBack| session.known > at.kept && session.asked < at.to && call.end > at.from;
@@ -199,9 +199,9 @@ impl History {
         self.set_backs.iter().any(|at| session.asked < at.to && call.end > at.from)
     }
 
-    /// Returns whether an acknowledged revocation must hold for a call. If it may have been written
-    /// before the database was set back, it must hold again only once the replicas that remember it
-    /// have written it again, at the latest when the run has healed.
+    /// Returns whether an acknowledged revocation must hold for a call. A set-back may have lost it
+    /// if it began before the end of the set-back. It then need not hold until the replicas that
+    /// remember it have written it again, which they have done once the run has healed.
     fn must_hold(&self, revocation: &Call, call: &Call) -> bool {
         let is_healed = self.healed.as_ref().is_some_and(|healed| call.begin >= healed.at);
         is_healed || !self.set_backs.iter().any(|at| revocation.begin < at.to && call.end > at.from)
