@@ -58,7 +58,7 @@ mod tests {
         assert_eq!(
             slow.advance(clock.now(), clock.uptime()),
             clock.now(),
-            "a leap that lasts is caught up with"
+            "the clock catches up with a leap that lasts"
         );
 
         clock.jump_to(START);

@@ -191,8 +191,8 @@ impl RawKeys {
         let needed = self.jwks_max_age.saturating_add(spreads_within);
         if self.publish_ahead < needed {
             let problem = format!(
-                "must be at least {}: keys.jwks_max_age, and the {} until every replica knows of \
-                 a key",
+                "must be at least {}, the sum of keys.jwks_max_age and the {} until every replica \
+                 knows of a key",
                 rounded_up(needed),
                 rounded_up(spreads_within)
             );

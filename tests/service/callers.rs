@@ -244,7 +244,7 @@ pub async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants
         assert_eq!(
             make(&server, &admin, "Refresh", &session).await,
             "OK",
-            "{call}: what was refused changed nothing"
+            "{call}: the refused calls changed nothing"
         );
     }
     assert_eq!(wrong, "");
@@ -328,7 +328,7 @@ pub async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
     assert!(server.client_with(&issuer).refresh(exchange(&both)).await.is_ok());
     assert!(
         server.client_with(&admin).refresh(exchange(&beyond)).await.is_ok(),
-        "it was not used up"
+        "the refused call did not use up the token"
     );
 }
 

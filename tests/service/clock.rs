@@ -36,7 +36,7 @@ pub async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active(
     assert_eq!(
         server.verdict(&session.access).await,
         Err(InactiveReason::Expired),
-        "the database remembers"
+        "the database keeps the purge watermark"
     );
 }
 
@@ -61,7 +61,7 @@ pub async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing
     server.revoke(of_token(&session.access)).await.unwrap();
 
     server.clock.jump_to(start.plus(seconds(3600)));
-    assert_eq!(server.store.whole_sweep().await, start, "the sweeper has not moved");
+    assert_eq!(server.store.whole_sweep().await, start, "the sweeper's clock has not moved");
     assert_eq!(server.rows().await.blacklist, 1);
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Expired));
 

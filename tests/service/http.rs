@@ -167,7 +167,10 @@ pub async fn a_revocation_is_counted_when_it_is_acknowledged() {
         [grows("feed_applied_seq"), grows("feed_head_seq"), grows("blacklist_entries")],
         [2.0; 3]
     );
-    assert!(after.renewals("confirmed") > before.renewals("confirmed"), "it came by a renewal");
+    assert!(
+        after.renewals("confirmed") > before.renewals("confirmed"),
+        "a renewal brought the entry"
+    );
     for outcome in ["after_wait", "failed", "given_up"] {
         assert_eq!(after.acknowledged(outcome), 0.0, "{outcome}");
     }

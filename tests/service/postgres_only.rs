@@ -142,12 +142,12 @@ pub async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_
     );
 
     control(Postgres::restart).await;
-    let next = eventually("it goes on by itself", async || {
+    let next = eventually("refreshes succeed again", async || {
         let answer = server.refresh(&good.refresh).await;
         answer.map_err(|status| assert_eq!(refused::<()>(Err(status)), away())).ok()
     })
     .await;
-    assert!(!next.replayed, "what was refused has changed nothing");
+    assert!(!next.replayed, "the refused refresh changed nothing");
     assert_eq!(server.revoke(of_token(&next.now.access)).await.unwrap(), 1);
     let server = server.restart().await;
     for token in [&good.access, &next.now.access, &bad.access] {
@@ -334,7 +334,7 @@ pub async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_not
         }
         let asked = renewals(&server).await - before;
         let in_time = begun.elapsed().as_millis() / RENEWAL.as_millis() + 3;
-        assert!(asked <= in_time, "{asked} renewals, which cannot help, when {in_time} were due");
+        assert!(asked <= in_time, "{asked} renewals, but at most {in_time} are due");
 
         server.store.skew.store(right, Ordering::SeqCst);
         assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
@@ -484,7 +484,7 @@ pub async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replaye
             );
             servers.iter().for_each(|server| server.clock.advance(seconds(2)));
             let reused = refused(other.refresh(&fresh.refresh).await);
-            assert_eq!(reused, Refusal::unauthenticated("REFRESH_TOKEN_REUSED"), "after it");
+            assert_eq!(reused, Refusal::unauthenticated("REFRESH_TOKEN_REUSED"), "after the grace");
             assert!(!is_active(maker, &next.now.access).await);
         }
     }

@@ -203,7 +203,7 @@ pub fn attempt(session: &Session, now: Timestamp) -> RefreshAttempt {
 pub async fn rotate(store: &dyn Store, session: &Session, now: Timestamp) -> Session {
     match store.refresh_session(attempt(session, now)).await.unwrap() {
         Refreshed::Rotated { session, .. } => *session,
-        other => panic!("the current token rotates: {other:?}"),
+        other => panic!("the current token must rotate: {other:?}"),
     }
 }
 
@@ -258,7 +258,7 @@ pub async fn end_covered(store: &dyn Store, entry: &Unfinished, limit: i64) -> u
     let mut calls = 1;
     while let Some(batch) = store.end_covered_sessions(entry.clone(), last, limit).await.unwrap() {
         let next = batch.last;
-        assert!(Some(next) > last, "it went back");
+        assert!(Some(next) > last, "the cursor went back");
         last = Some(next);
         calls += 1;
     }
@@ -309,7 +309,7 @@ impl Reader {
         };
         match self.renewals.renew(&renewal).await.unwrap() {
             RenewalOutcome::Answer(answer) => answer,
-            RenewalOutcome::Gone => panic!("it has joined"),
+            RenewalOutcome::Gone => panic!("the replica has joined"),
         }
     }
 

@@ -51,7 +51,7 @@ pub async fn only_expired_entries_are_deleted(store: &dyn Store) {
     assert_eq!(
         entries(store).await,
         written[2..],
-        "one that expires at this instant has not expired before it"
+        "the entry that expires exactly at this instant is kept"
     );
     assert_eq!(store.delete_expired_revocations(edge.plus(TICK), ALL).await.unwrap().deleted, 1);
     assert_eq!(entries(store).await, written[3..]);
@@ -82,7 +82,11 @@ pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Sto
     let there = create(store, session(2)).await;
     revoke_token(store, &there, TokenId::new([9; 16]), after(3)).await;
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
-    assert_eq!(forgotten_until(store).await, written[2].expires_at, "it never goes back");
+    assert_eq!(
+        forgotten_until(store).await,
+        written[2].expires_at,
+        "the purge watermark never goes back"
+    );
 }
 
 /// Ends all sessions that unfinished entries cover.
@@ -191,7 +195,7 @@ pub async fn a_tenant_that_stays_does_not_use_up_the_limit(store: &dyn Store) {
     assert_eq!(
         store.delete_expired_revocations(LATE, 1).await.unwrap().deleted,
         1,
-        "otherwise the sweeper would stop here"
+        "the sweeper stops after a batch that is smaller than the limit"
     );
     assert_eq!(store.unfinished().await.unwrap().len(), 1);
 }

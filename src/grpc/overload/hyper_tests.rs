@@ -253,12 +253,12 @@ async fn a_part_is_polled_once_a_byte_of_the_one_before_fits_and_is_held_until_s
 
     client.send(&call(1)).await;
     assert_eq!(client.next_of_call().await.0, HEADERS);
-    assert_eq!(asked(), 1, "the first part is ready before it has room");
+    assert_eq!(asked(), 1, "the first part is polled before the window has room for it");
     assert!(activity.next_interval() && !activity.next_interval(), "the answer is blocked");
 
     client.allow(1).await;
     assert_eq!(client.next_of_call().await, (DATA, 0, 1));
-    assert_eq!(asked(), 2, "the second part is asked for when one byte has room");
+    assert_eq!(asked(), 2, "the second part is polled once a byte of the first fits");
     assert!(unsent.check().is_err(), "hyper holds both parts");
 
     client.allow(rest).await;

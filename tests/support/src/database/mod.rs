@@ -51,7 +51,7 @@ impl Database {
     /// run for.
     pub async fn new(data_dir: &Path) -> Self {
         let engine = ENGINE.try_with(|engine| *engine);
-        match engine.expect("the test, and not a task of its own, asks Engine::run for a database")
+        match engine.expect("Database::new is called within Engine::run, and not in a spawned task")
         {
             Engine::Sqlite => Self::Sqlite(SqliteDatabase::new(data_dir)),
             Engine::Postgres => Self::Postgres(PostgresDatabase::new(data_dir).await),

@@ -301,7 +301,7 @@ fn check_call(history: &History, revocations: &Revocations<'_>, call: &Call) -> 
 fn check_end(history: &History) -> Vec<Violation> {
     let unanswered = |story: String| violation(Rule::Unanswered, [story]);
     let Some(Healed { at, replicas, tokens }) = &history.healed else {
-        return vec![unanswered("it has not healed".to_owned())];
+        return vec![unanswered("the run has not healed".to_owned())];
     };
     let mut missing = vec![];
     for replica in replicas {
