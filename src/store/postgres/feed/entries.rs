@@ -51,8 +51,7 @@ macro_rules! spared_by_both {
 
 /// Appends entries to the feed, and moves its head.
 const INSERT_ENTRIES: &str = concat!(
-    "
-    WITH head AS (
+    "WITH head AS (
         UPDATE feed_head SET seq = seq + ? RETURNING seq - ? AS seq
     )
     INSERT INTO blacklist AS b (

@@ -143,8 +143,7 @@ type SqlRow =
     (Bool, BigInt, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
 
 /// Renews the row of this replica, if it is as the replica left it, and reads what has come since.
-const RENEWAL: &str = "
-    WITH mine AS (
+const RENEWAL: &str = "WITH mine AS (
         UPDATE replicas
         SET renewals = ?, applied = ?, renewed_at = clock_timestamp()
         WHERE incarnation = ? AND renewals >= ? AND renewals < ?
