@@ -36,7 +36,7 @@ fn invalid() -> Refusal {
 
 /// The rows are tokens that somebody can make who does not have the session's token; for some of
 /// them they need the refresh key.
-pub async fn what_is_not_authentic_is_refused_and_changes_nothing() {
+pub async fn a_forged_refresh_token_is_refused_and_changes_nothing() {
     let harness = Harness::start().await;
     let server = &harness.server;
     let [good, bystander] = [harness.sign_in("alice").await, harness.sign_in("bob").await];
@@ -122,7 +122,7 @@ pub async fn what_is_not_authentic_is_refused_and_changes_nothing() {
 }
 
 /// Many wrong guesses of a session's token neither succeed nor end the session.
-pub async fn guesses_find_nothing_and_sign_nobody_out() {
+pub async fn guessed_refresh_tokens_are_refused_and_end_no_session() {
     let harness = Harness::start().await;
     let good = harness.sign_in("alice").await;
     let bytes = URL_SAFE_NO_PAD.decode(good.refresh.strip_prefix("cs_rt_").unwrap()).unwrap();
@@ -147,7 +147,7 @@ pub async fn guesses_find_nothing_and_sign_nobody_out() {
     harness.finish().await;
 }
 
-pub async fn of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_used_up() {
+pub async fn a_refresh_token_is_refused_to_callers_without_access_and_is_not_used_up() {
     let harness = Harness::start().await;
     let good = harness.sign_in("alice").await;
     let not_allowed = Refusal::of(tonic::Code::PermissionDenied, "CALLER_NOT_ALLOWED");

@@ -116,7 +116,7 @@ pub async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one(
     assert_eq!(server.published().await.len(), 64);
 }
 
-pub async fn a_revoked_key_is_worthless_and_sessions_live_on() {
+pub async fn tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on() {
     let server = Server::start().await;
     let [leaked, next] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
@@ -249,7 +249,7 @@ pub async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_veri
     assert_eq!(server.verdict(&mixed).await, Err(InactiveReason::BadSignature));
 }
 
-pub async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
+pub async fn the_public_keys_are_served_with_an_etag_and_a_max_age() {
     let server = Server::start().await;
     let Answer { status, head, body } = get(server.http, "/.well-known/jwks.json").await;
     assert_eq!(status, 200);

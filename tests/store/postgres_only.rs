@@ -61,7 +61,7 @@ pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_migrate_at_once_one_does_it() {
+async fn only_one_of_many_concurrent_migrations_is_made() {
     let url = new_database().await;
     let options = options(&url);
     for opened in join_all((0..8).map(|_| PostgresStore::open(&options))).await {
@@ -320,7 +320,7 @@ async fn the_schema_of_a_newer_version_is_refused_and_left_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password() {
+async fn an_unusable_database_is_refused_in_one_line_without_the_password() {
     let url = new_database().await;
     execute(&url, "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0").await;
     let (server, _) = url.rsplit_once('/').unwrap();
@@ -370,7 +370,7 @@ async fn an_engine_that_isolates_otherwise_than_it_is_asked_to_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_refreshes_over_several_replicas_one_rotates_and_the_others_replay() {
+async fn one_of_many_refreshes_over_several_replicas_rotates_and_the_others_replay() {
     let (_, stores) = replicas().await;
     for n in 0..10 {
         let before = create(&stores[0], session(n)).await;
@@ -665,7 +665,7 @@ async fn a_subject_at_its_limit_does_not_read_all_that_were_evicted_before() {
 
 /// Neither may a session end, nor a token be superseded, without an entry in the blacklist.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_blacklisted_is_not_done_at_all() {
+async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     let url = new_database().await;
     let store = open(&url).await;
     let mut strict = rich_session(9);
@@ -727,7 +727,7 @@ async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_when_it_is_committed_is_not_acknowledged() {
+async fn a_creation_that_fails_at_commit_is_not_acknowledged() {
     let url = new_database().await;
     let store = open(&url).await;
     let limited =
