@@ -469,7 +469,7 @@ impl Site {
 }
 
 #[test]
-fn where_certificates_are_required_the_options_are_named_and_the_log_says_who_was_refused() {
+fn a_client_without_a_valid_certificate_is_told_the_options_and_logged_with_the_reason() {
     let by_name =
         "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['client.test']\n";
     let mut site = Site::encrypted(by_name, "required");
