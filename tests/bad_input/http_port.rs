@@ -363,7 +363,7 @@ pub async fn a_method_that_a_path_does_not_support_is_refused_with_a_list_of_the
     harness.finish().await;
 }
 
-pub async fn a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothing_else() {
+pub async fn a_key_is_accepted_only_in_well_formed_basic_or_bearer_credentials() {
     let harness = Harness::start().await;
     let key = &harness.validator;
     let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));

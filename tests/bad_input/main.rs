@@ -44,8 +44,8 @@ macro_rules! engine {
             a_forged_refresh_token_is_refused_and_changes_nothing,
             guessed_refresh_tokens_are_refused_and_end_no_session,
             a_refresh_token_is_refused_to_callers_without_access_and_is_not_used_up,
-            a_stolen_token_shown_a_hundred_times_leaves_one_row,
-            a_storm_at_the_same_expiry_rotates_each_session_once,
+            a_hundred_reuses_of_a_refresh_token_leave_one_row,
+            a_storm_of_refreshes_at_the_same_expiry_rotates_each_session_once,
         }
         revoke {
             a_refused_revocation_adds_no_row_and_an_allowed_one_by_name_adds_one,
@@ -72,7 +72,7 @@ engine! {
         content_ends_where_the_standard_has_it_or_is_refused_and_the_connection_closed,
         a_request_head_over_64_kib_is_refused,
         a_method_that_a_path_does_not_support_is_refused_with_a_list_of_the_allowed_ones,
-        a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothing_else,
+        a_key_is_accepted_only_in_well_formed_basic_or_bearer_credentials,
         probes_are_answered_while_clients_that_read_nothing_fill_the_port_and_its_reserve,
         a_client_that_reads_or_sends_too_slowly_is_disconnected,
     }

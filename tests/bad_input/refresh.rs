@@ -174,7 +174,7 @@ pub async fn a_refresh_token_is_refused_to_callers_without_access_and_is_not_use
 }
 
 /// A thief who presents an old token again and again ends its session once.
-pub async fn a_stolen_token_shown_a_hundred_times_leaves_one_row() {
+pub async fn a_hundred_reuses_of_a_refresh_token_leave_one_row() {
     let harness = Harness::start().await;
     let stolen = harness.sign_in("alice").await;
     let next = harness.refresh(&harness.admin, &stolen.refresh).await.unwrap();
@@ -205,7 +205,7 @@ async fn patient(harness: &Harness, token: &str) -> countersign_test_support::se
 }
 
 /// Many users signed in at the same time and so refresh at the same time, each from several tabs.
-pub async fn a_storm_at_the_same_expiry_rotates_each_session_once() {
+pub async fn a_storm_of_refreshes_at_the_same_expiry_rotates_each_session_once() {
     let harness = Harness::start().await;
     let (sessions, tabs) = STORM;
     let all: Vec<_> = stream::iter(0..sessions)

@@ -162,7 +162,7 @@ fn caller(name: &str, role: &str) -> (String, String) {
 }
 
 #[test]
-fn usage_errors_are_one_line_with_the_way_out() {
+fn usage_errors_are_one_line_that_names_the_remedy() {
     check(&[
         row("session create", 2, &["missing <SUBJECT>", "`countersign session create --help`"]),
         row("session create --sever x", 2, &["--sever", "did you mean --server?"]),

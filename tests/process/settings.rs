@@ -76,7 +76,7 @@ fn the_file_may_be_named_by_the_environment() {
 }
 
 #[test]
-fn a_service_does_what_its_environment_says() {
+fn a_service_takes_its_settings_from_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = countersign();
     command.args(["serve", "--data-dir"]).arg(folder.path()).envs([

@@ -183,7 +183,7 @@ pub async fn a_revocation_is_counted_when_it_is_acknowledged() {
     }
 }
 
-pub async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
+pub async fn metrics_show_an_unacknowledged_revocation_and_count_it_if_its_caller_gives_up() {
     let server = Home::new("").await.start().await;
     let session = server.sign_in("alice").await;
     server.store.feed.shut();

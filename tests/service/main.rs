@@ -123,7 +123,7 @@ macro_rules! engine {
             a_text_holds_no_control_character_and_is_empty_only_where_it_may_be,
             a_list_has_as_many_entries_as_its_limit_and_not_one_more,
             scopes_and_policies_have_a_form,
-            display_data_refuses_no_session_and_no_refresh_and_the_answer_says_what_was_kept,
+            no_device_text_is_refused_and_the_answer_has_the_text_that_was_kept,
             a_repeated_request_is_the_same_if_what_is_kept_of_its_device_is,
         }
         gateways {
@@ -154,7 +154,7 @@ macro_rules! engine {
             a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered,
             metrics_have_the_form_of_openmetrics_and_say_what_they_mean,
             a_revocation_is_counted_when_it_is_acknowledged,
-            a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted,
+            metrics_show_an_unacknowledged_revocation_and_count_it_if_its_caller_gives_up,
             metrics_have_the_older_format_for_those_who_prefer_it,
         }
         inactive {
@@ -169,12 +169,12 @@ macro_rules! engine {
             a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one,
             tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on,
             a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_kept_for_the_others,
-            a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it,
-            another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies_on,
+            refresh_tokens_of_a_revoked_key_are_refused_and_access_tokens_stay_valid,
+            a_new_algorithm_takes_effect_at_the_next_rotation_and_older_tokens_stay_valid,
             the_public_keys_are_served_with_an_etag_and_a_max_age,
-            the_metadata_lead_to_the_public_keys,
+            the_metadata_name_the_address_of_the_public_keys,
             rows_that_were_tampered_with_are_not_used_and_the_others_serve_on,
-            a_key_whose_row_is_damaged_can_be_revoked_and_is_put_right,
+            a_key_whose_row_is_damaged_can_be_revoked,
             a_clock_that_leaps_drops_no_key_whose_tokens_live,
         }
         lifecycle {
@@ -184,7 +184,7 @@ macro_rules! engine {
             a_master_key_that_is_missing_or_foreign_is_refused_and_the_right_one_still_opens_it,
         }
         limits {
-            a_session_goes_idle_at_the_microsecond,
+            a_session_ends_at_its_idle_expiry_to_the_microsecond,
             a_session_reaches_its_absolute_end_at_the_microsecond_however_often_it_is_refreshed,
             an_access_token_is_active_up_to_its_second_of_expiry,
             an_access_token_never_outlives_the_absolute_end,

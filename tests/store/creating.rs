@@ -230,7 +230,9 @@ pub async fn a_request_is_repeated_even_if_its_session_has_ended(store: &dyn Sto
     assert_eq!(repeated.id, first.id);
 }
 
-pub async fn the_same_id_twice_is_an_error_and_hurts_nobody_else_in_flight(store: &dyn Store) {
+pub async fn a_duplicate_session_id_is_an_error_and_does_not_affect_concurrent_creations(
+    store: &dyn Store,
+) {
     let first = create(store, session(0)).await;
     let impostor = Session { subject: text("mallory"), ..session(0) };
     let others: Vec<_> = (1..=40).map(session).collect();

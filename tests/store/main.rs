@@ -64,7 +64,7 @@ macro_rules! conformance {
                 a_row_without_a_fingerprint_is_matched_by_its_subject_and_client,
                 the_same_request_in_another_tenant_is_another_session,
                 a_request_is_repeated_even_if_its_session_has_ended,
-                the_same_id_twice_is_an_error_and_hurts_nobody_else_in_flight,
+                a_duplicate_session_id_is_an_error_and_does_not_affect_concurrent_creations,
             }
             quota {
                 a_session_over_the_limit_is_refused_and_none_is_evicted,
@@ -103,7 +103,7 @@ macro_rules! conformance {
                 all_sessions_of_a_subject_end_but_one,
                 a_subject_revoked_twice_ends_nothing_more_and_has_one_entry,
                 a_subject_without_sessions_is_revoked_all_the_same,
-                a_session_that_was_revoked_with_its_subject_is_not_spared_later,
+                a_later_revocation_of_a_subject_cannot_spare_a_session_that_was_already_revoked,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_subject,
                 expired_sessions_of_a_subject_are_not_counted,
                 a_revoked_token_leaves_its_session_alone,

@@ -185,7 +185,7 @@ async fn end_replicas(store: &PostgresStore, name: &str, count: u32, first: u32)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_serve_no_more_are_listed_for_a_day_and_fill_nothing() {
+async fn former_replicas_are_listed_for_a_day_and_in_a_bounded_number() {
     let url = new_database().await;
     let store = open(&url).await;
     let members = store.members().unwrap();
@@ -347,7 +347,7 @@ async fn an_unusable_database_is_refused_in_one_line_without_the_password() {
 
 /// YugabyteDB has this function. By default it runs READ COMMITTED at another level.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_isolates_otherwise_than_it_is_asked_to_is_refused() {
+async fn an_engine_that_does_not_give_the_demanded_isolation_level_is_refused() {
     let url = new_database().await;
     let answer = async |level: &str| {
         let function = "CREATE OR REPLACE FUNCTION yb_get_effective_transaction_isolation_level() \
@@ -477,7 +477,7 @@ async fn a_revocation_of_one_replica_wakes_the_others() {
 
 /// A notification is only a hint: it wakes the readers of the feed, and a false one does no harm.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_notification_wakes_whatever_it_says() {
+async fn any_notification_wakes_the_readers_of_the_feed() {
     let url = new_database().await;
     let store = open(&url).await;
     let there = create_all(&store, (1..9).map(session)).await;
@@ -702,7 +702,7 @@ async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
+async fn a_write_that_the_database_refuses_does_not_affect_concurrent_writes() {
     let url = new_database().await;
     let store = open(&url).await;
     execute(
@@ -880,7 +880,7 @@ async fn a_session_before_all_that_are_remembered_is_overlooked_for_half_a_minut
 
 /// At the stricter levels, a statement after the lock would still see the snapshot from before it.
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_are_not_counted_where_the_count_may_be_stale() {
+async fn sessions_are_not_counted_at_isolation_levels_where_the_count_may_be_stale() {
     let url = new_database().await;
     let store = open(&url).await;
     create(&store, session(1)).await;
@@ -1034,7 +1034,7 @@ async fn assert_acknowledged_is_kept(store: &PostgresStore, trouble: impl Future
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_connections_under_load_are_felt_as_unavailable_and_nothing_else() {
+async fn lost_connections_under_load_are_reported_as_unavailable_and_lose_no_acknowledged_write() {
     let url = new_database().await;
     let store = open(&url).await;
     let trouble = async {
@@ -1055,7 +1055,7 @@ async fn lost_connections_under_load_are_felt_as_unavailable_and_nothing_else() 
 /// The server waits for the table's lock while it analyses the statement. If the connection is
 /// terminated then, the error has a position in the text, as a syntax error has.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_lost_while_a_statement_is_read_is_felt_as_unavailable() {
+async fn a_connection_lost_while_a_statement_is_analysed_is_reported_as_unavailable() {
     let url = new_database().await;
     let store = open(&url).await;
     let (locker, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -1081,7 +1081,7 @@ async fn a_connection_that_is_lost_while_a_statement_is_read_is_felt_as_unavaila
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_of_the_server_loses_nothing_and_is_over_a_second_after_its_return() {
+async fn the_store_recovers_by_itself_from_a_crash_of_the_server_and_loses_nothing() {
     let server = Box::leak(Box::new(tokio::task::spawn_blocking(Server::start).await.unwrap()));
     let server: &'static Server = server;
     let store = open(&server.url("postgres")).await;
