@@ -40,7 +40,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn after_a_leap_of_the_wall_clock_it_runs_at_most_at_double_speed() {
+    fn the_slow_clock_runs_at_most_at_double_speed_after_a_leap_of_the_wall_clock() {
         let clock = SettableClock::at(START);
         let mut slow = SlowClock::at(clock.now(), clock.uptime());
         clock.advance(Duration::from_secs(60));

@@ -282,7 +282,7 @@ mod tests {
     };
 
     #[test]
-    fn each_action_has_a_name_of_its_own_by_which_it_is_found() {
+    fn every_audit_action_has_a_unique_name_from_which_it_is_read_back() {
         let names = AuditAction::ALL.map(AuditAction::as_str);
         assert_eq!(names.map(AuditAction::from_name), AuditAction::ALL.map(Some));
         assert_eq!(HashSet::from(names).len(), names.len());
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_caller_has_a_name_of_its_own() {
+    fn every_kind_of_caller_has_its_own_name() {
         let named = CallerName::try_from("login".to_owned()).map(Who::Named).unwrap();
         let callers = [named, Who::Anybody, Who::Unknown, Who::Service];
         assert_eq!(

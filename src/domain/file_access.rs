@@ -255,7 +255,7 @@ mod tests {
     ];
 
     #[test]
-    fn each_rule_refuses_what_others_must_not_do() {
+    fn each_rule_refuses_file_modes_that_give_others_too_much_access() {
         let private = access(US, US, 0o700);
         let shared = access(ROOT, OUR_GROUP, 0o2770);
         let open = access(ROOT, OUR_GROUP, 0o2775);

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_operation_stands_in_the_table_once() {
+    fn the_table_lists_each_operation_once_and_allows_admins_all_of_them() {
         for (index, (operation, _)) in TABLE.iter().enumerate() {
             assert!(
                 TABLE.iter().skip(index + 1).all(|(other, _)| other != operation),

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_is_trusted_for_less_time_if_it_leaves_no_room_and_not_after_a_clock_jump() {
+    fn a_tally_is_trusted_for_less_time_at_the_limit_and_not_after_a_clock_jump() {
         let tally = Tally { sessions: 1000, counted_at: NOW };
         let tick = Duration::from_micros(1);
         for (max, age) in [(1001, Duration::from_secs(60)), (1000, Duration::from_secs(1))] {

@@ -486,7 +486,7 @@ mod tests {
         /// For every sequence of events, there is one active key, and all verifiers knew it before,
         /// unless the rotation was forced or caused by a revocation.
         #[test]
-        fn one_key_is_active_and_was_known_before(events in prop::collection::vec(event(), 1..60)) {
+        fn exactly_one_key_is_active_and_verifiers_knew_it_before(events in prop::collection::vec(event(), 1..60)) {
             let mut rules = RULES;
             let mut keys = ring();
             let mut now = NOW;

@@ -314,7 +314,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn it_lives_up_to_the_last_microsecond_before_an_expiry() {
+    fn a_session_is_live_until_the_last_microsecond_before_an_expiry() {
         let mut session = session();
         let edge = session.idle_expires_at;
         let tick = Duration::from_micros(1);
@@ -384,7 +384,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_reason_has_one_name_of_its_own() {
+    fn every_end_reason_is_read_back_from_its_name() {
         for reason in EndReason::ALL {
             assert_eq!(EndReason::from_name(reason.as_str()), Some(reason));
         }

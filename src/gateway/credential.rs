@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_tokens_none_is_used() {
+    fn a_request_with_several_tokens_has_no_usable_token() {
         for values in
             [["Bearer t", "Bearer t"], ["Basic dDp0", "Bearer t"], ["Bearer t", "Basic dDp0"]]
         {

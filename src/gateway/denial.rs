@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_tells_the_client_what_would_help() {
+    fn a_challenge_names_the_error_and_the_demands_that_are_not_met() {
         let demands = Demands::read([
             ("scope", "read write"),
             ("acr_values", "gold silver"),

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_claim_has_its_text_form() {
+    fn every_type_of_claim_is_converted_to_its_header_value() {
         let custom = json!({
             "text": "plain text", "number": 1.5, "yes": true, "list": ["a", "b c", "ü"],
             "mixed": [1, "a b"],

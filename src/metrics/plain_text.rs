@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_type_is_described_as_in_the_older_format() {
+    fn openmetrics_is_converted_to_the_older_text_format() {
         let page = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n# UNIT a_seconds \
                     seconds\na_seconds_sum 1.5\na_seconds_count 2\na_seconds_bucket{le=\"+Inf\"} \
                     2\n# HELP b How many.\n# TYPE b counter\nb_total{kind=\"# x\"} 3\n# TYPE c \

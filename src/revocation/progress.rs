@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_others_are_waited_for_another_epoch_or_timeline_acknowledges_nothing() {
+    async fn a_waiting_acknowledgement_fails_when_the_epoch_or_the_timeline_changes() {
         let other_epoch: fn(&Progress) = |progress| {
             progress.end_membership();
             renew(progress, at(1), 1);
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_renewal_gives_a_lease_after_its_epoch_or_the_end() {
+    async fn a_renewal_gives_no_lease_after_the_end_of_its_epoch_or_after_a_stop() {
         let (_, progress) = progress();
         let earlier = progress.begin_renewal();
         progress.end_membership();
@@ -514,8 +514,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn under_a_wrong_clock_there_is_no_lease_but_only_one_that_is_ahead_acknowledges_nothing()
-    {
+    async fn a_wrong_clock_gets_no_lease_and_one_that_is_ahead_also_acknowledges_nothing() {
         for (clock, acknowledges) in [
             (ClockCheck::Behind, Ok(AckOutcome::Everywhere)),
             (ClockCheck::Ahead, Err(AckError::NotAcknowledged)),

@@ -202,7 +202,7 @@ fn no_file_of_tests_is_forgotten() {
 }
 
 #[test]
-fn the_reader_of_paths_sees_all_of_them() {
+fn the_parser_of_sources_finds_all_paths() {
     let code = "
         use crate::{domain::{a, b as c}, store::{self, Store}};
         use super::x;

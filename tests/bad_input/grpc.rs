@@ -405,7 +405,7 @@ fn claims_field() -> u32 {
     request.get_field_by_name("claims").unwrap().number()
 }
 
-pub async fn requests_and_messages() {
+pub async fn malformed_requests_and_messages_get_the_expected_answer() {
     let site = Site::start("[limits]\nmax_metadata_bytes = 4096").await;
     let token = site.good().access;
     let mut wrong = vec![];
@@ -702,7 +702,7 @@ pub async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
 }
 
 /// Frames and headers that HTTP/2 does not allow.
-pub async fn broken_frames() {
+pub async fn frames_that_http2_does_not_allow_get_the_expected_error() {
     let site = Site::quiet("[limits]\nmax_metadata_bytes = 4096").await;
     let rows: Vec<Row> = vec![
         ("HTTP/1.1", first(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"), "closed"),
@@ -849,7 +849,7 @@ pub async fn broken_frames() {
 
 /// Floods of what costs a client nothing to send. Each must end the client's own connection, and
 /// must not affect others.
-pub async fn floods() {
+pub async fn a_flood_ends_only_the_connection_of_its_client() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let large = http2::fields(&[("x", &"x".repeat(8000))]);
     // The literal goes into the header table at index 62, and each further byte names that index:
@@ -961,7 +961,7 @@ pub async fn floods() {
 
 /// The TLS port answers nothing but TLS, and a client that does not begin a handshake keeps no
 /// other client waiting.
-pub async fn on_the_port_of_tls() {
+pub async fn the_tls_port_answers_only_tls_and_a_silent_client_delays_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

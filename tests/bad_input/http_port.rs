@@ -242,7 +242,7 @@ fn head_of(bytes: usize, shape: &str) -> String {
     start + &filling + end
 }
 
-pub async fn a_head_has_64_kib_and_not_a_byte_more() {
+pub async fn a_request_head_over_64_kib_is_refused() {
     const MOST: usize = 64 << 10;
     let harness = Harness::start().await;
     let address = harness.server.http;
@@ -308,7 +308,7 @@ const GATEWAY_METHODS: [&str; 18] = [
 /// Methods that no path accepts.
 const OTHER_METHODS: [&str; 6] = ["TRACE", "CONNECT", "get", "Get", "PRI", "NONE"];
 
-pub async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it_does_are_told() {
+pub async fn a_method_that_a_path_does_not_support_is_refused_with_a_list_of_the_allowed_ones() {
     let harness = Harness::start().await;
     let address = harness.server.http;
     let ask = async |method: &str, path: &str| {
@@ -363,7 +363,7 @@ pub async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it
     harness.finish().await;
 }
 
-pub async fn a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothing_else() {
+pub async fn a_key_is_accepted_only_in_well_formed_basic_or_bearer_credentials() {
     let harness = Harness::start().await;
     let key = &harness.validator;
     let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
@@ -456,7 +456,7 @@ fn pipelined() -> Vec<u8> {
     b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(10_000)
 }
 
-pub async fn while_clients_that_read_nothing_fill_the_port_and_its_reserve_probes_get_in() {
+pub async fn probes_are_answered_while_clients_that_read_nothing_fill_the_port_and_its_reserve() {
     let server = Home::new("[limits]\nmax_http_connections = 4").await.start().await;
     let status = async |path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
@@ -513,7 +513,7 @@ pub async fn while_clients_that_read_nothing_fill_the_port_and_its_reserve_probe
     server.stop().await;
 }
 
-pub async fn a_client_that_takes_or_sends_nothing_or_little_does_not_keep_its_connection() {
+pub async fn a_client_that_reads_or_sends_too_slowly_is_disconnected() {
     let settings =
         "[limits]\nmax_http_connections = 4\ncall_timeout = '500ms'\nidle_timeout = '1s'";
     let server = Home::new(settings).await.start().await;

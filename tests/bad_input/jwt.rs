@@ -1028,14 +1028,14 @@ async fn walk(algorithm: &str) {
     site.finish().await;
 }
 
-pub async fn under_a_key_for_eddsa() {
+pub async fn altered_tokens_are_refused_under_an_eddsa_key() {
     walk("EdDSA").await;
 }
 
-pub async fn under_a_key_for_es256() {
+pub async fn altered_tokens_are_refused_under_an_es256_key() {
     walk("ES256").await;
 }
 
-pub async fn under_a_key_for_rs256() {
+pub async fn altered_tokens_are_refused_under_an_rs256_key() {
     walk("RS256").await;
 }

@@ -36,21 +36,21 @@ macro_rules! engine {
     ($name:ident on $engine:ident: $($alone:tt)*) => { tests! {
         $name on $engine:
         jwt {
-            under_a_key_for_eddsa,
-            under_a_key_for_es256,
-            under_a_key_for_rs256,
+            altered_tokens_are_refused_under_an_eddsa_key,
+            altered_tokens_are_refused_under_an_es256_key,
+            altered_tokens_are_refused_under_an_rs256_key,
         }
         refresh {
-            what_is_not_authentic_is_refused_and_changes_nothing,
-            guesses_find_nothing_and_sign_nobody_out,
-            of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_used_up,
-            a_stolen_token_shown_a_hundred_times_leaves_one_row,
-            a_storm_at_the_same_expiry_rotates_each_session_once,
+            a_forged_refresh_token_is_refused_and_changes_nothing,
+            guessed_refresh_tokens_are_refused_and_end_no_session,
+            a_refresh_token_is_refused_to_callers_without_access_and_is_not_used_up,
+            a_hundred_reuses_of_a_refresh_token_leave_one_row,
+            a_storm_of_refreshes_at_the_same_expiry_rotates_each_session_once,
         }
         revoke {
-            what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one,
+            a_refused_revocation_adds_no_row_and_an_allowed_one_by_name_adds_one,
             thousands_of_garbage_tokens_add_no_row,
-            the_same_thousands_of_times_leaves_one_row_each,
+            thousands_of_equal_revocations_leave_one_row_each,
             another_form_of_the_same_claims_is_as_revoked_as_the_first,
         }
         $($alone)*
@@ -60,24 +60,24 @@ macro_rules! engine {
 engine! {
     sqlite on Sqlite:
     grpc {
-        requests_and_messages,
+        malformed_requests_and_messages_get_the_expected_answer,
         a_client_that_does_not_complete_the_preface_is_closed,
         a_client_that_stops_or_makes_no_progress_is_cut_off,
-        broken_frames,
-        floods,
-        on_the_port_of_tls,
+        frames_that_http2_does_not_allow_get_the_expected_error,
+        a_flood_ends_only_the_connection_of_its_client,
+        the_tls_port_answers_only_tls_and_a_silent_client_delays_no_other,
     }
     http_port {
         a_head_is_read_as_the_standard_has_it_or_refused_and_the_connection_closed,
         content_ends_where_the_standard_has_it_or_is_refused_and_the_connection_closed,
-        a_head_has_64_kib_and_not_a_byte_more,
-        a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it_does_are_told,
-        a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothing_else,
-        while_clients_that_read_nothing_fill_the_port_and_its_reserve_probes_get_in,
-        a_client_that_takes_or_sends_nothing_or_little_does_not_keep_its_connection,
+        a_request_head_over_64_kib_is_refused,
+        a_method_that_a_path_does_not_support_is_refused_with_a_list_of_the_allowed_ones,
+        a_key_is_accepted_only_in_well_formed_basic_or_bearer_credentials,
+        probes_are_answered_while_clients_that_read_nothing_fill_the_port_and_its_reserve,
+        a_client_that_reads_or_sends_too_slowly_is_disconnected,
     }
     memory {
-        verified_tokens_take_as_much_memory_as_they_may_whatever_they_claim,
+        verified_tokens_stay_within_their_memory_limit_whatever_they_claim,
         a_batch_whose_answer_would_be_too_long_is_refused_with_the_first_token_that_has_no_room,
         answers_that_are_not_read_count_until_they_are,
         a_connection_outlives_the_refusals_of_its_large_messages,
@@ -86,7 +86,7 @@ engine! {
 engine! {
     postgres on Postgres:
     operation_on_postgres {
-        what_has_no_room_is_refused_and_done_once_there_is,
-        without_a_free_connection_calls_are_refused_and_nothing_is_lost,
+        writes_are_refused_while_postgresql_lacks_disk_or_memory_and_succeed_afterwards,
+        calls_without_a_free_connection_are_refused_and_nothing_is_lost,
     }
 }

@@ -54,7 +54,7 @@ async fn create(site: &Site, request: CreateSessionRequest) -> String {
     site.client().create_session(request).await.unwrap().into_inner().tokens.unwrap().access_token
 }
 
-pub async fn verified_tokens_take_as_much_memory_as_they_may_whatever_they_claim() {
+pub async fn verified_tokens_stay_within_their_memory_limit_whatever_they_claim() {
     const CACHE_MIB: u64 = 2;
     const TOKENS: usize = 400;
     let site = Site::quiet("[tokens]\nverified_cache_bytes = 2097152").await;

@@ -14,7 +14,7 @@ fn away() -> Refusal {
 
 /// These are the codes of PostgreSQL for a full disk (53100), for a lack of memory (53200), and for
 /// a lack of another resource (53000).
-pub async fn what_has_no_room_is_refused_and_done_once_there_is() {
+pub async fn writes_are_refused_while_postgresql_lacks_disk_or_memory_and_succeed_afterwards() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     for code in ["53100", "53200", "53000"] {
@@ -52,7 +52,7 @@ pub async fn what_has_no_room_is_refused_and_done_once_there_is() {
 
 /// While all connections of the pool wait for a lock, further calls are refused instead of waiting
 /// too, and Validate goes on, because it needs no connection.
-pub async fn without_a_free_connection_calls_are_refused_and_nothing_is_lost() {
+pub async fn calls_without_a_free_connection_are_refused_and_nothing_is_lost() {
     let settings =
         "[database]\nmax_connections = 4\nacquire_timeout = '500ms'\nstatement_timeout = '60s'";
     let server = Home::new(settings).await.start().await;

@@ -36,7 +36,7 @@ fn invalid() -> Refusal {
 
 /// The rows are tokens that somebody can make who does not have the session's token; for some of
 /// them they need the refresh key.
-pub async fn what_is_not_authentic_is_refused_and_changes_nothing() {
+pub async fn a_forged_refresh_token_is_refused_and_changes_nothing() {
     let harness = Harness::start().await;
     let server = &harness.server;
     let [good, bystander] = [harness.sign_in("alice").await, harness.sign_in("bob").await];
@@ -122,7 +122,7 @@ pub async fn what_is_not_authentic_is_refused_and_changes_nothing() {
 }
 
 /// Many wrong guesses of a session's token neither succeed nor end the session.
-pub async fn guesses_find_nothing_and_sign_nobody_out() {
+pub async fn guessed_refresh_tokens_are_refused_and_end_no_session() {
     let harness = Harness::start().await;
     let good = harness.sign_in("alice").await;
     let bytes = URL_SAFE_NO_PAD.decode(good.refresh.strip_prefix("cs_rt_").unwrap()).unwrap();
@@ -147,7 +147,7 @@ pub async fn guesses_find_nothing_and_sign_nobody_out() {
     harness.finish().await;
 }
 
-pub async fn of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_used_up() {
+pub async fn a_refresh_token_is_refused_to_callers_without_access_and_is_not_used_up() {
     let harness = Harness::start().await;
     let good = harness.sign_in("alice").await;
     let not_allowed = Refusal::of(tonic::Code::PermissionDenied, "CALLER_NOT_ALLOWED");
@@ -174,7 +174,7 @@ pub async fn of_another_caller_and_without_the_right_it_is_good_for_nothing_and_
 }
 
 /// A thief who presents an old token again and again ends its session once.
-pub async fn a_stolen_token_shown_a_hundred_times_leaves_one_row() {
+pub async fn a_hundred_reuses_of_a_refresh_token_leave_one_row() {
     let harness = Harness::start().await;
     let stolen = harness.sign_in("alice").await;
     let next = harness.refresh(&harness.admin, &stolen.refresh).await.unwrap();
@@ -205,7 +205,7 @@ async fn patient(harness: &Harness, token: &str) -> countersign_test_support::se
 }
 
 /// Many users signed in at the same time and so refresh at the same time, each from several tabs.
-pub async fn a_storm_at_the_same_expiry_rotates_each_session_once() {
+pub async fn a_storm_of_refreshes_at_the_same_expiry_rotates_each_session_once() {
     let harness = Harness::start().await;
     let (sessions, tabs) = STORM;
     let all: Vec<_> = stream::iter(0..sessions)

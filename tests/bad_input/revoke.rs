@@ -66,7 +66,7 @@ fn secret(order: &RevokeRequest) -> &str {
     }
 }
 
-pub async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
+pub async fn a_refused_revocation_adds_no_row_and_an_allowed_one_by_name_adds_one() {
     let harness = Harness::start().await;
     let server = &harness.server;
     let good = harness.sign_in("alice").await;
@@ -232,7 +232,7 @@ pub async fn thousands_of_garbage_tokens_add_no_row() {
     harness.finish().await;
 }
 
-pub async fn the_same_thousands_of_times_leaves_one_row_each() {
+pub async fn thousands_of_equal_revocations_leave_one_row_each() {
     let harness = Harness::start().await;
     let [session, alone, by_id, _] = [
         harness.sign_in("alice").await,

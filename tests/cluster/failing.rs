@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_of_the_database_is_felt_as_unavailable_and_over_once_it_is_back() {
+async fn replicas_recover_by_themselves_from_a_crash_of_the_database_and_lose_nothing() {
     let server = Arc::new(tokio::task::spawn_blocking(Server::start).await.unwrap());
     let order = async |order: fn(&Server)| {
         let server = server.clone();

@@ -55,7 +55,7 @@ fn has_alarm(replica: &mut Replica) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledged() {
+async fn a_synchronous_standby_takes_over_with_all_acknowledged_writes() {
     let pair = Pair::synchronous().await;
     let url = pair.url("postgres");
     let mut cluster =
@@ -84,7 +84,7 @@ async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledg
 /// answer comes back. Calls that wait there must be given up once the new primary is known, however
 /// long the configured time-outs are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_names_it() {
+async fn a_frozen_primary_is_abandoned_for_the_new_one_in_any_order_of_hosts() {
     for is_first in [true, false] {
         let pair = Pair::synchronous().await;
         let mut hosts = [&pair.primary, &pair.standby];
@@ -129,7 +129,7 @@ async fn assert_revoked(client: &mut Client, revoked: &Revoked) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_failover_has_lost_is_revoked_again_by_those_who_know_and_an_alarm_is_raised() {
+async fn revocations_lost_in_a_failover_are_rewritten_by_the_replicas_and_raise_an_alarm() {
     let pair = Pair::asynchronous().await;
     let url = pair.url("postgres");
     let mut cluster =
@@ -271,7 +271,7 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
 
 /// A replica that knows of the revocation of a key does not accept that the database has lost it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_revocation_of_a_key_that_a_failover_has_lost_is_repeated_by_those_who_know() {
+async fn a_key_revocation_lost_in_a_failover_is_repeated_by_the_replicas_that_know_it() {
     let pair = Pair::asynchronous().await;
     let url = pair.url("postgres");
     let mut cluster =

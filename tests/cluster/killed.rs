@@ -8,7 +8,7 @@ use crate::{
 use countersign_test_support::postgres_server::new_database;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_replica_takes_nothing_with_it_and_troubles_no_other() {
+async fn a_killed_replica_loses_no_acknowledged_write_and_does_not_affect_others() {
     let mut cluster = Cluster::start(&new_database().await).await;
     let mut dice = dice();
     let mut all = vec![];

@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_cut_off_says_so_and_serves_again_once_it_is_not() {
+async fn a_replica_that_is_cut_off_is_not_serving_until_it_is_connected_again() {
     let (cluster, links) = Cluster::linked(&new_database().await, &SHORT_LEASE).await;
     let mut clients = cluster.clients().await;
     let mut health = Health::of(&cluster.replicas[0]).await;

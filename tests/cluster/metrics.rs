@@ -178,7 +178,7 @@ fn metric_names(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_alerts_and_the_documentation_name_what_there_is_and_all_of_it() {
+async fn alerts_and_documentation_name_only_existing_metrics_and_none_is_undocumented() {
     let url = new_database().await;
     let cluster = Cluster::start_by([url.as_str()], &url, &[]).await;
     let page = get(cluster.replicas[0].http(), "/metrics").await.body;

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use crate::replicas::{Cluster, in_time, sign_in};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_refreshes_over_all_replicas_one_rotates_and_the_others_repeat_its_answer() {
+async fn one_of_many_refreshes_over_all_replicas_rotates_and_the_others_repeat_its_answer() {
     let cluster = Cluster::start(&new_database().await).await;
     let mut clients = vec![];
     for n in 0..12 {

@@ -14,7 +14,7 @@ use countersign_test_support::{
 use crate::replicas::{create, revoke};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
+async fn sessions_revoked_after_a_dump_stay_revoked_after_its_restore() {
     let url = new_database().await;
     let mut cluster = Cluster::start_by([url.as_str(); 2], &url, &[]).await;
     let mut clients = [cluster.replicas[0].sessions().await, cluster.replicas[1].sessions().await];

@@ -82,7 +82,7 @@ fn put_back(url: &str, dump: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_active_nowhere() {
+async fn a_revocation_after_the_restore_of_a_dump_holds_at_every_running_replica() {
     // The row of the other replica is in the dump or is not.
     for is_in_the_dump in [true, false] {
         let url = new_database().await;
@@ -165,7 +165,7 @@ async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_revoked_before_and_is_lost_is_not_acknowledged_by_another_entry_at_its_place() {
+async fn a_lost_revocation_is_not_acknowledged_by_another_entry_at_its_position() {
     assert_eq!(acknowledges_what_is_lost(&SHORT_LEASE).await, (false, true));
 }
 
@@ -208,7 +208,7 @@ async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_applied_before_a_dump_was_put_back_acknowledges_nothing() {
+async fn an_entry_applied_before_a_restore_acknowledges_no_revocation_at_its_position() {
     assert_eq!(acknowledges_by_what_was_applied_before(&[]).await, (false, true));
 }
 

@@ -18,7 +18,7 @@ const LONG_DELAY: Duration = Duration::from_secs(30);
 const SLACK: u64 = 48;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_answers_after_ages_costs_writes_and_nothing_else() {
+async fn a_very_slow_database_fails_only_writes_and_fills_no_memory() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let mut dice = dice();
     let slow = &cluster.replicas[..2];

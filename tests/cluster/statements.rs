@@ -147,7 +147,7 @@ impl Logged {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn to_validate_asks_the_database_nothing() {
+async fn validate_sends_no_statement_to_the_database() {
     let logged = Logged::start().await;
     let (before, begun) = (logged.statements().len(), Instant::now());
     let refused = logged.ask(CONNECTIONS * 3, 1_000).await.unwrap();
@@ -156,7 +156,7 @@ async fn to_validate_asks_the_database_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn to_be_refused_for_want_of_a_lease_asks_the_database_nothing() {
+async fn a_refusal_for_lack_of_a_lease_sends_no_statement_to_the_database() {
     let logged = Logged::start().await;
     let holding = hold(&logged.cluster.url, "LOCK TABLE replicas IN EXCLUSIVE MODE").await;
     let mut health = logged.health().await;
@@ -176,7 +176,7 @@ async fn to_be_refused_for_want_of_a_lease_asks_the_database_nothing() {
 
 /// All calls wait for the same renewal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn to_wait_for_a_lease_asks_the_database_nothing() {
+async fn a_wait_for_a_lease_sends_no_statement_to_the_database() {
     let logged = Logged::start().await;
     let mut health = logged.health().await;
     for calls in [100, 2_000] {

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const FULL_QUEUES: u64 = 96;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_that_stall_are_given_up_in_time_and_fill_no_memory() {
+async fn stalled_writes_are_given_up_in_time_and_fill_no_memory() {
     let cluster = Cluster::start(&new_database().await).await;
     let replica = &cluster.replicas[0];
     let mut dice = dice();

@@ -115,13 +115,13 @@ async fn replace(fault: Fault, way: Way, seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_server_in_charge_that_is_gone_is_replaced_and_nothing_is_lost() {
+async fn a_primary_whose_node_is_killed_is_replaced_and_nothing_is_lost() {
     replace(Fault::KillNode, Way::Position(0), 0).await;
 }
 
 #[ignore = "a quarter of an hour: scripts/torture ha"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_server_in_charge_is_replaced_in_every_way() {
+async fn a_primary_is_replaced_after_every_fault_at_every_position_and_behind_haproxy() {
     let mut seed = 0;
     for way in [Way::HaProxy].into_iter().chain((0..NODES).rev().map(Way::Position)) {
         for fault in [Fault::SwitchOver, Fault::KillNode, Fault::KillPostmaster, Fault::Stop] {

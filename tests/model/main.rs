@@ -255,7 +255,7 @@ mod each_rule_is_needed {
     use super::*;
 
     #[test]
-    fn of_the_lease() {
+    fn the_lease_needs_each_of_its_rules() {
         without(Broken::DeadlineFromReply, one());
         without(Broken::LeaseBeforeApplied, one());
         without(Broken::LeaseReadAfterLookUp, one());
@@ -267,7 +267,7 @@ mod each_rule_is_needed {
     }
 
     #[test]
-    fn of_the_acknowledgement() {
+    fn the_acknowledgement_needs_each_of_its_rules() {
         without(Broken::AcknowledgementSkipsAMember, one());
         without(Broken::WaitTooShort, one());
         without(Broken::WaitFromRequest, one());
@@ -276,7 +276,7 @@ mod each_rule_is_needed {
     }
 
     #[test]
-    fn of_the_membership() {
+    fn the_membership_needs_each_of_its_rules() {
         without(Broken::SnapshotBeforeRegistering, Protocol { members: 2, ..one() });
         without(Broken::RemovalWithoutCompare, two_members(removal()));
         without(Broken::RemovalWaitFromQuestion, two_members(removal()));
@@ -286,7 +286,7 @@ mod each_rule_is_needed {
     }
 
     #[test]
-    fn with_a_synchronous_standby() {
+    fn a_synchronous_standby_needs_each_rule() {
         without(Broken::RenewalByRead, Protocol { cancels: false, ..synchronous() });
         without(Broken::CancelledRenewalAccepted, synchronous());
         without(Broken::CancelledCommitAcknowledged, synchronous());
@@ -300,7 +300,7 @@ mod each_rule_is_needed {
     }
 
     #[test]
-    fn with_an_asynchronous_standby() {
+    fn an_asynchronous_standby_needs_each_rule() {
         without(Broken::ReloadReplacesMemory, two_members(asynchronous()));
         without(Broken::CounterNotCompared, one_member(asynchronous()));
         without(Broken::FeedReadApart, one_member(asynchronous()));
@@ -309,7 +309,7 @@ mod each_rule_is_needed {
     }
 
     #[test]
-    fn with_a_database_that_is_set_back() {
+    fn a_database_that_is_set_back_needs_each_rule() {
         without(
             Broken::EarlierRenewalCounts,
             Protocol { revocations: 2, standby_behind: true, ..set_back() },

@@ -123,7 +123,7 @@ async fn attempt(options: &Options) -> Result<(), String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_mode_of_tls_demands_what_it_says() {
+async fn every_sslmode_accepts_only_servers_that_meet_its_demands() {
     let server = Protected::start().with_role().await;
     let (ours, other) = (server.root("ca.pem"), server.root("other.pem"));
     for (host, query, expected) in [
@@ -195,7 +195,7 @@ fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
 
 /// In the modes that do not verify the certificate, libpq accepts any, and so does the service.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_the_first_version_does_where_none_is_verified() {
+async fn a_version_1_certificate_is_accepted_only_in_modes_that_verify_none() {
     for (algorithm, version) in [
         (["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"].as_slice(), "TLSv1.3"),
         (&["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], "TLSv1.3"),
@@ -295,7 +295,7 @@ async fn read_only_and_writable() -> ([String; 2], [String; 2], Server, String) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_never_answers_keeps_nobody_from_the_others() {
+async fn an_unresponsive_server_does_not_prevent_a_connection_to_another() {
     let (_, [read_only, writable], _server, name) = read_only_and_writable().await;
     let ((_one, mute), (_two, other_mute)) = (unresponsive_address(), unresponsive_address());
     let refusing = "127.0.0.1:1".to_owned();
@@ -345,7 +345,7 @@ async fn a_standby_that_takes_over_is_found_while_another_server_is_waited_for()
 /// The connect time-out covers the handshakes after TCP has accepted, and the error names the
 /// hosts.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_has_its_time_for_the_whole_start_up() {
+async fn the_connect_timeout_covers_the_handshakes_with_a_host() {
     let ((_one, mute), (_two, other)) = (unresponsive_address(), unresponsive_address());
     let url = format!("postgres://postgres@{mute},{other}/d?sslmode=disable");
     let hasty = Options { connect_timeout: Duration::from_millis(200), ..options(&url) };

@@ -38,7 +38,7 @@ async fn sweep(config: &Config) -> Result<Swept, AppError> {
 /// A generated key would exist on one machine only: it would lock out all others, or be lost with
 /// its container.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_master_key_is_asked_for_and_never_made() {
+async fn a_missing_master_key_is_an_error_and_is_never_generated() {
     let url = postgres_server::new_database().await;
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let refused = sweep(&config(&url, one.path())).await.unwrap_err();

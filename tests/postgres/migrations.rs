@@ -59,7 +59,7 @@ async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_ma
 
 /// The test executes the commands that the errors name.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
+async fn an_error_for_a_missing_right_has_the_grant_command_that_gives_it() {
     let url = new_database().await;
     let folder = tempfile::tempdir().unwrap();
     let user = url.rsplit_once('/').unwrap().1.to_owned();

@@ -142,7 +142,7 @@ impl Workspace {
 }
 
 #[test]
-fn each_verb_that_changes_something_leaves_a_record() {
+fn every_command_that_changes_something_leaves_an_audit_record() {
     let verbs = verbs();
     assert!(
         verbs.len() >= 15 && verbs.contains(&"key import".to_owned()),

@@ -220,7 +220,7 @@ fn revoke_ends_what_it_names_and_nothing_else() {
 
 /// No server runs here: the claim is checked before anything is sent.
 #[test]
-fn an_integer_that_would_become_another_is_refused_as_a_claim() {
+fn a_claim_with_an_integer_from_two_to_the_53rd_on_is_refused() {
     for claim in [
         "user_id=9007199254740993",
         "user_id=-9007199254740992",
@@ -280,7 +280,7 @@ fn validate_exits_by_whether_the_token_is_active() {
 }
 
 #[test]
-fn refresh_prints_the_next_tokens_and_says_if_they_are_a_repetition() {
+fn refresh_prints_the_new_tokens_and_says_if_they_are_a_replay() {
     let (server, _folder) = server();
     let [id, _, refresh] = create(&server, &["alice"]);
     let first = server.cli(["token", "refresh", &refresh, "--json"]).json();
@@ -335,7 +335,7 @@ fn health_exits_by_whether_the_server_serves() {
 
 /// `tests/cluster/listing.rs` has the tests with replicas.
 #[test]
-fn on_sqlite_there_are_no_replicas() {
+fn replica_list_on_sqlite_says_that_there_are_no_replicas() {
     let folder = tempfile::tempdir().unwrap();
     let list = |args: &[&str]| {
         run(countersign().args(["replica", "list"]).args(args).current_dir(folder.path()))
@@ -370,7 +370,7 @@ fn an_error_is_one_line_with_its_reason() {
 }
 
 #[test]
-fn each_verb_has_help_without_leftovers() {
+fn every_command_has_help_without_placeholder_text() {
     let mut todo = vec![vec![]];
     let mut verbs = 0;
     while let Some(verb) = todo.pop() {
@@ -406,7 +406,7 @@ fn completions_are_there_for_each_shell() {
 
 /// A command whose output is not read to its end, as in `countersign … | head`, has not failed.
 #[test]
-fn a_reader_that_has_seen_enough_ends_nothing() {
+fn a_command_succeeds_although_the_reader_of_its_output_has_closed_the_pipe() {
     let mut command = countersign();
     command.args(["config", "print"]).stderr(Stdio::piped());
     let (reader, writer) = std::io::pipe().unwrap();

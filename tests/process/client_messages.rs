@@ -162,7 +162,7 @@ fn caller(name: &str, role: &str) -> (String, String) {
 }
 
 #[test]
-fn usage_errors_are_one_line_with_the_way_out() {
+fn usage_errors_are_one_line_that_names_the_remedy() {
     check(&[
         row("session create", 2, &["missing <SUBJECT>", "`countersign session create --help`"]),
         row("session create --sever x", 2, &["--sever", "did you mean --server?"]),
@@ -469,7 +469,7 @@ impl Site {
 }
 
 #[test]
-fn where_certificates_are_required_the_options_are_named_and_the_log_says_who_was_refused() {
+fn a_client_without_a_valid_certificate_is_told_the_options_and_logged_with_the_reason() {
     let by_name =
         "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['client.test']\n";
     let mut site = Site::encrypted(by_name, "required");

@@ -121,7 +121,7 @@ async fn verify(server: &Server, accounts: &mut [Account]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_outlives_a_kill_and_what_was_not_is_never_half_done() {
+async fn acknowledged_writes_survive_a_kill_and_other_writes_are_never_half_done() {
     let folder = tempfile::tempdir().unwrap();
     let mut dice = dice();
     let mut all = vec![];

@@ -133,7 +133,7 @@ fn serve_after(commands: &str, data_dir: &Path, shell: &[&str]) -> Command {
 }
 
 #[test]
-fn a_start_without_room_on_the_disk_ends_with_the_way_out() {
+fn a_start_without_free_disk_space_is_refused_with_the_remedy() {
     for blocks in [8, 64] {
         let folder = tempfile::tempdir().unwrap();
         let refused = run(&mut serve_after(&format!("ulimit -f {blocks}"), folder.path(), &["sh"]));

@@ -114,7 +114,7 @@ impl User {
 }
 
 #[test]
-fn what_is_made_is_for_its_owner_alone() {
+fn created_files_and_folders_are_private_to_their_owner() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("a/b");
     let mut command = Command::new("sh");
@@ -223,7 +223,7 @@ async fn a_database_that_others_can_change_is_refused_and_one_that_they_can_read
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_belongs_to_another_user_is_refused() {
+async fn files_that_belong_to_another_user_are_refused() {
     if !is_root() {
         return; // Only root may give files to others.
     }

@@ -124,7 +124,7 @@ impl Masters {
 }
 
 #[test]
-fn keys_are_sealed_anew_under_another_master_key() {
+fn keys_are_resealed_under_another_master_key() {
     let masters = Masters::new();
     let server = Server::launch(&mut with(&masters.data, masters.settings(0, false)));
     let created = create(&server);
@@ -154,7 +154,7 @@ fn keys_are_sealed_anew_under_another_master_key() {
 }
 
 #[test]
-fn whoever_seals_anew_may_be_killed_at_any_instant() {
+fn a_reseal_that_is_killed_at_any_instant_loses_no_key() {
     let masters = Masters::new();
     let server = Server::launch(&mut with(&masters.data, masters.settings(0, false)));
     let created = create(&server);
@@ -178,7 +178,7 @@ fn whoever_seals_anew_may_be_killed_at_any_instant() {
 }
 
 #[test]
-fn a_key_of_ones_own_signs_after_the_next_rotation() {
+fn an_imported_key_signs_after_the_next_rotation() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let es256 = [("COUNTERSIGN_KEYS__ALGORITHM", "ES256"), (LEVEL, "trace")];

@@ -10,7 +10,7 @@ use tonic::{Code, Request};
 
 /// The callers share one connection, and those that wait longer must be answered on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_who_give_up_meanwhile_do_not_cost_others_their_connection() {
+async fn callers_that_give_up_during_a_pause_do_not_close_the_connection_of_others() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
     let client = server.sessions().await;

@@ -297,7 +297,7 @@ fn sessions_that_ended_according_to_the_log_are_ended_again() {
 }
 
 #[test]
-fn with_accept_older_tokens_the_tokens_of_revoked_sessions_are_refused_only_if_the_log_is_given() {
+fn with_accept_older_tokens_tokens_of_revoked_sessions_are_refused_only_if_the_log_is_given() {
     let site = Site::new();
     let server = site.start();
     let (revoked, stays) = (create(&server, &["alice"]), create(&server, &["bob"]));

@@ -76,7 +76,7 @@ fn the_file_may_be_named_by_the_environment() {
 }
 
 #[test]
-fn a_service_does_what_its_environment_says() {
+fn a_service_takes_its_settings_from_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = countersign();
     command.args(["serve", "--data-dir"]).arg(folder.path()).envs([
@@ -94,7 +94,7 @@ fn a_service_does_what_its_environment_says() {
 }
 
 #[test]
-fn the_http_side_is_where_it_is_told_to_be_or_nowhere() {
+fn the_http_address_comes_from_the_settings_and_an_empty_one_disables_the_port() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.toml");
     fs::write(&file, "http_listen = '127.0.0.1:1'").unwrap();
@@ -140,7 +140,7 @@ fn config_check_says_what_serve_would_do() {
 }
 
 #[test]
-fn what_config_prints_can_be_loaded_and_prints_the_same() {
+fn the_output_of_config_print_can_be_loaded_and_prints_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (folder.path().join("first.toml"), folder.path().join("second.toml"));
     fs::write(
@@ -161,8 +161,7 @@ fn what_config_prints_can_be_loaded_and_prints_the_same() {
 
 /// A configuration file means the same in whichever directory the service is started.
 #[test]
-fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_working_directory()
-{
+fn relative_paths_start_from_the_file_or_for_flags_and_variables_from_the_working_directory() {
     let folder = tempfile::tempdir().unwrap();
     let sub = folder.path().join("etc");
     fs::create_dir(&sub).unwrap();
@@ -204,7 +203,7 @@ fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_
 }
 
 #[test]
-fn what_follows_from_a_setting_follows_it_after_it_was_printed_too() {
+fn derived_settings_follow_a_setting_that_is_changed_in_a_printed_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     let printed = run(countersign().args(["config", "print", "--data-dir", "/a"])).ok();

@@ -135,7 +135,7 @@ async fn a_database_with_a_damaged_page_is_refused() {
 }
 
 #[test]
-fn after_a_crash_all_of_the_database_is_looked_at() {
+fn a_start_after_a_crash_checks_the_whole_database() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("countersign.db");
     Server::start(folder.path()).stop();

@@ -153,7 +153,7 @@ fn handshake_showing(
 }
 
 #[test]
-fn with_tls_and_callers_it_takes_calls_from_everywhere_from_those_it_knows() {
+fn a_service_with_tls_serves_known_callers_according_to_their_roles() {
     let site = Site::new();
     let (key, stanza) = new_caller(&["login", "--role", "issuer", "--role", "viewer"]);
     site.configure("", &stanza);
@@ -191,7 +191,7 @@ fn with_tls_and_callers_it_takes_calls_from_everywhere_from_those_it_knows() {
 }
 
 #[test]
-fn the_http_side_is_encrypted_too_and_tells_when_the_certificate_ends() {
+fn the_http_port_is_encrypted_too_and_its_metrics_have_the_expiry_of_the_certificate() {
     let site = Site::new();
     site.configure("", &new_caller(&["a", "--role", "admin"]).1);
     let server = Server::launch(&mut site.serve());
@@ -225,7 +225,7 @@ fn the_http_side_is_encrypted_too_and_tells_when_the_certificate_ends() {
 }
 
 #[test]
-fn over_tls_probes_get_in_too_while_others_fill_the_port_and_its_reserve() {
+fn probes_over_tls_are_answered_while_others_fill_the_port_and_its_reserve() {
     let site = Site::new();
     site.configure(
         "",
@@ -299,7 +299,7 @@ fn a_caller_is_known_by_a_name_in_its_certificate() {
 /// A name is a host, a URI or an e-mail address. Two names of different types are different, even
 /// if their texts are equal.
 #[test]
-fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
+fn a_certificate_identifies_the_caller_configured_with_a_name_of_the_same_type() {
     let site = Site::new();
     let caller = |name: &str, names: &str| {
         format!(
@@ -477,7 +477,7 @@ fn a_gateway_is_known_by_its_certificate_over_http_too_and_probes_need_none() {
 }
 
 #[test]
-fn where_others_could_read_it_nothing_is_asked_over_http() {
+fn forward_auth_without_tls_on_a_public_address_is_refused_unless_insecure_is_set() {
     let site = Site::new();
     let (key, stanza) = new_caller(&["gateway", "--role", "validator"]);
     for (accepted, status) in [("", "403"), ("insecure = true\n", "401")] {
@@ -558,7 +558,7 @@ fn wait_for_line(server: &mut Server, what: &str) -> String {
 }
 
 #[test]
-fn a_certificate_that_ends_soon_is_told() {
+fn a_certificate_that_expires_soon_is_logged() {
     let site = Site::new();
     let soon = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64 + 5400;
     site.certificate("server", &["localhost"], |params| {
@@ -576,7 +576,7 @@ fn time_at(seconds: i64) -> time::OffsetDateTime {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
+async fn a_reload_replaces_the_callers_but_never_opens_the_service_to_everybody() {
     let site = Site::new();
     let ((old, first), (new, second)) =
         (new_caller(&["old", "--role", "admin"]), new_caller(&["new", "--role", "admin"]));
@@ -640,7 +640,7 @@ async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
 }
 
 #[test]
-fn what_is_wrong_with_certificates_is_one_line_at_the_start() {
+fn a_bad_certificate_or_key_ends_the_start_with_one_line_that_names_the_setting() {
     let site = Site::new();
     let stanza = new_caller(&["a", "--role", "admin"]).1;
     let refused = |tls: &str, says: &[&str]| {
@@ -684,7 +684,7 @@ fn what_is_wrong_with_certificates_is_one_line_at_the_start() {
 }
 
 #[test]
-fn on_an_address_that_others_reach_each_of_tls_and_callers_is_asked_for() {
+fn an_address_that_others_can_reach_needs_both_tls_and_callers() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.toml");
     let refused = |text: &str| {

@@ -88,7 +88,7 @@ fn away() -> StoreError {
     StoreError::Unavailable("away".to_owned())
 }
 
-pub async fn what_is_recorded_is_written_together_and_within_a_second() {
+pub async fn audit_records_are_written_in_batches_and_within_a_second() {
     let auditing = Auditing::start().await;
     (0..1000).for_each(|n| auditing.record(&n.to_string()));
     assert_eq!(auditing.audit.waiting(), 1000);
@@ -105,7 +105,7 @@ pub async fn what_is_recorded_is_written_together_and_within_a_second() {
 
 /// The writer must wait for further records after each batch, even if some came meanwhile.
 /// Otherwise it would send many small batches to a slow database without a pause.
-pub async fn what_comes_while_others_are_written_lets_others_join_it() {
+pub async fn a_record_that_arrives_during_a_write_waits_for_others_to_join_its_batch() {
     let auditing = Auditing::start().await;
     let mut has_joined = false;
     for n in 1..=5 {
@@ -125,7 +125,7 @@ pub async fn what_comes_while_others_are_written_lets_others_join_it() {
     assert!(has_joined, "{:?}", auditing.store.audits().borrow());
 }
 
-pub async fn while_the_database_is_away_records_are_kept() {
+pub async fn audit_records_are_kept_while_the_database_is_away() {
     let auditing = Auditing::start().await;
     auditing.store.fail_audit_with(Some(failure(away())));
     (0..20).for_each(|n| auditing.record(&n.to_string()));
@@ -150,7 +150,7 @@ pub async fn a_commit_whose_answer_was_lost_is_not_written_twice() {
     assert_eq!(auditing.written().await, 30);
 }
 
-pub async fn a_record_that_the_database_refuses_keeps_no_other_out() {
+pub async fn a_record_that_the_database_refuses_does_not_prevent_others() {
     let auditing = Auditing::start().await;
     let of = |entry: &AuditEntry| entry.record.kid.as_deref() == Some("bad");
     auditing.store.fail_audit_with(Some(AuditFailure {
@@ -189,7 +189,7 @@ pub async fn old_records_are_swept_whether_or_not_more_come() {
     }
 }
 
-pub async fn a_service_tells_how_its_audit_is_doing() {
+pub async fn metrics_report_dropped_left_out_and_waiting_audit_records() {
     let server = Server::start().await;
     let metrics = Metrics::of(server.http).await;
     assert_eq!(metrics.get("audit_records_dropped_total"), 0.0);
@@ -201,8 +201,7 @@ pub async fn a_service_tells_how_its_audit_is_doing() {
 
 /// Each row names the caller, the action and the owner of the session. Calls that change nothing
 /// add no row.
-pub async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_nothing_has_none()
-{
+pub async fn every_change_is_recorded_with_caller_action_and_owner_and_other_calls_are_not() {
     let (login, first) = caller("login", "roles = [\"issuer\"]\ntenants = [\"acme\"]");
     let (security, second) = caller("security", "roles = [\"revoker\"]");
     let (operator, third) = caller("operator", "roles = [\"admin\"]");
@@ -383,7 +382,7 @@ fn lines_about(action: &str, field: &str, value: &str) -> usize {
 
 /// Each call is made six times: the first is recorded, the others change nothing. Each call has a
 /// subject, tenant or key of its own on each engine, by which its records are found.
-pub async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
+pub async fn a_repeated_revocation_adds_neither_an_audit_row_nor_a_log_line() {
     capture();
     let server = Server::start().await;
     let engine = server.home.database.engine();
@@ -511,7 +510,7 @@ pub async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     assert_eq!(server.stop().await.database.count(rows).await, 1);
 }
 
-pub async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped() {
+pub async fn the_last_records_are_in_the_table_when_the_service_has_stopped() {
     let server = Server::start().await;
     server.sign_in("alice").await;
     let home = server.stop().await;
@@ -522,7 +521,7 @@ pub async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped
 }
 
 /// Each session beyond the quota ends an older one, whose end has a record of its own.
-pub async fn each_session_that_the_quota_ends_has_a_record() {
+pub async fn every_session_that_the_quota_evicts_has_an_audit_record() {
     capture();
     let server = Server::start().await;
     let sign_in = async || server.create(request_under("two", "alice")).await.unwrap().id();

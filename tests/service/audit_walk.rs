@@ -189,7 +189,7 @@ fn ways() -> BTreeSet<String> {
 }
 
 #[test]
-fn each_way_to_change_something_is_known() {
+fn every_rpc_use_case_task_and_store_function_has_a_known_effect() {
     let ways = ways();
     for kind in ["rpc ", "use case ", "task ", "store "] {
         let count = ways.iter().filter(|way| way.starts_with(kind)).count();
@@ -295,7 +295,7 @@ impl Change {
 }
 
 /// Each change is made once, and must leave the records of all ways that it takes.
-pub async fn each_way_to_change_something_leaves_a_record() {
+pub async fn every_way_to_change_something_leaves_its_audit_records() {
     capture();
     let server =
         Home::new(&format!("{SETTINGS}\n[sweeper]\nschedule = '* * * * * *'")).await.start().await;
@@ -336,7 +336,7 @@ fn line_of_expiry(session: &str) -> Option<String> {
     logged().lines().find(is_meant).map(str::to_owned)
 }
 
-pub async fn a_session_that_expires_is_recorded_by_the_next_sweep_and_its_line_tells_when() {
+pub async fn the_next_sweep_records_an_expired_session_with_the_time_of_its_expiry() {
     capture();
     let server = Server::start().await;
     let idle = server.create(request_under("short", "idle")).await.unwrap();

@@ -183,8 +183,7 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     }
 }
 
-pub async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and_nothing_else()
-{
+pub async fn each_role_may_do_only_what_the_contract_allows_to_sessions_of_its_tenants() {
     let (mut settings, mut keys) = (String::new(), vec![]);
     for role in ROLES {
         for reach in REACHES {
@@ -250,7 +249,7 @@ pub async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants
     assert_eq!(wrong, "");
 }
 
-pub async fn a_stranger_is_told_the_same_whatever_it_shows_and_asks() {
+pub async fn an_unknown_caller_gets_the_same_answer_whatever_its_key_and_its_request() {
     let (key, settings) = caller("login", "roles = [\"issuer\"]");
     let server = Home::new(&settings).await.start().await;
     let mut answers = vec![];
@@ -277,7 +276,7 @@ pub async fn a_stranger_is_told_the_same_whatever_it_shows_and_asks() {
     assert_eq!(server.rows().await.sessions, 0);
 }
 
-pub async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
+pub async fn a_caller_limited_to_audiences_creates_and_validates_tokens_for_them_alone() {
     let audiences = "audiences = [\"https://orders.test\", \"https://stock.test\"]";
     let (issuer, first) = caller("issuer", &format!("roles = [\"issuer\"]\n{audiences}"));
     let (validator, second) =
@@ -348,7 +347,7 @@ pub async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_o
     assert_eq!(refused(answer), Refusal::request_id_reused());
 }
 
-pub async fn a_caller_who_takes_too_much_is_told_when_to_come_again_and_others_are_served() {
+pub async fn a_caller_over_its_rate_limit_is_asked_to_retry_later_and_others_are_served() {
     let (flood, first) = caller("flood", "roles = [\"validator\"]\ncalls_per_second = 5");
     let (modest, second) = caller("modest", "roles = [\"validator\"]");
     let server = Home::new(&(first + &second)).await.start().await;
@@ -375,7 +374,7 @@ pub async fn a_caller_who_takes_too_much_is_told_when_to_come_again_and_others_a
     );
 }
 
-pub async fn where_no_callers_are_configured_a_key_is_no_hindrance() {
+pub async fn any_key_is_accepted_if_no_callers_are_configured() {
     let server = Server::start().await;
     assert!(server.client_with("cs_ck_whatever").create_session(request("alice")).await.is_ok());
 }

@@ -85,7 +85,7 @@ pub async fn a_session_revoked_after_the_clock_went_back_stays_revoked_when_it_i
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-pub async fn a_tenant_revoked_after_the_clock_went_back_loses_all_it_had() {
+pub async fn a_tenant_revoked_after_the_clock_went_back_loses_all_earlier_sessions() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.clock.jump_to(START.minus(seconds(3600)));

@@ -65,7 +65,7 @@ pub async fn a_bare_request_gets_the_defaults() {
     );
 }
 
-pub async fn a_session_identifier_tells_when_the_session_was_created() {
+pub async fn a_session_identifier_contains_the_time_of_its_creation() {
     let server = Server::start().await;
     let id: countersign::domain::ids::SessionId =
         server.sign_in("alice").await.id().parse().unwrap();
@@ -173,7 +173,7 @@ pub async fn claims_come_back_in_the_full_view_only() {
     }
 }
 
-pub async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
+pub async fn every_access_token_of_a_session_has_exactly_the_claims_of_its_creation() {
     let server = Server::start().await;
     let numbers = [0.1, -0.0, 1e15, 9_007_199_254_740_991.0, -9_007_199_254_740_991.0, 1e-300]
         .into_iter()
@@ -393,7 +393,7 @@ pub async fn another_request_or_another_callers_with_the_same_id_is_refused_and_
     assert_eq!(home.database.count("audit WHERE action = 'session_created'").await, 2);
 }
 
-pub async fn of_different_requests_with_one_id_at_once_one_is_answered() {
+pub async fn only_one_of_several_concurrent_requests_with_one_id_is_answered() {
     let server = Server::start().await;
     for round in 0..4 {
         let ask = |n: usize| CreateSessionRequest {
@@ -425,7 +425,7 @@ pub async fn of_different_requests_with_one_id_at_once_one_is_answered() {
     }
 }
 
-pub async fn over_the_quota_the_oldest_session_goes() {
+pub async fn a_new_session_over_the_quota_evicts_the_oldest() {
     let server = Server::start().await;
     let bystander = server.create(request_under("two", "bob")).await.unwrap();
     let mut sessions = vec![];
@@ -448,7 +448,7 @@ pub async fn over_the_quota_the_oldest_session_goes() {
     }
 }
 
-pub async fn over_the_quota_a_new_session_is_refused_if_the_policy_says_so() {
+pub async fn a_new_session_over_the_quota_is_refused_if_the_policy_says_so() {
     let server = Server::start().await;
     let create = || server.create(request_under("refusing", "alice"));
     let answers = join_all((0..8).map(|_| create())).await;

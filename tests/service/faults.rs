@@ -11,7 +11,7 @@ use countersign_test_support::{
 use futures_util::future::join;
 use tonic::Code;
 
-pub async fn while_the_database_fails_calls_say_so_and_validate_goes_on() {
+pub async fn calls_report_a_failing_database_and_validate_still_answers() {
     let server = Server::start().await;
     let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
     server.revoke(of_token(&bad.access)).await.unwrap();
@@ -50,7 +50,7 @@ pub async fn while_the_database_fails_calls_say_so_and_validate_goes_on() {
     assert_eq!(server.revoke(of_token(&good.access)).await.unwrap(), 1);
 }
 
-pub async fn a_caller_that_leaves_after_the_commit_leaves_no_index_behind_the_database() {
+pub async fn the_index_learns_of_a_revocation_whose_caller_left_after_the_commit() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.store.committed_revocations.shut();
@@ -64,8 +64,7 @@ pub async fn a_caller_that_leaves_after_the_commit_leaves_no_index_behind_the_da
     eventually("the token is revoked", async || server.verdict(&session.access).await.err()).await;
 }
 
-pub async fn a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_nothing_between()
- {
+pub async fn a_revocation_whose_caller_leaves_at_any_moment_takes_effect_fully_or_not_at_all() {
     let server = Server::start().await;
     for steps in 0..40 {
         let session = server.sign_in("alice").await;
@@ -88,7 +87,7 @@ pub async fn a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_
     }
 }
 
-pub async fn while_somebody_else_holds_the_database_writes_wait_and_validate_goes_on() {
+pub async fn writes_wait_for_a_locked_database_while_reads_and_validate_go_on() {
     let server = Server::start().await;
     let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
     let held = server.home.database.hold().await;

@@ -111,7 +111,7 @@ fn device(texts: [&str; 3]) -> Device {
     Device { user_agent, ip_address, label }
 }
 
-pub async fn display_data_refuses_no_session_and_no_refresh_and_the_answer_says_what_was_kept() {
+pub async fn no_device_text_is_refused_and_the_answer_has_the_text_that_was_kept() {
     let server = Server::start().await;
     let (long_agent, long_label) = ("x".repeat(513), "é".repeat(65));
     let long = ([&*long_agent, "", &*long_label], [&long_agent[..512], "", &long_label[..128]]);

@@ -424,7 +424,7 @@ pub async fn envoy_may_send_whatever_its_protocol_allows() {
     assert_eq!(check(&server, bearer(token), &[]).await.status, 200, "the service goes on");
 }
 
-pub async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
+pub async fn the_application_gets_the_verified_identity_and_no_header_that_the_client_forged() {
     let settings = "[gateway]\ncookie = \"session\"\nremove_credential = \
                     true\n[gateway.headers]\nX-User = \"sub\"\nX-Acr = \"acr\"\nX-Plan = \
                     \"plan\"\nX-Sid = \"sid\"";
@@ -519,7 +519,7 @@ pub async fn no_claim_breaks_a_header() {
     assert_eq!(check(&server, bearer(&with_note(&"x".repeat(256)).await), &[]).await.status, 200);
 }
 
-pub async fn behind_a_prefix_path_and_query_are_the_clients_and_demand_nothing() {
+pub async fn the_path_and_query_of_the_client_after_the_prefix_make_no_demands() {
     let server = Server::start().await;
     let session = sign_in(&server, |_| ()).await;
     let authorization = format!("Bearer {}", session.access);
@@ -566,7 +566,7 @@ fn json_of(answer: &Answer) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 
-pub async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() {
+pub async fn introspection_returns_the_claims_of_a_good_token_and_nothing_about_others() {
     let server = Server::start().await;
     let fields = [("plan", "gold"), ("active", "no"), ("token_type", "x")].map(|(name, value)| {
         let value = prost_types::Value {
@@ -629,7 +629,7 @@ pub async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() 
     assert_eq!(get(server.http, "/oauth2/introspect?token=x").await.status, 405);
 }
 
-pub async fn oauth_revokes_sessions_by_either_token_and_takes_no_notice_of_worthless_ones() {
+pub async fn oauth_revocation_takes_either_token_and_ignores_invalid_ones() {
     let server = Server::start().await;
     let revoke = async |body: &str| post(server.http, "/oauth2/revoke", &[], body).await;
     let (first, second) = (sign_in(&server, |_| ()).await, sign_in(&server, |_| ()).await);
@@ -655,7 +655,7 @@ pub async fn oauth_revokes_sessions_by_either_token_and_takes_no_notice_of_worth
     }
 }
 
-pub async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
+pub async fn callers_over_http_must_be_known_and_may_do_no_more_than_over_grpc() {
     log::capture();
     let (validator, first) = caller("gateway", "roles = [\"validator\"]");
     let (revoker, second) = caller("security", "roles = [\"revoker\"]\ntenants = [\"other\"]");
@@ -752,7 +752,7 @@ pub async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
     );
 }
 
-pub async fn the_metadata_tell_where_tokens_are_introspected_and_revoked() {
+pub async fn the_metadata_name_the_endpoints_of_introspection_and_revocation() {
     let server = Server::start().await;
     let answer = get(server.http, "/.well-known/oauth-authorization-server").await;
     let metadata: HashMap<String, Value> = serde_json::from_str(&answer.body).unwrap();

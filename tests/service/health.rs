@@ -20,7 +20,7 @@ async fn status(server: &Server, service: &str) -> Result<ServingStatus, Code> {
     answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
 }
 
-pub async fn until_the_blacklist_is_loaded_nothing_is_vouched_for() {
+pub async fn validate_is_refused_until_the_blacklist_is_loaded() {
     let server = Server::start().await;
     let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
     server.revoke(of_token(&bad.access)).await.unwrap();
@@ -79,7 +79,7 @@ pub async fn health_of_an_unknown_service_is_not_found() {
     assert_eq!(status(&server, "countersign.v1.Nonsense").await, Err(Code::NotFound));
 }
 
-pub async fn at_the_first_signal_health_turns_while_calls_are_still_taken_and_the_second_ends_it() {
+pub async fn the_first_signal_only_turns_health_to_not_serving_and_the_second_stops_the_service() {
     let server = Home::new("[shutdown]\ngrace = '1h'\ndrain = '1h'").await.start().await;
     let mut watches = vec![];
     for name in NAMES {

@@ -13,7 +13,7 @@ async fn ready(server: &Server) -> (u16, String) {
     (status, body)
 }
 
-pub async fn until_the_blacklist_is_loaded_the_service_lives_and_is_not_ready() {
+pub async fn the_service_is_live_but_not_ready_until_the_blacklist_is_loaded() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.revoke(of_token(&session.access)).await.unwrap();
@@ -38,8 +38,7 @@ pub async fn until_the_blacklist_is_loaded_the_service_lives_and_is_not_ready() 
     assert_eq!(metrics.get("lease_renewal_age_seconds"), 0.0, "the clock stands still");
 }
 
-pub async fn at_the_signal_the_service_is_not_ready_and_yet_alive_until_the_last_call_is_answered()
-{
+pub async fn the_service_is_live_but_not_ready_while_it_finishes_calls_after_the_signal() {
     let server = Server::start().await;
     server.store.creations.shut();
     let mut client = server.client();
@@ -66,7 +65,7 @@ pub async fn an_idle_connection_does_not_keep_the_service_from_stopping() {
     drop(idle);
 }
 
-pub async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() {
+pub async fn unknown_paths_are_not_found_and_read_only_paths_refuse_other_methods() {
     let server = Server::start().await;
     for path in ["/", "/metrics/", "/readyz/x", "/LIVEZ", "/countersign.v1.SessionService/Validate"]
     {
@@ -184,7 +183,7 @@ pub async fn a_revocation_is_counted_when_it_is_acknowledged() {
     }
 }
 
-pub async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
+pub async fn metrics_show_an_unacknowledged_revocation_and_count_it_if_its_caller_gives_up() {
     let server = Home::new("").await.start().await;
     let session = server.sign_in("alice").await;
     server.store.feed.shut();

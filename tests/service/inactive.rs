@@ -96,7 +96,7 @@ pub async fn a_token_of_another_service_names_an_unknown_key_even_if_it_has_the_
     each_is_inactive(&server, &good, vec![(other.access, UnknownKey)]).await;
 }
 
-pub async fn demands_that_a_token_does_not_meet_are_told_apart() {
+pub async fn each_demand_that_a_token_does_not_meet_has_its_own_reason() {
     let server = Server::start().await;
     let good = server
         .create(CreateSessionRequest {

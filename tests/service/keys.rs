@@ -116,7 +116,7 @@ pub async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one(
     assert_eq!(server.published().await.len(), 64);
 }
 
-pub async fn a_revoked_key_is_worthless_and_sessions_live_on() {
+pub async fn tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on() {
     let server = Server::start().await;
     let [leaked, next] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
@@ -204,7 +204,7 @@ pub async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_
     }
 }
 
-pub async fn a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it() {
+pub async fn refresh_tokens_of_a_revoked_key_are_refused_and_access_tokens_stay_valid() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let leaked = server.find(KeyPurpose::RefreshToken, KeyState::Active).await.kid;
@@ -218,7 +218,7 @@ pub async fn a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it() {
     server.refresh(&next.refresh).await.unwrap();
 }
 
-pub async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies_on() {
+pub async fn a_new_algorithm_takes_effect_at_the_next_rotation_and_older_tokens_stay_valid() {
     let mut server = Home::new(FAST).await.start().await;
     let mut tokens = vec![server.sign_in("alice").await.access];
     for algorithm in ["ES256", "RS256", "EdDSA"] {
@@ -249,7 +249,7 @@ pub async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_veri
     assert_eq!(server.verdict(&mixed).await, Err(InactiveReason::BadSignature));
 }
 
-pub async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
+pub async fn the_public_keys_are_served_with_an_etag_and_a_max_age() {
     let server = Server::start().await;
     let Answer { status, head, body } = get(server.http, "/.well-known/jwks.json").await;
     assert_eq!(status, 200);
@@ -278,7 +278,7 @@ pub async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
     assert_eq!(ask(server.http, &ask_again).await.status, 200, "the keys have changed");
 }
 
-pub async fn the_metadata_lead_to_the_public_keys() {
+pub async fn the_metadata_name_the_address_of_the_public_keys() {
     let home = Home::new("issuer = 'https://auth.test/one'").await;
     let server = home.start().await;
     for path in ["", "/one"] {
@@ -322,7 +322,7 @@ pub async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on()
     assert!(error.contains(&active) || error.contains(&pending), "{error}");
 }
 
-pub async fn a_key_whose_row_is_damaged_can_be_revoked_and_is_put_right() {
+pub async fn a_key_whose_row_is_damaged_can_be_revoked() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let leaked = kid(&session.access);

@@ -28,7 +28,7 @@ async fn state(
     (session.state(), session.end_reason(), session.ended_at)
 }
 
-pub async fn a_session_goes_idle_at_the_microsecond() {
+pub async fn a_session_ends_at_its_idle_expiry_to_the_microsecond() {
     let server = Server::start().await;
     let [kept, lost] = [
         server.create(request_under("short", "alice")).await.unwrap(),

@@ -104,7 +104,7 @@ pub async fn a_revocation_that_another_service_made_is_not_acknowledged_before_t
     }
 }
 
-pub async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes_on() {
+pub async fn calls_report_a_crashed_database_server_and_validate_still_answers() {
     let postgres = Arc::new(spawn_blocking(Postgres::start).await.unwrap());
     let control = async |action: fn(&Postgres)| {
         let postgres = postgres.clone();
@@ -165,8 +165,7 @@ fn outcome_of<'a, T>(
 
 /// Only the current primary can commit. An answer that rests only on reads is therefore given once
 /// a renewal that was sent after the reads has been committed.
-pub async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_database_is_in_charge()
- {
+pub async fn an_answer_that_was_only_read_waits_for_a_later_renewal() {
     let server = Server::start().await;
     let [alice, gone, ended] =
         [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
@@ -229,7 +228,7 @@ pub async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_
 
 /// Another replica may have activated the next key in the meantime, so a replica without an active
 /// key reads the keys again before it refuses.
-pub async fn without_a_key_that_makes_tokens_callers_come_again_and_the_next_key_is_used_at_once() {
+pub async fn calls_are_refused_as_retriable_while_no_key_is_active_and_succeed_with_the_next_key() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let refusal = Refusal::retry(Code::Unavailable, "NO_ACTIVE_KEY");
@@ -268,7 +267,7 @@ async fn becomes(server: &Server, sql: &str, expected: i64) {
     eventually(sql, async || (number(&url, sql).await == expected).then_some(())).await;
 }
 
-pub async fn lost_revocations_are_written_again_and_none_waits_until_all_know_of_another() {
+pub async fn lost_revocations_are_rewritten_without_waiting_for_acknowledgements_of_each_other() {
     let server = Server::start().await;
     let sessions =
         [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
@@ -309,7 +308,7 @@ async fn renewals(server: &Server) -> u128 {
         .unwrap()
 }
 
-pub async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing() {
+pub async fn a_service_whose_clock_is_too_far_off_refuses_to_validate() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let mut watch = server.watch_health("").await;
@@ -398,7 +397,7 @@ pub async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     server.store.whole_sweep().await;
 }
 
-pub async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right() {
+pub async fn a_service_that_starts_with_a_wrong_clock_does_not_serve_until_the_clock_is_right() {
     let home = Home::new("").await;
     let begun = Instant::now();
     let server = home.launch(|store| store.skew.store(6, Ordering::SeqCst)).await;
@@ -419,7 +418,7 @@ pub async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_ri
 }
 
 /// By the clock of another replica, the token may not have expired yet.
-pub async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_another_clock() {
+pub async fn an_expired_token_can_be_revoked_while_it_may_be_valid_by_another_clock() {
     let ahead = Server::start().await;
     let behind = replica(&ahead).await;
     let [token, late] = [

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 /// The grace of every policy in these tests, in seconds.
 const GRACE: u64 = 30;
 
-pub async fn of_64_refreshes_at_once_one_rotates_and_63_repeat_its_answer() {
+pub async fn one_of_64_concurrent_refreshes_rotates_and_the_others_repeat_its_answer() {
     let server = Server::start().await;
     for policy in ["default", "strict"] {
         let first = server.create(request_under(policy, "alice")).await.unwrap();
@@ -120,7 +120,7 @@ pub async fn reuse_ends_its_own_session_only() {
     assert!(server.refresh(&other.refresh).await.is_ok());
 }
 
-pub async fn where_a_refresh_revokes_the_former_access_token_only_one_is_active_at_a_time() {
+pub async fn only_one_access_token_is_active_if_a_refresh_revokes_the_former_one() {
     let server = Server::start().await;
     let first = server.create(request_under("strict", "alice")).await.unwrap();
     server.clock.advance(seconds(3));
@@ -189,7 +189,7 @@ pub async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_
     assert!(!server.refresh(&all.refresh).await.unwrap().replayed);
 }
 
-pub async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
+pub async fn a_refresh_replaces_the_device_only_if_the_request_has_one() {
     let server = Server::start().await;
     let device = |label: &str| Device {
         user_agent: "agent".to_owned(),
@@ -216,7 +216,7 @@ pub async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
 const UNTIL_USED: &str = "[policies.default]\nreplay = 'until_used'\n[tenants]";
 const DAY: u64 = 86_400;
 
-pub async fn until_its_successor_is_used_a_token_yields_it_again_for_a_day() {
+pub async fn a_refresh_token_can_be_replayed_for_a_day_until_its_successor_is_used() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let first = server.create(request_under("default", "alice")).await.unwrap();
     // This answer is lost on its way to the client.
@@ -263,7 +263,7 @@ pub async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_it
 }
 
 /// A session keeps the policy under which it was created, whatever is configured later.
-pub async fn a_session_keeps_its_replay() {
+pub async fn a_session_keeps_the_replay_policy_under_which_it_was_created() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let phone = server.sign_in("alice").await;
     let home = server.stop().await;

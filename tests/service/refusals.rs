@@ -12,7 +12,7 @@ use countersign_test_support::{
 use tonic::Code;
 use tonic_types::StatusExt;
 
-pub async fn each_wrong_field_of_a_call_is_named() {
+pub async fn every_invalid_field_of_a_call_is_named() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let long = "x".repeat(257);

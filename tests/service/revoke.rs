@@ -112,7 +112,7 @@ pub async fn a_subject_loses_all_sessions_but_the_excepted_one() {
     assert_eq!(server.rows().await.blacklist, 1);
 }
 
-pub async fn a_tenant_loses_what_it_has_now_and_not_what_it_gets_in_the_same_microsecond() {
+pub async fn a_tenant_revocation_spares_a_session_created_later_in_the_same_microsecond() {
     let server = Server::start().await;
     let before = [server.sign_in("alice").await, server.sign_in("bob").await];
     let other = sign_in_to(&server, "other", "alice").await;
@@ -222,7 +222,7 @@ pub async fn an_expired_access_token_ends_its_session_and_alone_it_ends_nothing(
     assert_eq!(server.rows().await.blacklist, 1);
 }
 
-pub async fn what_is_over_is_revoked_without_a_row() {
+pub async fn a_revocation_of_an_expired_session_adds_no_row() {
     let server = Server::start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.clock.advance(seconds(300));

@@ -295,7 +295,7 @@ pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(
 }
 
 /// All replicas sweep at the same instant.
-pub async fn those_who_record_at_once_record_each_session_once(
+pub async fn concurrent_recorders_record_each_expired_session_once(
     store: &dyn Store,
     database: &Database,
 ) {

@@ -31,7 +31,7 @@ fn attempt_of(n: u8, session: &Session) -> RefreshAttempt {
     RefreshAttempt { device: Some(device), next_access_token_id, ..attempt(session, after(30)) }
 }
 
-pub async fn of_many_refreshes_at_once_one_rotates_and_the_others_replay(store: &dyn Store) {
+pub async fn one_of_many_concurrent_refreshes_rotates_and_the_others_replay(store: &dyn Store) {
     let before = create(store, session(1)).await;
     let refreshes = (0..64).map(|n| store.refresh_session(attempt_of(n, &before)));
     let mut rotated = vec![];
@@ -68,7 +68,7 @@ pub async fn sessions_refreshed_at_once_do_not_mix(store: &dyn Store) {
     }
 }
 
-pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
+pub async fn only_one_of_many_concurrent_creations_for_one_request_is_new(store: &dyn Store) {
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let creations = (0..32).map(|n| Creation {
         session: request(n),
@@ -92,7 +92,9 @@ pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
 
 /// A revocation may run in the same transaction as the one that writes the entry, and find that the
 /// session has ended. It must return the position of that entry all the same.
-pub async fn whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it(store: &dyn Store) {
+pub async fn a_concurrent_revocation_returns_no_position_before_the_entry_of_the_session(
+    store: &dyn Store,
+) {
     // This moves the feed from its beginning.
     revoke_session(store, &create(store, session(1)).await, after(2)).await;
     let there = create(store, session(3)).await;
@@ -112,7 +114,9 @@ pub async fn whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it(sto
     );
 }
 
-pub async fn of_different_requests_with_one_id_at_once_one_gets_the_session(store: &dyn Store) {
+pub async fn only_one_of_several_concurrent_requests_with_one_id_gets_the_session(
+    store: &dyn Store,
+) {
     let request = |n: u32| Session {
         request_id: Some(text("r")),
         request_fingerprint: Some(RequestFingerprint([u8::try_from(n % 2).unwrap(); 32])),
@@ -222,7 +226,7 @@ async fn abandon(call: impl Future) {
     drop(poll!(&mut call));
 }
 
-pub async fn a_caller_that_goes_away_does_no_harm(store: &dyn Store) {
+pub async fn abandoned_calls_do_not_affect_later_ones(store: &dyn Store) {
     let there = create(store, session(0)).await;
     for n in 1..=20 {
         let creation = Creation { session: session(n), max_sessions: 0, on_quota: OnQuota::Refuse };

@@ -27,7 +27,7 @@ use crate::support::{
 const YEAR_1: Timestamp = Timestamp::from_seconds(-62_135_596_800);
 const YEAR_9999: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
 
-pub async fn what_is_written_is_read_back_field_by_field(store: &dyn Store) {
+pub async fn every_field_of_a_session_is_read_back(store: &dyn Store) {
     let written = create(store, rich_session(1)).await;
     assert_unchanged(store, &[written]).await;
 }
@@ -197,7 +197,7 @@ pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(sto
 
 /// Versions before fingerprints wrote such rows, and replicas of those versions still write them
 /// during an upgrade.
-pub async fn a_row_without_a_fingerprint_is_told_by_its_subject_and_client(store: &dyn Store) {
+pub async fn a_row_without_a_fingerprint_is_matched_by_its_subject_and_client(store: &dyn Store) {
     let first = create(store, requested(1, None)).await;
     let again = store.create_session(unlimited(requested(2, Some(7)))).await.unwrap();
     assert_eq!(again, Created::Repeated(Box::new(first.clone())));
@@ -230,7 +230,9 @@ pub async fn a_request_is_repeated_even_if_its_session_has_ended(store: &dyn Sto
     assert_eq!(repeated.id, first.id);
 }
 
-pub async fn the_same_id_twice_is_an_error_and_hurts_nobody_else_in_flight(store: &dyn Store) {
+pub async fn a_duplicate_session_id_is_an_error_and_does_not_affect_concurrent_creations(
+    store: &dyn Store,
+) {
     let first = create(store, session(0)).await;
     let impostor = Session { subject: text("mallory"), ..session(0) };
     let others: Vec<_> = (1..=40).map(session).collect();

@@ -291,7 +291,7 @@ pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn S
     assert!(evictions.len() > 3, "different numbers were evicted: {evictions:?}");
 }
 
-pub async fn entries_at_random_take_each_others_place_as_the_domain_decides(store: &dyn Store) {
+pub async fn random_entries_replace_each_other_as_the_domain_decides(store: &dyn Store) {
     const PAIRS: u32 = 150;
     let mut runner = TestRunner::deterministic();
     let mut pairs = vec![];

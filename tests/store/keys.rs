@@ -85,7 +85,7 @@ pub async fn a_change_is_made_once_and_for_the_ring_that_it_was_made_for(store: 
     assert!(revoke_session(store, &there, after(2)).await.position.seq > position.seq);
 }
 
-pub async fn of_two_who_change_the_keys_at_once_one_does(store: &dyn Store) {
+pub async fn only_one_of_two_concurrent_key_changes_is_made(store: &dyn Store) {
     for round in 0..10 {
         let change = |name| {
             put(RingVersion(round), vec![key(&format!("{name}-{round}"), KeyAlgorithm::EdDsa)])

@@ -16,7 +16,7 @@ fn acme() -> Tenant {
     text("acme")
 }
 
-pub async fn the_newest_comes_first(store: &dyn Store) {
+pub async fn the_newest_session_is_listed_first(store: &dyn Store) {
     let there = create_all(store, [2, 5, 1, 4, 3].map(rich_session)).await;
     let listed = store.sessions(query(&acme())).await.unwrap();
     assert_eq!(
@@ -26,7 +26,7 @@ pub async fn the_newest_comes_first(store: &dyn Store) {
     );
 }
 
-pub async fn tenant_subject_and_state_select(store: &dyn Store) {
+pub async fn a_list_is_filtered_by_tenant_subject_and_state(store: &dyn Store) {
     let live = create(store, session(1)).await;
     let ended = create(store, session(2)).await;
     let expired = create(store, Session { idle_expires_at: after(10), ..session(3) }).await;

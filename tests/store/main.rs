@@ -53,7 +53,7 @@ macro_rules! conformance {
         tests! {
             $engine:
             creating {
-                what_is_written_is_read_back_field_by_field,
+                every_field_of_a_session_is_read_back,
                 the_least_values_are_read_back,
                 the_greatest_values_are_read_back,
                 numbers_in_claims_are_read_back_to_the_last_digit,
@@ -61,27 +61,27 @@ macro_rules! conformance {
                 a_session_that_is_not_there_is_none,
                 the_same_request_gives_the_first_session_and_no_second_row,
                 another_request_with_the_same_id_is_refused_and_changes_nothing,
-                a_row_without_a_fingerprint_is_told_by_its_subject_and_client,
+                a_row_without_a_fingerprint_is_matched_by_its_subject_and_client,
                 the_same_request_in_another_tenant_is_another_session,
                 a_request_is_repeated_even_if_its_session_has_ended,
-                the_same_id_twice_is_an_error_and_hurts_nobody_else_in_flight,
+                a_duplicate_session_id_is_an_error_and_does_not_affect_concurrent_creations,
             }
             quota {
-                one_too_many_is_refused_and_nobody_is_evicted,
-                one_too_many_evicts_the_oldest,
+                a_session_over_the_limit_is_refused_and_none_is_evicted,
+                a_session_over_the_limit_evicts_the_oldest_session,
                 a_lowered_limit_evicts_as_many_as_are_too_many,
                 ended_and_expired_sessions_do_not_count,
                 sessions_of_others_do_not_count,
-                zero_is_no_limit,
+                a_limit_of_zero_means_no_limit,
                 a_limit_lowered_far_is_reached_step_by_step,
                 a_limit_too_great_to_read_all_sessions_holds_too,
-                many_creations_of_one_subject_at_once_end_what_is_too_much,
+                concurrent_creations_of_one_subject_evict_all_sessions_over_the_limit,
                 a_repeated_request_evicts_nobody_and_is_not_refused,
             }
             decisions {
                 attempts_at_random_are_decided_as_the_domain_decides,
                 creations_at_random_are_decided_as_the_domain_decides,
-                entries_at_random_take_each_others_place_as_the_domain_decides,
+                random_entries_replace_each_other_as_the_domain_decides,
                 revocations_at_random_are_decided_as_the_domain_decides,
             }
             refreshing {
@@ -103,7 +103,7 @@ macro_rules! conformance {
                 all_sessions_of_a_subject_end_but_one,
                 a_subject_revoked_twice_ends_nothing_more_and_has_one_entry,
                 a_subject_without_sessions_is_revoked_all_the_same,
-                a_session_that_was_revoked_with_its_subject_is_not_spared_later,
+                a_later_revocation_of_a_subject_cannot_spare_a_session_that_was_already_revoked,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_subject,
                 expired_sessions_of_a_subject_are_not_counted,
                 a_revoked_token_leaves_its_session_alone,
@@ -117,16 +117,16 @@ macro_rules! conformance {
                 the_default_tenant_is_a_tenant_like_others,
                 a_tenant_revoked_twice_has_one_entry_with_a_new_seq,
                 a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since,
-                of_many_who_revoke_a_tenant_with_others_few_change_something,
+                few_of_many_concurrent_revocations_of_a_tenant_change_something,
                 sessions_that_are_over_are_not_counted,
                 sessions_created_with_a_clock_ahead_are_covered,
                 a_clock_set_back_does_not_uncover_what_was_covered,
                 revoked_tenants_are_listed_with_how_they_end,
                 sessions_end_in_batches_up_to_the_instant_and_no_further,
-                what_had_ended_before_its_tenant_is_left_as_it_was,
+                a_tenant_revocation_does_not_change_sessions_that_had_ended_before,
                 the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live,
-                a_tenant_that_nothing_is_known_of_is_revoked_all_the_same,
-                a_job_that_is_late_takes_nothing_back_from_a_newer_revocation,
+                a_tenant_without_known_sessions_can_be_revoked,
+                a_late_job_does_not_undo_a_newer_revocation_of_the_tenant,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant,
                 all_sessions_end_in_batches_up_to_an_instant,
             }
@@ -136,16 +136,16 @@ macro_rules! conformance {
                 every_kind_of_new_entry_changes_the_hint,
             }
             concurrency {
-                of_many_refreshes_at_once_one_rotates_and_the_others_replay,
+                one_of_many_concurrent_refreshes_rotates_and_the_others_replay,
                 sessions_refreshed_at_once_do_not_mix,
-                whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it,
-                of_many_creations_for_one_request_one_is_new,
-                of_different_requests_with_one_id_at_once_one_gets_the_session,
+                a_concurrent_revocation_returns_no_position_before_the_entry_of_the_session,
+                only_one_of_many_concurrent_creations_for_one_request_is_new,
+                only_one_of_several_concurrent_requests_with_one_id_gets_the_session,
                 a_limit_holds_against_many_creations_at_once,
                 evictions_at_once_leave_as_many_as_the_limit,
                 a_refresh_racing_a_revocation_never_brings_the_session_back,
                 a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_back,
-                a_caller_that_goes_away_does_no_harm,
+                abandoned_calls_do_not_affect_later_ones,
             }
             sweeping {
                 only_expired_entries_are_deleted,
@@ -163,8 +163,8 @@ macro_rules! conformance {
                 sessions_are_deleted_at_most_the_limit_at_a_time,
             }
             listing {
-                the_newest_comes_first,
-                tenant_subject_and_state_select,
+                the_newest_session_is_listed_first,
+                a_list_is_filtered_by_tenant_subject_and_state,
                 a_session_is_live_until_its_idle_expiry_and_over_once_that_is_recorded,
                 pages_cover_everything_once,
                 texts_that_look_alike_are_different_texts,
@@ -172,7 +172,7 @@ macro_rules! conformance {
             keys {
                 keys_are_read_back_in_every_state,
                 a_change_is_made_once_and_for_the_ring_that_it_was_made_for,
-                of_two_who_change_the_keys_at_once_one_does,
+                only_one_of_two_concurrent_key_changes_is_made,
                 a_refresh_key_is_held_as_long_as_a_live_session_has_its_token,
             };
             audit {
@@ -186,7 +186,7 @@ macro_rules! conformance {
                 a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_not,
                 expiries_are_recorded_in_batches_no_larger_than_asked,
                 a_refreshed_session_is_recorded_when_it_expires_at_last,
-                those_who_record_at_once_record_each_session_once,
+                concurrent_recorders_record_each_expired_session_once,
                 a_session_that_expires_after_the_clock_was_set_back_is_recorded,
                 a_session_is_not_deleted_before_its_expiry_is_recorded,
                 the_queries_in_the_documentation_can_be_run,

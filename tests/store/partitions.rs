@@ -71,7 +71,7 @@ async fn make_days(url: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_go_with_their_day_and_those_without_one_by_themselves() {
+async fn records_are_deleted_with_the_partition_of_their_day_or_one_by_one_without_a_partition() {
     let url = new_database().await;
     let store = open(&url).await;
     make_days(&url).await;

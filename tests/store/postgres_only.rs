@@ -61,7 +61,7 @@ pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_migrate_at_once_one_does_it() {
+async fn only_one_of_many_concurrent_migrations_is_made() {
     let url = new_database().await;
     let options = options(&url);
     for opened in join_all((0..8).map(|_| PostgresStore::open(&options))).await {
@@ -185,7 +185,7 @@ async fn end_replicas(store: &PostgresStore, name: &str, count: u32, first: u32)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_serve_no_more_are_listed_for_a_day_and_fill_nothing() {
+async fn former_replicas_are_listed_for_a_day_and_in_a_bounded_number() {
     let url = new_database().await;
     let store = open(&url).await;
     let members = store.members().unwrap();
@@ -320,7 +320,7 @@ async fn the_schema_of_a_newer_version_is_refused_and_left_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password() {
+async fn an_unusable_database_is_refused_in_one_line_without_the_password() {
     let url = new_database().await;
     execute(&url, "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0").await;
     let (server, _) = url.rsplit_once('/').unwrap();
@@ -347,7 +347,7 @@ async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password
 
 /// YugabyteDB has this function. By default it runs READ COMMITTED at another level.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_isolates_otherwise_than_it_is_asked_to_is_refused() {
+async fn an_engine_that_does_not_give_the_demanded_isolation_level_is_refused() {
     let url = new_database().await;
     let answer = async |level: &str| {
         let function = "CREATE OR REPLACE FUNCTION yb_get_effective_transaction_isolation_level() \
@@ -370,7 +370,7 @@ async fn an_engine_that_isolates_otherwise_than_it_is_asked_to_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_refreshes_over_several_replicas_one_rotates_and_the_others_replay() {
+async fn one_of_many_refreshes_over_several_replicas_rotates_and_the_others_replay() {
     let (_, stores) = replicas().await;
     for n in 0..10 {
         let before = create(&stores[0], session(n)).await;
@@ -477,7 +477,7 @@ async fn a_revocation_of_one_replica_wakes_the_others() {
 
 /// A notification is only a hint: it wakes the readers of the feed, and a false one does no harm.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_notification_wakes_whatever_it_says() {
+async fn any_notification_wakes_the_readers_of_the_feed() {
     let url = new_database().await;
     let store = open(&url).await;
     let there = create_all(&store, (1..9).map(session)).await;
@@ -665,7 +665,7 @@ async fn a_subject_at_its_limit_does_not_read_all_that_were_evicted_before() {
 
 /// Neither may a session end, nor a token be superseded, without an entry in the blacklist.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_blacklisted_is_not_done_at_all() {
+async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     let url = new_database().await;
     let store = open(&url).await;
     let mut strict = rich_session(9);
@@ -702,7 +702,7 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
+async fn a_write_that_the_database_refuses_does_not_affect_concurrent_writes() {
     let url = new_database().await;
     let store = open(&url).await;
     execute(
@@ -727,7 +727,7 @@ async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_when_it_is_committed_is_not_acknowledged() {
+async fn a_creation_that_fails_at_commit_is_not_acknowledged() {
     let url = new_database().await;
     let store = open(&url).await;
     let limited =
@@ -880,7 +880,7 @@ async fn a_session_before_all_that_are_remembered_is_overlooked_for_half_a_minut
 
 /// At the stricter levels, a statement after the lock would still see the snapshot from before it.
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_are_not_counted_where_the_count_may_be_stale() {
+async fn sessions_are_not_counted_at_isolation_levels_where_the_count_may_be_stale() {
     let url = new_database().await;
     let store = open(&url).await;
     create(&store, session(1)).await;
@@ -1034,7 +1034,7 @@ async fn assert_acknowledged_is_kept(store: &PostgresStore, trouble: impl Future
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_connections_under_load_are_felt_as_unavailable_and_nothing_else() {
+async fn lost_connections_under_load_are_reported_as_unavailable_and_lose_no_acknowledged_write() {
     let url = new_database().await;
     let store = open(&url).await;
     let trouble = async {
@@ -1055,7 +1055,7 @@ async fn lost_connections_under_load_are_felt_as_unavailable_and_nothing_else() 
 /// The server waits for the table's lock while it analyses the statement. If the connection is
 /// terminated then, the error has a position in the text, as a syntax error has.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_lost_while_a_statement_is_read_is_felt_as_unavailable() {
+async fn a_connection_lost_while_a_statement_is_analysed_is_reported_as_unavailable() {
     let url = new_database().await;
     let store = open(&url).await;
     let (locker, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -1081,7 +1081,7 @@ async fn a_connection_that_is_lost_while_a_statement_is_read_is_felt_as_unavaila
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_of_the_server_loses_nothing_and_is_over_a_second_after_its_return() {
+async fn the_store_recovers_by_itself_from_a_crash_of_the_server_and_loses_nothing() {
     let server = Box::leak(Box::new(tokio::task::spawn_blocking(Server::start).await.unwrap()));
     let server: &'static Server = server;
     let store = open(&server.url("postgres")).await;

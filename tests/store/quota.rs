@@ -27,7 +27,7 @@ fn evicted(session: &Session, at: Timestamp) -> Session {
     session.clone().end(ended_without_note(at, EndReason::QuotaEvicted))
 }
 
-pub async fn one_too_many_is_refused_and_nobody_is_evicted(store: &dyn Store) {
+pub async fn a_session_over_the_limit_is_refused_and_none_is_evicted(store: &dyn Store) {
     let there = create_all(store, [session(1), session(2)]).await;
     let third = store.create_session(limited(session(3), 2, OnQuota::Refuse)).await.unwrap();
     assert_eq!(third, Created::QuotaExceeded);
@@ -47,7 +47,7 @@ fn evicted_for(created: &Created) -> &[SessionId] {
     }
 }
 
-pub async fn one_too_many_evicts_the_oldest(store: &dyn Store) {
+pub async fn a_session_over_the_limit_evicts_the_oldest_session(store: &dyn Store) {
     // The oldest session is the one that was created first, however late it was refreshed, and in
     // whatever order the rows were written.
     let there = create_all(store, [session(3), session(1), session(2)]).await;
@@ -124,7 +124,7 @@ pub async fn sessions_of_others_do_not_count(store: &dyn Store) {
     assert_unchanged(store, &others).await;
 }
 
-pub async fn zero_is_no_limit(store: &dyn Store) {
+pub async fn a_limit_of_zero_means_no_limit(store: &dyn Store) {
     for n in 0..20 {
         let on_quota = if n % 2 == 0 { OnQuota::Refuse } else { OnQuota::EvictOldest };
         let created = store.create_session(limited(session(n), 0, on_quota)).await.unwrap();
@@ -201,7 +201,9 @@ pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store)
 }
 
 /// The creations may be in one transaction or in several.
-pub async fn many_creations_of_one_subject_at_once_end_what_is_too_much(store: &dyn Store) {
+pub async fn concurrent_creations_of_one_subject_evict_all_sessions_over_the_limit(
+    store: &dyn Store,
+) {
     for max in [5, MOST_READ + 5] {
         let subject = |n: u32| Session {
             subject: text(format!("up to {max}")),

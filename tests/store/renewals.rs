@@ -108,7 +108,7 @@ async fn a_renewal_brings_the_feed_its_head_and_the_others() {
 /// In a database that was set back, the replica's row has a smaller number than was confirmed, or
 /// is missing. A renewal that was given up may arrive after a later one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_is_not_the_one_that_was_left_is_gone() {
+async fn a_renewal_reports_gone_if_its_row_is_missing_or_has_another_number() {
     let (store, mut renewals) = joined(&new_database().await).await;
     answer(&mut renewals, renewal(7, 0, Seq(0))).await;
     assert!(is_gone(&mut renewals, renewal(9, 8, Seq(0))).await, "the row was set back");
@@ -202,7 +202,7 @@ async fn joined_pair() -> (Server, Server) {
 
 /// An open connection to the former primary still reads its old state.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
+async fn a_replaced_primary_is_not_queried_after_a_renewal_has_found_its_successor() {
     let (primary, standby) = joined_pair().await;
     // New connections go to the first server in the URL that accepts writes.
     let store = open(&Server::url_of(&[&standby, &primary], "postgres")).await;
@@ -243,7 +243,7 @@ async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_
 /// The server that is left is on an earlier timeline than the one that crashed, and has none of its
 /// commits.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_not_known_any_more_joins_whatever_server_is_left() {
+async fn a_replica_that_the_remaining_server_does_not_know_joins_it() {
     let (primary, standby) = joined_pair().await;
     let url = Server::url_of(&[&standby, &primary], "postgres");
     let connect_timeout = Duration::from_secs(1);

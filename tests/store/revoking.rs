@@ -174,7 +174,9 @@ pub async fn a_subject_without_sessions_is_revoked_all_the_same(store: &dyn Stor
 
 /// A revocation cannot spare a session that an earlier one covered. It can spare one that was
 /// created since, or that the earlier one spared, too.
-pub async fn a_session_that_was_revoked_with_its_subject_is_not_spared_later(store: &dyn Store) {
+pub async fn a_later_revocation_of_a_subject_cannot_spare_a_session_that_was_already_revoked(
+    store: &dyn Store,
+) {
     let there = create_all(store, [session(1), session(2)]).await;
     revoke(store, alice(Some(&there[0])), after(3)).await.unwrap();
     let third = create(store, session(4)).await;

@@ -122,7 +122,7 @@ async fn everything_is_there_after_opening_again() {
 
 /// The previous store of the same process may still be closing its connections.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_opens_again_at_once_however_often() {
+async fn the_store_can_be_reopened_at_once_many_times() {
     let (_home, path) = home();
     for n in 0..50 {
         let store = open(&path).await;
@@ -249,7 +249,7 @@ async fn a_directory_that_is_not_there_is_an_io_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_files_are_for_its_owner_alone() {
+async fn the_database_files_are_private_to_their_owner() {
     let (home, path) = home();
     let store = open(&path).await;
     create(&store, session(1)).await;
@@ -265,7 +265,7 @@ async fn its_files_are_for_its_owner_alone() {
 
 /// Neither may a session end, nor a token be superseded, without an entry in the blacklist.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_blacklisted_is_not_done_at_all() {
+async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     let (_home, path) = home();
     let store = open(&path).await;
     let mut strict = rich_session(9);

@@ -134,7 +134,7 @@ pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_si
 }
 
 /// The revocations may be in one transaction or in several.
-pub async fn of_many_who_revoke_a_tenant_with_others_few_change_something(store: &dyn Store) {
+pub async fn few_of_many_concurrent_revocations_of_a_tenant_change_something(store: &dyn Store) {
     create_all(store, (1..=5).map(of_acme)).await;
     let outcomes =
         join_all((0..64).map(|n| revoke(store, RevocationTarget::Tenant(acme()), after(10 + n))))
@@ -260,7 +260,7 @@ pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dy
     );
 }
 
-pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Store) {
+pub async fn a_tenant_revocation_does_not_change_sessions_that_had_ended_before(store: &dyn Store) {
     let expired = create(store, Session { idle_expires_at: after(10), ..of_acme(1) }).await;
     let revoked = create(store, of_acme(2)).await;
     revoke_session(store, &revoked, after(3)).await;
@@ -311,7 +311,7 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(s
 }
 
 /// The job goes on with the entry as it read it before the newer revocation.
-pub async fn a_job_that_is_late_takes_nothing_back_from_a_newer_revocation(store: &dyn Store) {
+pub async fn a_late_job_does_not_undo_a_newer_revocation_of_the_tenant(store: &dyn Store) {
     let (idle_expires_at, expires_at) = (after(99_000), after(99_000));
     let policy = SessionPolicy { replay: Replay::UntilUsed, ..of_acme(1).policy };
     let [first, second] = [of_acme(1), of_acme(5)].map(|session| Session {
@@ -355,7 +355,7 @@ pub async fn a_job_that_is_late_takes_nothing_back_from_a_newer_revocation(store
 }
 
 /// The database may have lost sessions whose access tokens live on.
-pub async fn a_tenant_that_nothing_is_known_of_is_revoked_all_the_same(store: &dyn Store) {
+pub async fn a_tenant_without_known_sessions_can_be_revoked(store: &dyn Store) {
     create(store, session(1)).await;
     for changed in [true, false] {
         let outcome = revoke_tenant(store, &acme(), after(2)).await;

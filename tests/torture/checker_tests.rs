@@ -81,7 +81,7 @@ fn broken(rule: Rule, calls: impl Into<Vec<Call>>) {
 }
 
 #[test]
-fn active_is_wrong_for_calls_that_began_after_the_acknowledgement() {
+fn an_active_answer_is_wrong_for_a_call_that_began_after_the_acknowledgement() {
     for target in
         [Target::Session(S), Target::Token(T), subject(), Target::Tenant("acme".to_owned())]
     {
@@ -94,7 +94,7 @@ fn active_is_wrong_for_calls_that_began_after_the_acknowledgement() {
 }
 
 #[test]
-fn a_violation_tells_the_revocation_and_the_call() {
+fn a_violation_reports_the_revocation_and_the_contradicting_call() {
     let calls =
         [revoke(10, 20, Target::Session(S), Answer::Done), validate(21, 30, Answer::Active)];
     assert_eq!(check(&history(calls.clone()))[0].story[..2], calls.map(|call| call.to_string()));
@@ -108,7 +108,7 @@ fn the_earliest_acknowledgement_counts() {
 }
 
 #[test]
-fn what_was_not_acknowledged_may_go_either_way_for_ever() {
+fn a_token_may_be_active_or_inactive_after_a_revocation_that_was_not_acknowledged() {
     for answer in [not_now(), Answer::GivenUp] {
         for target in
             [Target::Session(S), Target::Token(T), subject(), Target::Tenant("acme".to_owned())]
@@ -121,7 +121,7 @@ fn what_was_not_acknowledged_may_go_either_way_for_ever() {
 }
 
 #[test]
-fn inactive_is_wrong_for_what_nobody_revoked() {
+fn an_inactive_answer_is_wrong_for_a_token_that_nobody_revoked() {
     broken(Rule::InactiveWithoutRevocation, [validate(5, 9, REVOKED)]);
     broken(
         Rule::InactiveWithoutRevocation,
@@ -136,7 +136,7 @@ fn inactive_is_wrong_for_what_nobody_revoked() {
 }
 
 #[test]
-fn a_token_may_expire_where_tokens_do_but_is_never_active_again_once_revoked() {
+fn an_expired_answer_is_right_if_tokens_expire_but_a_revoked_token_is_never_active_again() {
     let expired = validate(5, 9, Answer::Inactive(InactiveReason::Expired));
     let revoked = revoke(10, 20, Target::Token(T), Answer::Done);
     let tokens_expire = true;
@@ -229,7 +229,7 @@ fn a_refresh_that_supersedes_is_a_revocation_of_the_token_before() {
 }
 
 #[test]
-fn what_was_created_can_be_revoked() {
+fn a_revocation_of_a_created_session_must_not_be_refused() {
     broken(
         Rule::RefusedWithoutCause,
         [revoke(10, 20, Target::Session(S), refused("SESSION_NOT_FOUND"))],
@@ -299,7 +299,7 @@ fn set_back(kept: u64, calls: impl Into<Vec<Call>>) -> History {
 }
 
 #[test]
-fn what_was_revoked_before_a_set_back_holds_until_then_and_again_in_the_end() {
+fn a_revocation_may_be_undone_only_between_a_set_back_and_the_end_of_the_run() {
     let revoked = || revoke(10, 20, Target::Session(S), Answer::Done);
     assert_eq!(
         check(&set_back(
@@ -315,7 +315,7 @@ fn what_was_revoked_before_a_set_back_holds_until_then_and_again_in_the_end() {
 }
 
 #[test]
-fn what_is_revoked_after_a_set_back_holds_if_the_session_was_there_or_is_named_by_its_token() {
+fn a_revocation_after_a_set_back_needs_a_kept_session_unless_it_is_by_token_or_tenant() {
     for (kept, target, is_promised) in [
         (5, Target::Session(S), true),
         (5, subject(), true),

@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_poll_reads_at_most_the_budget_and_the_next_poll_follows_by_itself() {
+    async fn a_poll_reads_at_most_the_budget_and_schedules_the_next_poll() {
         let (mut client, mut connection) = connected().await;
         client.write_all(&[0; 5 * BUDGET_BYTES]).await.unwrap();
         client.shutdown().await.unwrap();

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_is_answered_as_if_it_were_the_first() {
+    fn a_cached_refusal_equals_a_newly_built_one() {
         let refused = RefusalCache::default();
         let (soon, later) = (Duration::from_millis(100), Duration::from_millis(500));
         let overloaded = |wait| Refusal::Overloaded { wait };

@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn combined_failures_are_all_told_and_permanent_only_if_all_are() {
+    fn a_summary_names_all_failures_and_is_permanent_only_if_all_are() {
         let failure = |problem: &str, is_temporary| {
             ("h:1".to_owned(), Failure { problem: problem.to_owned(), is_temporary })
         };

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_code_has_its_class() {
+    fn sqlstate_codes_are_classified() {
         for (code, class) in [
             ("08000", Class::Lost),
             ("08001", Class::Lost),

@@ -124,7 +124,7 @@ mod tests {
 
     /// Otherwise a wrong start could be passed on from read to read.
     #[test]
-    fn reads_from_the_middle_do_not_prolong_the_trust() {
+    fn a_partial_read_does_not_prolong_the_trust_in_a_remembered_start() {
         let oldest_live = OldestLive::new(SKEW);
         let remember =
             |start| oldest_live.remember("", "alice", start, SessionId::new(NOW, [0; 10]));
