@@ -605,7 +605,7 @@ async fn record_end(
             (record.tenant, record.subject) = (Some(entry.tenant), entry.subject);
         }
     }
-    if let (None, Some((tenant, subject))) = (&record.tenant, outcome.whose) {
+    if let (None, Some((tenant, subject))) = (&record.tenant, outcome.owner) {
         (record.tenant, record.subject) = (Some(tenant), Some(subject));
     }
     audit.record_in_batches(record).await;

@@ -277,7 +277,7 @@ impl Authority {
         );
         for key in rotation.retired(now) {
             let Ok(id) = key.kid.parse::<RefreshKeyId>() else { continue };
-            match self.store.is_refresh_key_held(id, now).await? {
+            match self.store.is_refresh_key_in_use(id, now).await? {
                 true => unused_since.remove(&key.kid),
                 false => Some(*unused_since.entry(key.kid.clone()).or_insert(now)),
             };

@@ -296,7 +296,7 @@ impl Authority {
             if outcome.changed {
                 // If the target was a session identifier, the tenant and the subject are known
                 // only now.
-                if let (None, Some((tenant, subject))) = (&record.tenant, &outcome.whose) {
+                if let (None, Some((tenant, subject))) = (&record.tenant, &outcome.owner) {
                     (record.tenant, record.subject) = (Some(tenant.clone()), Some(subject.clone()));
                 }
                 audit.record(AuditRecord { sessions: Some(outcome.sessions), ..record });

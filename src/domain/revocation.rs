@@ -327,7 +327,7 @@ impl Revocation {
     /// people, and may be unknown.
     pub fn of_lost(
         revoked: Revoked,
-        whose: Option<(Tenant, Subject)>,
+        owner: Option<(Tenant, Subject)>,
         ended: Ended,
         expires_at: Timestamp,
     ) -> Self {
@@ -336,7 +336,7 @@ impl Revocation {
             Revoked::Token(_) | Revoked::Tenant { .. } | Revoked::Subject { .. } => None,
         };
         let unfinished = revoked.cut_off().is_some();
-        let (tenant, subject) = match (&revoked, whose) {
+        let (tenant, subject) = match (&revoked, owner) {
             (Revoked::Tenant { tenant, .. }, _) => (tenant.clone(), None),
             (Revoked::Subject { tenant, subject, .. }, _) => {
                 (tenant.clone(), Some(subject.clone()))

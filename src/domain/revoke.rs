@@ -16,7 +16,7 @@ pub const MOST_ENDED_AT_ONCE: usize = 256;
 
 /// The state of the database on which a revocation is decided.
 pub trait RevocationState {
-    /// The reason why something cannot be read.
+    /// The error of a read.
     type Error;
 
     /// Reads a session, whatever its state.

@@ -446,7 +446,7 @@ impl LeaseRenewer {
             () => ClockCheck::Right,
         };
         if check == ClockCheck::Right {
-            self.replica.clock.agree(before, database, after);
+            self.replica.clock.adjust_correction(before, database, after);
         }
         if std::mem::replace(&mut self.clock, check) != check {
             let ahead_ms = (after.micros() - database.micros()) / 1000;

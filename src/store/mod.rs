@@ -151,7 +151,7 @@ pub struct RevocationOutcome {
     /// entry did not cover before.
     pub sessions: i64,
     /// The tenant and the subject of the entry that was written, if it concerns one subject.
-    pub whose: Option<(Tenant, Subject)>,
+    pub owner: Option<(Tenant, Subject)>,
     /// The position that every index must have applied before the revocation holds. It is that of
     /// the last entry written or, if there was none to write, the head of the feed, because what
     /// was revoked before may not have reached every index yet.
@@ -169,7 +169,7 @@ impl RevocationOutcome {
             wrote: entry.is_some(),
             changed: decision.changed,
             sessions: decision.sessions,
-            whose: entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?))),
+            owner: entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?))),
             position,
         }
     }
@@ -399,7 +399,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns whether the current refresh token of a live session depends on a key. Reads all
     /// sessions.
-    async fn is_refresh_key_held(
+    async fn is_refresh_key_in_use(
         &self,
         key: RefreshKeyId,
         now: Timestamp,

@@ -147,7 +147,7 @@ fn effect(way: &str) -> Option<Effect> {
         | "store sessions"
         | "store unfinished"
         | "store ring"
-        | "store is_refresh_key_held"
+        | "store is_refresh_key_in_use"
         | "store newest"
         | "store now" => Nothing("it reads"),
         "store stopped" => Nothing("it waits"),

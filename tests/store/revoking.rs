@@ -54,14 +54,14 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
 
     let entry = BlacklistEntry::for_session(&there[0], &ended);
     let position = outcome.position;
-    let whose = Some((there[0].tenant.clone(), there[0].subject.clone()));
+    let owner = Some((there[0].tenant.clone(), there[0].subject.clone()));
     let expected = RevocationOutcome {
         found: true,
         full: false,
         wrote: true,
         changed: true,
         sessions: 1,
-        whose,
+        owner,
         position,
     };
     assert_eq!(outcome, expected);
@@ -244,10 +244,10 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
 
     let position = outcome.position;
     // The caller knows from the token whose it is, so an engine may or may not look that up.
-    let whose = outcome.whose.clone();
+    let owner = outcome.owner.clone();
     assert!(
-        whose.iter().all(|whose| *whose == (before.tenant.clone(), before.subject.clone())),
-        "{whose:?}"
+        owner.iter().all(|owner| *owner == (before.tenant.clone(), before.subject.clone())),
+        "{owner:?}"
     );
     let expected = RevocationOutcome {
         found: true,
@@ -255,7 +255,7 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
         wrote: true,
         changed: true,
         sessions: 0,
-        whose,
+        owner,
         position,
     };
     assert_eq!(outcome, expected);

@@ -405,11 +405,11 @@ impl Store for PostgresStore {
         changed
     }
 
-    async fn is_refresh_key_held(
+    async fn is_refresh_key_in_use(
         &self,
         key: RefreshKeyId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        with_connection!(self, ring::is_refresh_key_held, key, now)
+        with_connection!(self, ring::is_refresh_key_in_use, key, now)
     }
 }

@@ -216,10 +216,10 @@ fn judge_backup(backup: &Path) -> Result<(), BackupError> {
     if !metadata.is_file() {
         return Err(BackupError::NotAFile(backup.to_owned()));
     }
-    files::judge(backup, Role::Backup, Rule::OthersOnlyRead)?;
-    match files::judge(backup, Role::Backup, Rule::Private) {
+    files::check_access(backup, Role::Backup, Rule::OthersOnlyRead)?;
+    match files::check_access(backup, Role::Backup, Rule::Private) {
         Err(OpenError::Exposed(exposed)) => tracing::warn!("{exposed}"),
-        judged => judged?,
+        checked => checked?,
     }
     Ok(())
 }

@@ -530,13 +530,13 @@ impl Store for SqliteStore {
         changing.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
-    async fn is_refresh_key_held(
+    async fn is_refresh_key_in_use(
         &self,
         key: RefreshKeyId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let held = move |connection: &mut SqliteConnection| {
-            Ok(ring::is_refresh_key_held(connection, key, now))
+            Ok(ring::is_refresh_key_in_use(connection, key, now))
         };
         self.reader().await?.spawn_blocking(held).await?
     }

@@ -363,9 +363,9 @@ impl Store for Double {
         self.real.change_ring(change).await
     }
 
-    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool> {
-        let is_held = self.real.is_refresh_key_held(key, now).await;
+    async fn is_refresh_key_in_use(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool> {
+        let is_in_use = self.real.is_refresh_key_in_use(key, now).await;
         self.holders_asked.send_modify(|times| *times += 1);
-        is_held
+        is_in_use
     }
 }
