@@ -320,7 +320,7 @@ impl LeaseRenewer {
             // meanwhile.
             return Ok(Next::AtOnce);
         }
-        replica.index().set_forgotten_until(answer.forgotten_until);
+        replica.index().raise_purge_watermark(answer.purge_watermark);
         membership.cursor = answer.head.seq;
         counts.applied.set(membership.cursor.0);
 

@@ -235,7 +235,7 @@ pub struct SweptRevocations {
     pub deleted: usize,
     /// The purge watermark after the batch: the latest expiry of an entry that was ever deleted. No
     /// entry of a token that expires later has been deleted.
-    pub forgotten_until: Timestamp,
+    pub purge_watermark: Timestamp,
 }
 
 /// A batch of sessions whose expiry has been recorded.

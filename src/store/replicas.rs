@@ -73,7 +73,7 @@ pub struct Answer {
     /// The number of changes of the keys.
     pub ring: RingVersion,
     /// The purge watermark: the latest expiry of an entry that was ever deleted.
-    pub forgotten_until: Timestamp,
+    pub purge_watermark: Timestamp,
     /// The time by the database's clock; none if that is this machine's clock.
     pub now: Option<Timestamp>,
     /// The other replicas.

@@ -203,7 +203,7 @@ async fn ask(
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
         .load(connection)
         .await?;
-    let Some((found, seq, settled, timeline, ring, database, forgotten_until, now, page, others)) =
+    let Some((found, seq, settled, timeline, ring, database, purge_watermark, now, page, others)) =
         rows.into_iter().next()
     else {
         return Err(StoreError::Damaged("feed_head or sweeper has no row".to_owned()).into());
@@ -217,7 +217,7 @@ async fn ask(
         settled: Timeline(settled),
         entries: entries(page)?,
         ring: RingVersion(ring),
-        forgotten_until: timestamp(forgotten_until),
+        purge_watermark: timestamp(purge_watermark),
         now: Some(timestamp(now)),
         others: listed(others),
     }))
