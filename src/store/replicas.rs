@@ -47,7 +47,7 @@ pub struct RenewalRequest {
     /// The largest number of entries to be read.
     pub limit: i64,
     /// The time within which the database must answer.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// The outcome of a renewal that the database has confirmed.
@@ -212,8 +212,8 @@ pub trait RenewalClient: Send {
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError>;
 
     /// Reads all keys from the server that answered the last renewal. It must answer within
-    /// `patience`.
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing, StoreError>;
+    /// `timeout`.
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing, StoreError>;
 }
 
 /// The register of the replicas that serve from a database. Each method is one transaction.

@@ -92,11 +92,11 @@ async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_n
             hosts.reverse();
         }
         let url = Server::url_of(&hosts, "postgres");
-        let patient = [
+        let long_timeouts = [
             ("COUNTERSIGN_DATABASE__STATEMENT_TIMEOUT", "10m"),
             ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "10m"),
         ];
-        let settings = [SHORT_LEASE.as_slice(), &patient].concat();
+        let settings = [SHORT_LEASE.as_slice(), &long_timeouts].concat();
         let mut cluster =
             Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &settings).await;
         let load = Load::start(&cluster, "frozen", &mut dice(), |_| Trouble::Database).await;

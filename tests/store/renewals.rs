@@ -43,7 +43,7 @@ fn renewal(number: i64, confirmed: i64, applied: Seq) -> RenewalRequest {
         applied,
         after,
         limit: ALL,
-        patience: seconds(60),
+        timeout: seconds(60),
     }
 }
 

@@ -305,7 +305,7 @@ impl Reader {
             applied: after,
             after,
             limit,
-            patience: seconds(60),
+            timeout: seconds(60),
         };
         match self.renewals.renew(&renewal).await.unwrap() {
             RenewalOutcome::Answer(answer) => answer,

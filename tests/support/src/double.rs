@@ -226,8 +226,8 @@ impl RenewalClient for Gated {
         Ok(renewed)
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing> {
-        self.real.ring(patience).await
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.ring(timeout).await
     }
 }
 

@@ -87,7 +87,7 @@ impl RenewalClient for PostgresRenewalClient {
         };
         let warned = Arc::clone(&link.0.warned);
         warned.store(false, Ordering::SeqCst);
-        let renewed = timeout(renewal.patience, ask(&mut link.0.connection, renewal))
+        let renewed = timeout(renewal.timeout, ask(&mut link.0.connection, renewal))
             .await
             .map_err(|_| unavailable("it does not answer".to_owned()))??;
         self.connection = Some(link);
@@ -108,10 +108,10 @@ impl RenewalClient for PostgresRenewalClient {
         Ok(renewed)
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing, StoreError> {
+    async fn ring(&mut self, read_timeout: Duration) -> Result<SealedRing, StoreError> {
         let unavailable = |problem: &str| StoreError::Unavailable(problem.to_owned());
         let mut link = self.connection.take().ok_or_else(|| unavailable("there was no renewal"))?;
-        let read = timeout(patience, ring::ring(&mut link.0.connection)).await;
+        let read = timeout(read_timeout, ring::ring(&mut link.0.connection)).await;
         let ring = read.map_err(|_| unavailable("it does not answer"))??;
         self.connection = Some(link);
         Ok(ring)
