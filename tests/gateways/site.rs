@@ -53,8 +53,8 @@ fn launch(settings: &str) -> (TempDir, Server) {
 const CREATE: [&str; 4] = ["session", "create", "alice", "--json"];
 
 /// Returns the access token of the session that a command creates.
-fn create(verb: &mut Command) -> String {
-    run(verb).json()["tokens"]["access_token"].as_str().unwrap().to_owned()
+fn create(command: &mut Command) -> String {
+    run(command).json()["tokens"]["access_token"].as_str().unwrap().to_owned()
 }
 
 impl Site {
@@ -76,7 +76,7 @@ impl Site {
         let (key, as_gateway) = caller("gateway", "validator");
         let (folder, authority) = launch(&(as_admin + &as_gateway));
         let edit = is_known.then(|| program.with_key(&key));
-        let token = create(authority.verb(CREATE).env("COUNTERSIGN_API_KEY", admin));
+        let token = create(authority.command(CREATE).env("COUNTERSIGN_API_KEY", admin));
         (Self::around(program, folder, authority, edit.as_slice()).await, token)
     }
 
@@ -99,10 +99,10 @@ impl Site {
             path("server.key"),
             path("ca.pem"),
         ));
-        let mut verb = authority.verb(CREATE);
-        verb.env("COUNTERSIGN_SERVER", format!("https://{}", authority.address()));
+        let mut command = authority.command(CREATE);
+        command.env("COUNTERSIGN_SERVER", format!("https://{}", authority.address()));
         let token = create(
-            verb.env("COUNTERSIGN_API_KEY", admin).env("COUNTERSIGN_CA_FILE", path("ca.pem")),
+            command.env("COUNTERSIGN_API_KEY", admin).env("COUNTERSIGN_CA_FILE", path("ca.pem")),
         );
         let files = [path("ca.pem"), path("traefik.pem"), path("traefik.key")];
         let [ca, certificate, key] = files;

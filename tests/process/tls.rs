@@ -68,7 +68,7 @@ impl Site {
         command
     }
 
-    /// Runs a verb of the command line against a server, with these variables.
+    /// Runs a subcommand against a server, with these variables.
     fn cli(&self, server: &Server, args: &[&str], variables: &[(&str, &str)]) -> Run {
         let mut command = countersign();
         command

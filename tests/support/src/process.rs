@@ -328,15 +328,15 @@ impl Server {
         SessionServiceClient::new(self.channel().await)
     }
 
-    /// Returns a CLI command that calls this server.
-    pub fn verb<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+    /// Returns a subcommand that calls this server.
+    pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = countersign();
         command.args(args).env("COUNTERSIGN_SERVER", format!("http://{}", self.address()));
         command
     }
 
-    /// Runs a CLI command that calls this server.
+    /// Runs a subcommand that calls this server.
     pub fn cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
-        run(&mut self.verb(args))
+        run(&mut self.command(args))
     }
 }
