@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(
             last.judge_refresh(&attempt(&last, 1, now)),
             RefreshVerdict::Reuse,
-            "it was used"
+            "the token was used"
         );
         assert_eq!(last.judge_refresh(&attempt(&last, 2, edge)), RefreshVerdict::Replay);
     }

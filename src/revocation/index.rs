@@ -287,7 +287,7 @@ mod tests {
             "the deleted entry may have been this token's"
         );
         index.raise_purge_watermark(NOW.minus(Duration::from_secs(1000)));
-        assert!(index.is_below_purge_watermark(edge), "it never goes back");
+        assert!(index.is_below_purge_watermark(edge), "the watermark never goes back");
     }
 
     #[test]

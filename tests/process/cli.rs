@@ -192,7 +192,7 @@ fn revoke_ends_what_it_names_and_nothing_else() {
         alice.iter().map(|[id, ..]| id.as_str()).chain([bob.as_str(), of_acme.as_str()]).collect();
 
     assert_eq!(revoke(&[ids[0]]), 1);
-    assert_eq!(revoke(&[ids[0]]), 0, "it has ended before");
+    assert_eq!(revoke(&[ids[0]]), 0, "the session has already ended");
     assert_eq!(live(&server, &ids), ids[1..]);
 
     let [_, access, refresh] = &alice[1];

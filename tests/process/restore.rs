@@ -221,10 +221,14 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
             .iter()
             .any(|line| line.contains("not the database file that was used here last"))
     );
-    assert!(!is_active(&server, &before.access), "it was issued before the restore");
+    assert!(!is_active(&server, &before.access), "the token was issued before the restore");
     assert!(is_live(&server, &before));
     assert!(can_refresh(&server, &before));
-    assert_eq!(server.cli(["session", "show", &after.id]).code, Some(1), "it is not in the backup");
+    assert_eq!(
+        server.cli(["session", "show", &after.id]).code,
+        Some(1),
+        "the session is not in the backup"
+    );
     let aside =
         site.names_in_data().into_iter().find(|name| name.contains(".before-restore-")).unwrap();
     assert!(output.contains(&aside), "{output}");

@@ -288,7 +288,7 @@ impl Change {
                 server.clock.advance(seconds(3600 + 120));
                 let swept =
                     async || (count(server, "session_expired").await > before).then_some(());
-                eventually("it is swept", swept).await;
+                eventually("the expired session is swept", swept).await;
             }
         }
     }

@@ -81,7 +81,7 @@ pub async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepte
         server.clock.advance(seconds(150));
         tokio::task::yield_now().await;
     }
-    eventually("it is dropped", async || {
+    eventually("the retired key is dropped", async || {
         (!server.published().await.contains(&first)).then_some(())
     })
     .await;
@@ -121,7 +121,7 @@ pub async fn a_revoked_key_is_worthless_and_sessions_live_on() {
     let [leaked, next] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
     let session = server.sign_in("alice").await;
-    assert_eq!(server.verdict(&session.access).await, Ok(()), "it is in the cache");
+    assert_eq!(server.verdict(&session.access).await, Ok(()), "the token is in the cache");
 
     let revoked = server.revoke_key(&leaked).await.unwrap();
     assert_eq!((revoked.kid.as_str(), revoked.state()), (leaked.as_str(), KeyState::Revoked));

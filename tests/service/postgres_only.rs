@@ -44,7 +44,7 @@ pub async fn services_on_one_database_serve_the_same_sessions() {
     let one = Server::start().await;
     let two = replica(&one).await;
     let first = one.sign_in("alice").await;
-    assert_eq!(two.verdict(&first.access).await, Ok(()), "they have the same keys");
+    assert_eq!(two.verdict(&first.access).await, Ok(()), "both replicas have the same keys");
     let next = two.refresh(&first.refresh).await.unwrap();
     let replay = one.refresh(&first.refresh).await.unwrap();
     assert_eq!((next.replayed, replay.replayed), (false, true));
@@ -404,7 +404,7 @@ pub async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_ri
     let server = home.launch(|store| store.skew.store(6, Ordering::SeqCst)).await;
     let mut watch = server.watch_health("").await;
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
-    let asked = eventually("it asks for the time again", async || {
+    let asked = eventually("the replica asks for the time again", async || {
         let asked = renewals(&server).await;
         (asked >= 5).then_some(asked)
     })

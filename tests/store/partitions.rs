@@ -203,7 +203,11 @@ async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
     let indexes = "SELECT count(*) FROM pg_indexes WHERE tablename ~ '^audit_2' AND indexdef LIKE \
                    '%(tenant, subject, at)'";
     assert_eq!(number(&url, indexes).await, i64::try_from(days(&url).await.len()).unwrap());
-    assert_ne!(partition_of_each(&url).await[3], "audit_default", "it was moved to its day");
+    assert_ne!(
+        partition_of_each(&url).await[3],
+        "audit_default",
+        "the record was moved to its day"
+    );
 }
 
 /// A start must not wait until a large table is attached.

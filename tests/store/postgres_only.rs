@@ -86,7 +86,7 @@ async fn a_migration_whose_process_dies_leaves_nothing() {
         async move { open(&url).await }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!opening.is_finished(), "it must wait for the migration under way");
+    assert!(!opening.is_finished(), "the opening must wait for the migration under way");
     driver.abort();
     drop(client);
     create(&opening.await.unwrap(), session(1)).await;
@@ -698,7 +698,7 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
 
     execute(&url, "DROP TRIGGER broken ON blacklist").await;
     store.create_session(evicting).await.unwrap();
-    assert_eq!(entries(&store).await.len(), 2, "it works again once the fault is gone");
+    assert_eq!(entries(&store).await.len(), 2, "the creation works again once the fault is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

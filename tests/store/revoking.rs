@@ -190,7 +190,7 @@ pub async fn a_session_that_was_revoked_with_its_subject_is_not_spared_later(sto
     assert_eq!(
         entries(store).await[0].revoked,
         alices_up_to(after(9), Some(&fourth)),
-        "it can be spared again"
+        "the session can be spared again"
     );
     assert_unchanged(store, &[fourth]).await;
 }

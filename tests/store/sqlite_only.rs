@@ -291,7 +291,7 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
 
     execute(&path, "DROP TRIGGER broken");
     store.create_session(evicting).await.unwrap();
-    assert_eq!(entries(&store).await.len(), 2, "it works again once the fault is gone");
+    assert_eq!(entries(&store).await.len(), 2, "the creation works again once the fault is gone");
 }
 
 /// A row that this service never writes is an error, and not a session in which values are guessed.

@@ -232,7 +232,7 @@ pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dy
     assert_eq!(
         first,
         Some(EndedBatch { last: up_to[2].id, sessions: 3 }),
-        "it returns the last session of the batch"
+        "the call returns the last session of the batch"
     );
     let first = first.map(|batch| batch.last);
     assert_unchanged(store, &up_to[3..]).await;

@@ -323,7 +323,10 @@ mod tests {
             "an answer has three parts"
         );
         advance(PERIOD).await;
-        assert!(pass(&mut client, &mut server, &frame(PING, 8)).await, "it begins the next period");
+        assert!(
+            pass(&mut client, &mut server, &frame(PING, 8)).await,
+            "the ping begins the next period"
+        );
         assert!(pass(&mut client, &mut server, &most).await);
         assert!(
             !pass(&mut client, &mut server, &frame(PING, 8)).await,

@@ -320,7 +320,7 @@ impl Server {
             .unwrap()
             .connect()
             .await
-            .expect("it listens")
+            .expect("the server listens")
     }
 
     /// Returns a client with a new connection.
