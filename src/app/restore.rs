@@ -88,7 +88,7 @@ pub enum RestoreError {
     Serving {
         /// The replica's name.
         name: String,
-        /// Its identifier.
+        /// The replica's identifier.
         incarnation: String,
     },
     /// The log cannot be used.
@@ -106,7 +106,7 @@ pub enum RestoreError {
 pub enum EndedSince {
     /// None, because it is not known which they are.
     Unknown,
-    /// Those that ended by the records of the audit in these logs.
+    /// The sessions that ended by the records of the audit in these logs.
     Logs(Vec<PathBuf>),
     /// All sessions.
     All,

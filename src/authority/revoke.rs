@@ -283,7 +283,7 @@ impl Authority {
     /// applied it. The record is made before the acknowledgement, because the revocation is
     /// committed by then.
     ///
-    /// This runs in a task of its own, which goes on if the caller disconnects. Otherwise the
+    /// The work runs in a task of its own, which goes on if the caller disconnects. Otherwise the
     /// revocation might never be recorded, because a repeated call finds nothing left to change.
     async fn write_and_record(
         &self,

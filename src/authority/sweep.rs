@@ -80,7 +80,7 @@ impl Authority {
         // The sessions under cut-offs are ended first, because an expired entry may still cover
         // sessions that have not been marked as ended.
         self.end_covered_sessions().await?;
-        // This also covers entries that other replicas have deleted.
+        // The watermark also covers entries that other replicas have deleted.
         if purge_watermark > sweeper.dropped_until {
             self.drop_from_index(purge_watermark).await?;
             sweeper.dropped_until = purge_watermark;
@@ -94,7 +94,8 @@ impl Authority {
                 break;
             }
         }
-        // This runs even if the table is turned off, so that its old records do not stay for ever.
+        // Old audit records are deleted even if the table is turned off, so that they do not stay
+        // for ever.
         let until = now.minus(self.settings.audit_retention);
         loop {
             let deleted = self.store.delete_old_audit(until, self.settings.sweep_batch).await?;

@@ -49,7 +49,7 @@ pub struct HttpState {
     pub outcomes: Arc<Outcomes>,
     /// The longest time that a request may take.
     pub request_timeout: Duration,
-    /// Set if callers may authenticate by certificates.
+    /// True if callers may authenticate by certificates.
     pub certificates: bool,
 }
 

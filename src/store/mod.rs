@@ -178,7 +178,7 @@ impl RevocationOutcome {
 /// An entry of the feed, which keeps the index in memory up to date.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
-    /// Its position in the feed.
+    /// The position of the entry in the feed.
     pub seq: Seq,
     /// The tokens or sessions that it stops.
     pub revoked: Revoked,
@@ -189,7 +189,7 @@ pub struct FeedEntry {
 /// An entry of a tenant or subject under which sessions may still have to be marked as ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Its position in the feed. It changes if the same is revoked again.
+    /// The position of the entry in the feed. It changes if the same is revoked again.
     pub seq: Seq,
     /// The tenant.
     pub tenant: Tenant,
@@ -241,7 +241,7 @@ pub struct SweptRevocations {
 /// A batch of sessions whose expiry has been recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedExpiries {
-    /// Their audit records.
+    /// The audit records of the sessions.
     pub entries: Vec<AuditEntry>,
     /// True if nothing was left to record, or nothing that could be recorded now.
     pub is_last: bool,

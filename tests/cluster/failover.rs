@@ -168,7 +168,7 @@ async fn what_a_failover_has_lost_is_revoked_again_by_those_who_know_and_an_alar
     );
     pair.promote();
     becomes(&cluster.url, entries, 6).await;
-    // These are the bystander's session and the one of which only a token was revoked.
+    // The two live sessions are the bystander's and the one of which only a token was revoked.
     becomes(&cluster.url, live, 2).await;
     eventually("an alarm is raised", async || {
         cluster.replicas.iter_mut().any(has_alarm).then_some(())

@@ -63,7 +63,7 @@ impl Site {
         Self::start_with(program, "").await
     }
 
-    /// The same with these settings of the authority.
+    /// Starts a site whose authority has these settings.
     pub async fn start_with(program: Program, settings: &str) -> Self {
         let (folder, authority) = launch(settings);
         Self::around(program, folder, authority, &[]).await
@@ -80,7 +80,8 @@ impl Site {
         (Self::around(program, folder, authority, edit.as_slice()).await, token)
     }
 
-    /// The same with Traefik, which authenticates by a certificate.
+    /// Starts a site with Traefik, which authenticates by a certificate; the authority knows it
+    /// only if `is_known`.
     pub async fn start_with_certificates(is_known: bool) -> (Self, String) {
         let certified = tempfile::tempdir().unwrap();
         let certificates = Certificates::new(certified.path());
@@ -133,7 +134,8 @@ impl Site {
         ask(&self.gateway, path, token, headers).await
     }
 
-    /// The same for any method and request target, which are sent unchanged.
+    /// Sends a request to the gateway with any method and target, which are sent unchanged, and
+    /// returns the answer.
     pub async fn send(
         &self,
         method: &str,

@@ -385,7 +385,7 @@ fn a_revoked_token_stays_inactive_after_its_entry_is_swept() {
     is_violated("a clock set back by more than is tolerated", kept(2, None));
 }
 
-/// This holds however many answers are lost, and whenever the client retries.
+/// The rule holds however many answers are lost, and whenever the client retries.
 #[test]
 fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
     let alone = |replay, lasts| Replaying { replay, lasts, has_thief: false };

@@ -247,7 +247,7 @@ fn sessions_that_ended_according_to_the_log_are_ended_again() {
         [&["alice"][..], &["bob"], &["carol", "--tenant", "acme"], &["dave"]]
             .map(|of| create(&server, of));
     let stays = create(&server, &["erin"]);
-    // These revocations are older than the backup, and the last session is newer than them.
+    // The following revocations are older than the backup, and the last session is newer than them.
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
     create(&server, &["frank"]);
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
@@ -546,7 +546,7 @@ fn the_old_database_is_moved_aside_under_an_unused_name() {
     create(&server, &["alice"]);
     site.back_up();
     server.stop();
-    // These run within one second, so that their names would be the same without a counter.
+    // The restores run within one second, so that their names would be the same without a counter.
     for _ in 0..3 {
         site.cli(&["restore", "backup.db"]).ok();
     }
@@ -622,7 +622,7 @@ fn a_backup_that_was_copied_over_the_database_by_hand_is_reported() {
     assert!(!is_reported(&mut Server::spawn(&mut serve(&site.data()))));
 }
 
-/// These are the steps that docs/operations.md describes.
+/// The steps are those that docs/operations.md describes.
 #[test]
 fn a_restore_can_be_undone() {
     let site = Site::new();

@@ -157,7 +157,7 @@ pub async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_
         server.find(purpose, KeyState::Pending).await.kid,
     ];
     let mover = server.sign_in("mover").await;
-    // This session ends after five idle minutes.
+    // The session `short` ends after five idle minutes.
     let short = server.create(request_under("short", "short")).await.unwrap();
     let stayer = server.sign_in("stayer").await;
     server.rotate(purpose, true).await.unwrap();
@@ -301,7 +301,7 @@ pub async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on()
     let [active, pending] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
     let before = server.sign_in("alice").await;
-    // This swaps the sealed secrets of the two keys.
+    // The statement swaps the sealed secrets of the two keys.
     let swap = format!(
         "UPDATE signing_keys SET sealed = (SELECT sealed FROM signing_keys AS other WHERE \
          other.kid <> signing_keys.kid AND other.kid IN ('{active}', '{pending}')) WHERE kid IN \

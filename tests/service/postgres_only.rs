@@ -316,7 +316,7 @@ pub async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_not
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
     for (off, right) in [(6, 5), (-6, -5)] {
         server.store.skew.store(off, Ordering::SeqCst);
-        // This is longer than the lease that it still has.
+        // Two seconds are longer than the rest of the lease.
         server.clock.advance(seconds(2));
         assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
         let (before, begun) = (renewals(&server).await, Instant::now());
@@ -350,7 +350,7 @@ pub async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_an
     let mut watch = behind.watch_health("").await;
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
     behind.store.skew.store(6, Ordering::SeqCst);
-    // This is longer than the lease that it still has.
+    // Two seconds are longer than the rest of the lease.
     behind.clock.advance(seconds(2));
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
 

@@ -93,7 +93,7 @@ pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
 /// A revocation may run in the same transaction as the one that writes the entry, and find that the
 /// session has ended. It must return the position of that entry all the same.
 pub async fn whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it(store: &dyn Store) {
-    // This moves the feed from its beginning.
+    // The revocation moves the feed from its beginning.
     revoke_session(store, &create(store, session(1)).await, after(2)).await;
     let there = create(store, session(3)).await;
     let target = RevocationTarget::Session(there.id);

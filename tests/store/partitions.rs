@@ -223,7 +223,7 @@ async fn many_records_from_before_partitions_are_attached_while_the_store_is_ope
         "a smaller table is attached during the start"
     );
     let store = open(&url).await;
-    // These records go to the default partition first, and are moved later.
+    // The records go to the default partition first, and are moved later.
     append(&store, &[day(0), day(1)]).await;
     in_time(async { while count(&url).await < 60_002 {} }).await;
     assert_eq!(number(&url, "SELECT count(*) FROM audit_before").await, 60_002);

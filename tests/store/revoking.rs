@@ -238,7 +238,7 @@ pub async fn expired_sessions_of_a_subject_are_not_counted(store: &dyn Store) {
 
 pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     let before = create(store, session(1)).await;
-    // This is not the token in the row, because a replay may have issued another one.
+    // The token is not the one in the row, because a replay may have issued another one.
     let token = TokenId::new([8; 16]);
     let outcome = revoke_token(store, &before, token, after(2)).await;
 

@@ -212,14 +212,14 @@ pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &d
 }
 
 pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
-    // This one was ended long before it would have expired.
+    // The first session was ended long before it would have expired.
     let ended = create(
         store,
         Session { idle_expires_at: after(9000), expires_at: after(9000), ..session(1) },
     )
     .await;
     revoke_session(store, &ended, after(50)).await;
-    // This one went idle long before its absolute end.
+    // The second session went idle long before its absolute end.
     let idle = create(
         store,
         Session { idle_expires_at: after(60), expires_at: after(9000), ..session(2) },

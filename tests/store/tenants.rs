@@ -96,7 +96,7 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
     assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
 }
 
-/// It makes no difference whether the job has ended the sessions by then.
+/// The outcome does not depend on whether the job has ended the sessions by then.
 pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since(
     store: &dyn Store,
 ) {

@@ -517,8 +517,8 @@ impl Store for SqliteStore {
 
     async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>, StoreError> {
         let writer = self.writer.clone();
-        // This runs to its end even if the caller goes away, because this process must read the
-        // keys again once they have changed.
+        // The change runs to its end even if the caller goes away, because this process must read
+        // the keys again once they have changed.
         let changing = tokio::spawn(async move {
             let position =
                 writer.transaction(move |connection| ring::change_ring(connection, change)).await?;

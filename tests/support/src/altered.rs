@@ -190,11 +190,11 @@ struct LateToJoin {
 }
 
 enum Row {
-    /// It is being deleted.
+    /// The row is being deleted.
     Leaving(JoinHandle<Result<()>>),
-    /// It is there, and has not been renewed yet.
+    /// The row is there, and has not been renewed yet.
     New,
-    /// It has been renewed.
+    /// The row has been renewed.
     Renewed,
 }
 

@@ -81,7 +81,7 @@ pub struct AuditFailure {
     pub of: fn(&AuditEntry) -> bool,
     /// The error that the call returns.
     pub error: StoreError,
-    /// Set if the batch is written before the call fails.
+    /// True if the batch is written before the call fails.
     pub after: bool,
 }
 

@@ -309,7 +309,7 @@ async fn refresh_with(
     }
 }
 
-/// Creates a session, while the server may not know the latest revocations again and again.
+/// Creates a session, again and again while the server may not know the latest revocations.
 pub async fn create(
     client: &mut Client,
     request: CreateSessionRequest,
@@ -317,12 +317,13 @@ pub async fn create(
     create_with(client, request, Repeat::UntilCurrent).await
 }
 
-/// Refreshes a session in the same way.
+/// Refreshes a session, again and again while the server may not know the latest revocations.
 pub async fn refresh(client: &mut Client, token: &str) -> Result<RefreshResponse, Status> {
     refresh_with(client, token, Repeat::UntilCurrent).await
 }
 
-/// Validates a token without demands, in the same way.
+/// Validates a token without demands, again and again while the server may not know the latest
+/// revocations.
 pub async fn validate(client: &mut Client, token: &str) -> ValidateResponse {
     let request = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
     loop {

@@ -64,9 +64,9 @@ pub const GRACE: &str = "COUNTERSIGN_SHUTDOWN__GRACE";
 pub struct Run {
     /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// Its standard output.
+    /// The standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// The standard error.
     pub stderr: String,
 }
 

@@ -191,7 +191,7 @@ async fn ask(
     connection: &mut AsyncPgConnection,
     renewal: &RenewalRequest,
 ) -> Result<RenewalOutcome, Fault> {
-    // This reads the answer to its end. `get_result` would stop at the first row.
+    // `load` reads the answer to its end. `get_result` would stop at the first row.
     let rows: Vec<Row> = statement::<SqlRow>(RENEWAL)
         .bind::<BigInt, _>(renewal.number)
         .bind::<BigInt, _>(renewal.applied.0)

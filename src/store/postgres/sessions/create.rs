@@ -121,7 +121,8 @@ impl BatchWrite for SlowPath<'_> {
             let problem = "the same request is being made by others";
             return Err(Fault::Conflict(StoreError::Unavailable(problem.to_owned())));
         }
-        // This comes after the insertion, because a new session may be evicted for another new one.
+        // The eviction comes after the insertion, because a new session may be evicted for another
+        // new one.
         let (ended, entries) = evict(connection, &batch.evicted).await?;
         batch.live.keep_counts(connection).await?;
         // The head of the feed is locked last.

@@ -19,19 +19,19 @@ use crate::{
 /// A session, and the tokens that its client holds.
 #[derive(Clone, Debug)]
 pub struct Held {
-    /// Its number in the history.
+    /// The number of the session in the history.
     pub number: SessionNumber,
-    /// Its identifier.
+    /// The identifier of the session.
     pub id: String,
-    /// Its policy.
+    /// The policy.
     pub policy: &'static str,
-    /// Its tenant.
+    /// The tenant.
     pub tenant: String,
-    /// Its subject.
+    /// The subject.
     pub subject: String,
-    /// Its latest access token.
+    /// The latest access token.
     pub access_token: TokenNumber,
-    /// Its latest refresh token.
+    /// The latest refresh token.
     pub refresh_token: String,
     /// The refresh token before the current one.
     pub used_refresh_token: Option<String>,
