@@ -363,7 +363,7 @@ mod tests {
     const EXCEPTIONS: [(&str, &str); 5] = [
         ("0011", "ALTER TABLE audit RENAME TO audit_before;"),
         ("0011", "ALTER INDEX audit_pkey RENAME TO audit_before_pkey;"),
-        // These two change the new table, on which those statements work too.
+        // The following two change the new table, on which those statements work too.
         ("0011", "ALTER TABLE audit DROP CONSTRAINT audit_pkey;"),
         ("0011", "CREATE UNIQUE INDEX audit_key ON audit (at, id);"),
         // Nobody writes to this table any more.
