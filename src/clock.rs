@@ -71,10 +71,10 @@ impl SharedClock {
         Timestamp::from_micros(own.micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
     }
 
-    /// Corrects the clock by a reading of the database's clock that was taken between two instants
-    /// of this machine's clock. The correction changes only as far as the reading requires, so that
-    /// it does not jitter with the duration of the request.
-    pub fn agree(&self, before: Timestamp, shared: Timestamp, after: Timestamp) {
+    /// Adjusts the correction by a reading of the database's clock that was taken between two
+    /// instants of this machine's clock. The correction changes only as far as the reading
+    /// requires, so that it does not jitter with the duration of the request.
+    pub fn adjust_correction(&self, before: Timestamp, shared: Timestamp, after: Timestamp) {
         let least = shared.micros().saturating_sub(after.micros());
         let most = shared.micros().saturating_sub(before.micros()).max(least);
         self.ahead.store(self.ahead.load(Ordering::Relaxed).clamp(least, most), Ordering::Relaxed);
@@ -163,10 +163,10 @@ mod tests {
         for (shared, ahead) in
             [(5, 0), (4_010, 4_000), (4_009, 4_000), (4_000, 4_000), (3_990, 3_990), (3_995, 3_990)]
         {
-            clock.agree(at(0), at(shared), at(10));
+            clock.adjust_correction(at(0), at(shared), at(10));
             assert_eq!(clock.now(), at(ahead), "{shared}");
         }
-        clock.agree(at(6_000), at(2_000), at(6_010));
+        clock.adjust_correction(at(6_000), at(2_000), at(6_010));
         assert_eq!(clock.now(), Timestamp::from_seconds(996), "also if it is behind");
         own.advance(Duration::from_secs(1));
         assert_eq!(

@@ -106,7 +106,7 @@ fn tokens_are_introspected_and_revoked_by_other_libraries() {
         (libraries.join("venv/bin/python"), "oauth.py", "True alice {'active': False}"),
         (PathBuf::from("node"), "oauth.mjs", "true alice {\"active\":false}"),
     ] {
-        let mut create = server.verb(["session", "create", "alice", "--json"]);
+        let mut create = server.command(["session", "create", "alice", "--json"]);
         let created: Value = run(create.env("COUNTERSIGN_API_KEY", key)).json();
         let token = created["tokens"]["access_token"].as_str().unwrap();
         let arguments = [script, &issuer, "resource.server_1", key, token];

@@ -39,7 +39,7 @@ pub fn routes(
         ready,
         gateway: Arc::new(Gateway::new(config.gateway.clone(), outcomes.clone())),
         outcomes,
-        patience: config.limits.call_timeout,
+        request_timeout: config.limits.call_timeout,
         certificates: false,
     };
     http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, state).all

@@ -52,7 +52,7 @@ pub enum LoggedEnd {
     Session(SessionId),
     /// The sessions of a subject that were created up to this instant.
     Subject {
-        /// Its tenant.
+        /// The tenant of the subject.
         tenant: Tenant,
         /// The subject.
         subject: Subject,
@@ -93,9 +93,9 @@ pub struct LoggedRevocation {
 pub struct LoggedSession {
     /// The session.
     pub id: SessionId,
-    /// Its tenant.
+    /// The tenant.
     pub tenant: Tenant,
-    /// Its subject.
+    /// The subject.
     pub subject: Subject,
 }
 
@@ -197,14 +197,14 @@ fn records_in(text: &str) -> Result<Vec<Line>, String> {
                 take_records(value, &mut records)?;
                 rest = rest.get(end..).unwrap_or_default();
             }
-            // This is a bracket in a collector's prefix, or the start of an array that goes on in
-            // the next line.
+            // The bracket is in a collector's prefix, or the start of an array that goes on in the
+            // next line.
             _ if rest.starts_with('[') => rest = rest.get(1..).unwrap_or_default(),
             Some(Err(error)) if error.is_eof() && (has_mark(rest) || may_begin_record(rest)) => {
                 return Err("its end is missing".to_owned());
             }
             Some(Err(error)) if has_mark(rest) => return Err(error.to_string()),
-            // This is the text of another program.
+            // The rest is the text of another program.
             Some(Err(_)) | None => return Ok(records),
         }
     }
@@ -221,7 +221,7 @@ fn take_records(value: Value, records: &mut Vec<Line>) -> Result<(), String> {
             records.push(serde_json::from_value(value).map_err(|error| error.to_string())?);
             Ok(())
         }
-        // This is a line with another target, which may mention that of the audit.
+        // The line has another target, and may mention that of the audit.
         Some(_) if !value.to_string().contains(ESCAPED_MARK) => Ok(()),
         None if !has_mark(&value.to_string()) => Ok(()),
         Some(_) | None => Err("it is inside another value: take it out of there".to_owned()),

@@ -174,7 +174,7 @@ fn check_folder(path: &Path) -> Result<(), AppError> {
 /// Fails if there is no database, for commands that must not create one.
 pub fn require_database(config: &Config) -> Result<(), AppError> {
     match &config.database {
-        // It may be missing because a restore was interrupted; opening it reports that.
+        // The file may be missing because a restore was interrupted; opening it reports that.
         DatabaseUrl::Sqlite(path) if !path.exists() && !is_restore_unfinished(path) => {
             Err(AppError::NoDatabase(path.clone()))
         }

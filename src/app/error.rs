@@ -114,7 +114,7 @@ pub enum AppError {
     /// A private key cannot be imported.
     #[error("private key {path}: {problem}")]
     NotImported {
-        /// Its file.
+        /// The file of the key.
         path: PathBuf,
         /// The reason.
         problem: String,

@@ -253,8 +253,8 @@ impl Running {
             stopped = self.ports.stopped() => Some(AppError::TaskStopped(stopped.to_owned())),
         };
         reporting.abort();
-        // It must have ended before the next announcement, or it could announce `Serving`
-        // afterwards.
+        // The reporting must have ended before the next announcement, or it could announce
+        // `Serving` afterwards.
         let _ = (&mut reporting).await;
         failure
     }

@@ -143,7 +143,7 @@ impl Ports {
             ready,
             gateway,
             outcomes: outcomes.clone(),
-            patience: limits.call_timeout,
+            request_timeout: limits.call_timeout,
             certificates: http_tls.is_some_and(|tls| tls.files.client_ca.is_some()),
         };
         let metrics = Arc::new(Metrics::new(Observed {

@@ -88,7 +88,7 @@ pub enum RestoreError {
     Serving {
         /// The replica's name.
         name: String,
-        /// Its identifier.
+        /// The replica's identifier.
         incarnation: String,
     },
     /// The log cannot be used.
@@ -106,7 +106,7 @@ pub enum RestoreError {
 pub enum EndedSince {
     /// None, because it is not known which they are.
     Unknown,
-    /// Those that ended by the records of the audit in these logs.
+    /// The sessions that ended by the records of the audit in these logs.
     Logs(Vec<PathBuf>),
     /// All sessions.
     All,
@@ -605,7 +605,7 @@ async fn record_end(
             (record.tenant, record.subject) = (Some(entry.tenant), entry.subject);
         }
     }
-    if let (None, Some((tenant, subject))) = (&record.tenant, outcome.whose) {
+    if let (None, Some((tenant, subject))) = (&record.tenant, outcome.owner) {
         (record.tenant, record.subject) = (Some(tenant), Some(subject));
     }
     audit.record_in_batches(record).await;

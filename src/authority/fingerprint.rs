@@ -15,9 +15,9 @@ const LABEL: &str = "countersign create-session request 1";
 
 /// Computes the fingerprint of a caller's request.
 ///
-/// It is kept with the session, so every version must compute the same one for the same request. A
-/// field that is added to the request later must be left out of the encoding while it has its
-/// default.
+/// The fingerprint is kept with the session, so every version must compute the same one for the
+/// same request. A field that is added to the request later must be left out of the encoding while
+/// it has its default.
 pub(super) fn fingerprint(caller: &CallerName, request: &NewSession) -> RequestFingerprint {
     let mut fingerprint = RequestFingerprint([0; 32]);
     // SHA-256 has 32 bytes.

@@ -134,8 +134,8 @@ impl Authority {
         purpose: KeyPurpose,
         force: bool,
     ) -> Result<Key, AuthorityError> {
-        // This is the next key as the first iteration found it. If another replica has activated it
-        // meanwhile, there is nothing left to do.
+        // `wanted` is the next key as the first iteration found it. If another replica has
+        // activated it meanwhile, there is nothing left to do.
         let mut wanted: Option<String> = None;
         loop {
             if !self.is_current() {
@@ -179,8 +179,8 @@ impl Authority {
         loop {
             let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
-            // This ensures that the ring was read from the current primary, and that every replica
-            // knows the next key before it issues tokens.
+            // The wait ensures that the ring was read from the current primary, and that every
+            // replica knows the next key before it issues tokens.
             self.wait_until_acknowledged(epoch, ring.position).await?;
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let key = keys().find(|key| key.kid == kid).ok_or(AuthorityError::KeyNotFound)?;
@@ -277,7 +277,7 @@ impl Authority {
         );
         for key in rotation.retired(now) {
             let Ok(id) = key.kid.parse::<RefreshKeyId>() else { continue };
-            match self.store.is_refresh_key_held(id, now).await? {
+            match self.store.is_refresh_key_in_use(id, now).await? {
                 true => unused_since.remove(&key.kid),
                 false => Some(*unused_since.entry(key.kid.clone()).or_insert(now)),
             };
@@ -317,7 +317,7 @@ impl Authority {
         let (by, peer) = by.map_or((Who::Service, None), |actor| (actor.into(), actor.peer));
         let change = RingChange { version: ring.version, put, drop: change.drop };
         let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
-        // This runs in a task of its own, so that a change is recorded even if the caller
+        // The change is made in a task of its own, so that it is recorded even if the caller
         // disconnects.
         let changing = tokio::spawn(async move {
             let position = store.change_ring(change).await?;

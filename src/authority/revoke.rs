@@ -283,7 +283,7 @@ impl Authority {
     /// applied it. The record is made before the acknowledgement, because the revocation is
     /// committed by then.
     ///
-    /// This runs in a task of its own, which goes on if the caller disconnects. Otherwise the
+    /// The work runs in a task of its own, which goes on if the caller disconnects. Otherwise the
     /// revocation might never be recorded, because a repeated call finds nothing left to change.
     async fn write_and_record(
         &self,
@@ -296,7 +296,7 @@ impl Authority {
             if outcome.changed {
                 // If the target was a session identifier, the tenant and the subject are known
                 // only now.
-                if let (None, Some((tenant, subject))) = (&record.tenant, &outcome.whose) {
+                if let (None, Some((tenant, subject))) = (&record.tenant, &outcome.owner) {
                     (record.tenant, record.subject) = (Some(tenant.clone()), Some(subject.clone()));
                 }
                 audit.record(AuditRecord { sessions: Some(outcome.sessions), ..record });

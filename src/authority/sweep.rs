@@ -69,21 +69,21 @@ impl Authority {
         let mut sweeper = self.sweeper.lock().await;
         let now = self.sweep_time(clocks, &mut sweeper).await?;
         let mut swept = Swept::default();
-        let forgotten_until = loop {
+        let purge_watermark = loop {
             let batch =
                 self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;
             swept.revocations += batch.deleted;
             if self.is_last(batch.deleted) {
-                break batch.forgotten_until;
+                break batch.purge_watermark;
             }
         };
         // The sessions under cut-offs are ended first, because an expired entry may still cover
         // sessions that have not been marked as ended.
         self.end_covered_sessions().await?;
-        // This also covers entries that other replicas have deleted.
-        if forgotten_until > sweeper.dropped_until {
-            self.drop_from_index(forgotten_until).await?;
-            sweeper.dropped_until = forgotten_until;
+        // The watermark also covers entries that other replicas have deleted.
+        if purge_watermark > sweeper.dropped_until {
+            self.drop_from_index(purge_watermark).await?;
+            sweeper.dropped_until = purge_watermark;
         }
         swept.expired = self.record_expiries(now).await?;
         let until = now.minus(self.settings.session_retention);
@@ -94,7 +94,8 @@ impl Authority {
                 break;
             }
         }
-        // This runs even if the table is turned off, so that its old records do not stay for ever.
+        // Old audit records are deleted even if the table is turned off, so that they do not stay
+        // for ever.
         let until = now.minus(self.settings.audit_retention);
         loop {
             let deleted = self.store.delete_old_audit(until, self.settings.sweep_batch).await?;
@@ -156,13 +157,13 @@ impl Authority {
     async fn drop_from_index(&self, until: Timestamp) -> Result<(), AuthorityError> {
         // The watermark must be raised before the entries are dropped: from then on, it stops the
         // tokens that the entries stopped.
-        self.replica.index().set_forgotten_until(until);
+        self.replica.index().raise_purge_watermark(until);
         let kept = self.store.unfinished().await?;
         let kept =
             kept.iter().map(|entry| cut_off_key(&entry.tenant, entry.subject.as_deref())).collect();
         let replica = self.replica.clone();
         let dropped =
-            tokio::task::spawn_blocking(move || replica.index().forget(until, &kept)).await;
+            tokio::task::spawn_blocking(move || replica.index().purge(until, &kept)).await;
         dropped.map_err(|_| AuthorityError::Internal)
     }
 

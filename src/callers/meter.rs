@@ -84,8 +84,8 @@ impl Permits {
 
 /// The burst limit is divided by this to get the sustained limit.
 const SUSTAINED_DIVISOR: usize = 8;
-/// The same divisor for writes. It is smaller, because the more writes there are, the more of them
-/// share a commit.
+/// The divisor for the sustained limit of writes. It is smaller, because the more writes there are,
+/// the more of them share a commit.
 const SUSTAINED_DIVISOR_OF_WRITES: usize = 4;
 /// The time that a burst may last. Short bursts are harmless: many calls arrive together, or a disk
 /// pauses, and all are served soon.

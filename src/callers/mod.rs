@@ -64,7 +64,7 @@ pub struct Registration {
     pub keys: Vec<ApiKeyHash>,
     /// The names in its certificates.
     pub certificate_names: Vec<CertificateName>,
-    /// Its limits.
+    /// The limits of the caller.
     pub limits: CallerLimits,
 }
 

@@ -63,7 +63,7 @@ struct Configuration<'a> {
 impl CallerCommand {
     pub fn run(self) -> Outcome {
         match self {
-            Self::New(verb) => verb.run(),
+            Self::New(new) => new.run(),
         }
     }
 }

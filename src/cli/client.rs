@@ -1,5 +1,5 @@
-//! The parts that the verbs which call a server share: the connection, the credentials, and errors
-//! in one line.
+//! The parts that the subcommands which call a server share: the connection, the credentials, and
+//! errors in one line.
 
 use std::{
     fs, io,
@@ -41,7 +41,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// users can see flags.
 const API_KEY_VARIABLE: &str = "COUNTERSIGN_API_KEY";
 
-/// The flags of the verbs that call a server.
+/// The flags of the subcommands that call a server.
 #[derive(Debug, Args)]
 pub struct Server {
     /// The server to call; https:// if it has a certificate.

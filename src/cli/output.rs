@@ -20,8 +20,8 @@ macro_rules! line {
 }
 pub(super) use line;
 
-/// Writes to standard output. If the reader has closed the pipe, as `head` does, the verb goes on
-/// without output, so that its exit code does not depend on the reader.
+/// Writes to standard output. If the reader has closed the pipe, as `head` does, the subcommand
+/// goes on without output, so that its exit code does not depend on the reader.
 pub fn write(text: fmt::Arguments<'_>) {
     match io::stdout().write_fmt(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

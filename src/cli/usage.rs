@@ -38,7 +38,7 @@ pub fn report(error: &Error) -> ExitCode {
     Failure::at_start(format!(
         "{}: see `{} --help`",
         describe(error),
-        verb(env::args_os().skip(1))
+        command_path(env::args_os().skip(1))
     ))
     .print();
     ExitCode::from(WRONG_START)
@@ -121,8 +121,8 @@ fn option(text: String) -> String {
     if text.starts_with('-') { text.split(' ').next().unwrap_or_default().to_owned() } else { text }
 }
 
-/// Returns the command as far as its words are valid, for the hint at `--help`.
-fn verb(arguments: impl Iterator<Item = OsString>) -> String {
+/// Returns the command line as far as its subcommands are valid, for the hint at `--help`.
+fn command_path(arguments: impl Iterator<Item = OsString>) -> String {
     let mut path = vec!["countersign".to_owned()];
     let mut command = Cli::command();
     for argument in arguments {

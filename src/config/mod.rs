@@ -147,7 +147,7 @@ pub struct Config {
     pub log: Log,
     /// All settings in force, including those that are derived from others.
     effective: RawConfig,
-    /// The same without the derived settings.
+    /// The settings in force without those that are derived.
     written: RawConfig,
     /// The file and the flags from which this was loaded.
     source: (Option<PathBuf>, Flags),

@@ -15,7 +15,7 @@ enum Value {
     Number,
     /// A URL like `tcp://10.0.0.5:8080`: `_PORT_8080_TCP`.
     Url,
-    /// The same URL under a name that a setting may have too: `_PORT`.
+    /// Such a URL under a name that a setting may have too: `_PORT`.
     PlainPort,
     /// The name of a transport: `_PORT_53_UDP_PROTO`.
     Transport,

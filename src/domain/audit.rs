@@ -226,7 +226,8 @@ impl AuditRecord {
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Its identifier in the log and in the table. Storing a record a second time changes nothing.
+    /// The identifier of the record in the log and in the table. Storing a record a second time
+    /// changes nothing.
     pub id: AuditId,
     /// The record.
     pub record: AuditRecord,
@@ -237,11 +238,11 @@ pub struct AuditEntry {
 /// A session that has expired without having been ended before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiredSession {
-    /// Its identifier.
+    /// The identifier of the session.
     pub id: SessionId,
-    /// Its tenant; none if the value in the row is not a valid tenant.
+    /// The tenant; none if the value in the row is not a valid tenant.
     pub tenant: Option<Tenant>,
-    /// Its subject; none if the value in the row is not a valid subject.
+    /// The subject; none if the value in the row is not a valid subject.
     pub subject: Option<Subject>,
     /// The instant at which it expired.
     pub idle_expires_at: Timestamp,

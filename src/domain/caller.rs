@@ -42,9 +42,9 @@ impl Reach {
 /// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Its name in the configuration.
+    /// The name of the caller in the configuration.
     pub name: CallerName,
-    /// Its roles.
+    /// The roles of the caller.
     pub roles: BTreeSet<Role>,
     /// The tenants and audiences that it is limited to.
     pub reach: Arc<Reach>,

@@ -10,7 +10,7 @@ pub struct Access {
     pub owner: u32,
     /// The id of its group.
     pub group: u32,
-    /// Its mode. Only the permission bits matter.
+    /// The mode. Only the permission bits matter.
     pub mode: u32,
 }
 
@@ -75,18 +75,18 @@ pub enum Rule {
 /// the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
-    /// It belongs to another user, who can change it whatever its mode says.
+    /// The file belongs to another user, who can change it whatever its mode says.
     Owner {
         /// The id of that user.
         owner: u32,
         /// The id of the user that runs this process.
         user: u32,
     },
-    /// Its mode lets others read or change it.
+    /// The mode of the file lets others read or change it.
     Mode(u32),
-    /// Its mode lets a group read or change it to which this process does not belong.
+    /// The mode of the file lets a group read or change it to which this process does not belong.
     Group {
-        /// Its mode.
+        /// The mode.
         mode: u32,
         /// The id of that group.
         group: u32,
@@ -200,9 +200,9 @@ pub enum Role {
 /// A file or directory of the service that breaks its rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Exposed {
-    /// Its purpose.
+    /// The purpose of the file or directory.
     pub role: Role,
-    /// Its path.
+    /// The path.
     pub path: PathBuf,
     /// The reason why it breaks its rule.
     pub exposure: Exposure,

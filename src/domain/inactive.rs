@@ -4,30 +4,30 @@
 /// form and signature, tenant, time, revocation, audience, demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
-    /// It is not a JWT of the form that this service issues.
+    /// The token is not a JWT of the form that this service issues.
     Malformed,
     /// The signature is not that of the key that `kid` names.
     BadSignature,
     /// The key that `kid` names is not in the ring.
     UnknownKey,
-    /// It is not an access token.
+    /// The token is not an access token.
     WrongType,
-    /// It has expired.
+    /// The token has expired.
     Expired,
-    /// It is not valid yet.
+    /// The token is not valid yet.
     NotYetValid,
-    /// It is from another issuer.
+    /// The token is from another issuer.
     WrongIssuer,
-    /// It is not for the demanded audience, or for none of the audiences that the caller is limited
-    /// to.
+    /// The token is not for the demanded audience, or it is for none of the audiences that the
+    /// caller is limited to.
     WrongAudience,
-    /// It lacks a demanded scope.
+    /// The token lacks a demanded scope.
     InsufficientScope,
     /// The authentication is too weak or too old for the demand.
     StepUpRequired,
-    /// A blacklist entry stops it, or its key has been revoked.
+    /// A blacklist entry stops the token, or its key has been revoked.
     Revoked,
-    /// It belongs to a tenant that the caller is not allowed to see.
+    /// The token belongs to a tenant that the caller is not allowed to see.
     ForeignTenant,
 }
 

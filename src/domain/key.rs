@@ -117,7 +117,7 @@ impl KeyState {
 pub struct NoSuchStep {
     /// The identifier of the key.
     pub kid: String,
-    /// Its state.
+    /// The state of the key.
     pub from: KeyState,
     /// The requested state.
     pub to: KeyState,
@@ -126,10 +126,10 @@ pub struct NoSuchStep {
 /// A key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Its identifier: the `kid` of a signing key, or the hexadecimal [`RefreshKeyId`] of a refresh
+    /// The identifier: the `kid` of a signing key, or the hexadecimal [`RefreshKeyId`] of a refresh
     /// key.
     pub kid: String,
-    /// Its algorithm, which also determines its purpose.
+    /// The algorithm, which also determines its purpose.
     pub algorithm: KeyAlgorithm,
     /// The instant at which it was stored, and thereby published.
     pub created_at: Timestamp,

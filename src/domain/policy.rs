@@ -228,7 +228,8 @@ impl SessionPolicy {
 
     /// Returns the expiry of an access token issued at `now`, in whole seconds.
     ///
-    /// It is never later than the session's idle expiry, so that no token outlives its session.
+    /// The expiry is never later than the session's idle expiry, so that no token outlives its
+    /// session.
     pub fn access_token_expiry(&self, now: Timestamp, idle_expires_at: Timestamp) -> Timestamp {
         now.floor_to_second().plus(self.access_token_ttl).min(idle_expires_at).floor_to_second()
     }

@@ -25,8 +25,8 @@ const ROOM_FOR: Duration = Duration::from_secs(60);
 /// the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveSessions {
-    /// Their number. It may be too high. It is too low only if there are more of them than were
-    /// read ([`LiveSessions::to_read`]).
+    /// The number of the sessions. It may be too high. It is too low only if there are more of them
+    /// than were read ([`LiveSessions::to_read`]).
     pub count: u64,
     /// The oldest of them in the order of creation, each with its idle expiry.
     pub oldest: VecDeque<(SessionId, Timestamp)>,

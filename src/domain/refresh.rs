@@ -179,8 +179,8 @@ impl Session {
         if attempt.generation != current && !may_replay {
             return Reuse;
         }
-        // This must come after the reuse check, so that a request for an excessive scope cannot
-        // hide the reuse of a token.
+        // The check of the scope must come after the reuse check, so that a request for an
+        // excessive scope cannot hide the reuse of a token.
         if let Some(scope) = attempt.scopes.iter().find(|scope| !self.scopes.contains(scope)) {
             return Refuse(RefreshRefusal::ScopeNotGranted(scope.clone()));
         }
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(
             last.judge_refresh(&attempt(&last, 1, now)),
             RefreshVerdict::Reuse,
-            "it was used"
+            "the token was used"
         );
         assert_eq!(last.judge_refresh(&attempt(&last, 2, edge)), RefreshVerdict::Replay);
     }

@@ -276,7 +276,7 @@ impl BlacklistEntry {
 /// The state of a tenant or a subject before a revocation of all its sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// Its newest session, live or ended.
+    /// The newest session, live or ended.
     pub newest: Option<SessionId>,
     /// The cut-off of its blacklist entry, if it has one.
     pub covered: Option<CutOff>,
@@ -327,7 +327,7 @@ impl Revocation {
     /// people, and may be unknown.
     pub fn of_lost(
         revoked: Revoked,
-        whose: Option<(Tenant, Subject)>,
+        owner: Option<(Tenant, Subject)>,
         ended: Ended,
         expires_at: Timestamp,
     ) -> Self {
@@ -336,7 +336,7 @@ impl Revocation {
             Revoked::Token(_) | Revoked::Tenant { .. } | Revoked::Subject { .. } => None,
         };
         let unfinished = revoked.cut_off().is_some();
-        let (tenant, subject) = match (&revoked, whose) {
+        let (tenant, subject) = match (&revoked, owner) {
             (Revoked::Tenant { tenant, .. }, _) => (tenant.clone(), None),
             (Revoked::Subject { tenant, subject, .. }, _) => {
                 (tenant.clone(), Some(subject.clone()))
@@ -370,11 +370,11 @@ pub enum RevocationTarget {
     Session(SessionId),
     /// One access token of a session, with its expiry.
     Token {
-        /// Its `jti`.
+        /// The `jti`.
         token: TokenId,
-        /// Its `sid`.
+        /// The `sid`.
         session_id: SessionId,
-        /// Its `exp`.
+        /// The `exp`.
         expires_at: Timestamp,
     },
     /// All live sessions of a subject, or all but one.

@@ -16,7 +16,7 @@ pub const MOST_ENDED_AT_ONCE: usize = 256;
 
 /// The state of the database on which a revocation is decided.
 pub trait RevocationState {
-    /// The reason why something cannot be read.
+    /// The error of a read.
     type Error;
 
     /// Reads a session, whatever its state.
@@ -40,9 +40,9 @@ pub trait RevocationState {
 /// The state of a tenant or a subject before all its sessions are revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Its newest session and its entry.
+    /// The newest session of the tenant or subject, and the cut-off of its entry.
     pub coverage: Coverage,
-    /// Its live sessions that its entry does not cover, if they were counted.
+    /// The live sessions that the entry does not cover, if they were counted.
     pub uncovered: Option<UncoveredCount>,
 }
 
@@ -50,7 +50,7 @@ pub struct Survey {
 /// ones have ended already, although the job that ends their rows may not have come to them yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UncoveredCount {
-    /// Their number.
+    /// The number of these sessions.
     pub sessions: i64,
     /// The cut-off of the entry when they were counted. Once the entry has another one, the number
     /// says nothing.

@@ -170,8 +170,8 @@ impl<'a> Rotation<'a> {
             );
             return Err(NotRotated::TooSoon { kid: next.kid.clone(), wait });
         }
-        // This is checked only for rotation by hand. The schedule is not fast enough to reach the
-        // limit, and a revocation must not be refused in an emergency.
+        // The limit is checked only for rotation by hand. The schedule is not fast enough to reach
+        // the limit, and a revocation must not be refused in an emergency.
         if self.keys.len() >= MOST_KEYS {
             return Err(NotRotated::TooMany);
         }

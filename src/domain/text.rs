@@ -13,7 +13,7 @@ pub enum TextError {
     /// The text is longer than its limit.
     #[error("has {length} bytes, at most {limit} are allowed")]
     TooLong {
-        /// Its length in bytes.
+        /// The length in bytes.
         length: usize,
         /// The most that is allowed, in bytes.
         limit: usize,

@@ -37,7 +37,7 @@ pub struct Settings {
     pub headers: IdentityHeaders,
     /// The most bytes of one of these headers.
     pub max_header_bytes: usize,
-    /// Set if the token is removed from a request that passes, where the protocol of the gateway
+    /// True if the token is removed from a request that passes, where the protocol of the gateway
     /// allows that.
     pub remove_credential: bool,
 }
@@ -56,11 +56,11 @@ pub struct Passed<'a> {
 #[derive(Debug)]
 #[must_use]
 pub enum Decision<'a> {
-    /// It may pass.
+    /// The request may pass.
     Passed(Passed<'a>),
-    /// It may not pass.
+    /// The request may not pass.
     Denied(Denial),
-    /// It cannot be decided now.
+    /// The request cannot be decided on now.
     Unavailable(AuthorityError),
 }
 

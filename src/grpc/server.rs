@@ -127,9 +127,9 @@ async fn serve_connection(
     }
 }
 
-/// Completes after `patience` if the client is still silent then, and otherwise never.
-async fn silent(patience: Duration, is_silent: impl Fn() -> bool) {
-    sleep(patience).await;
+/// Completes after `timeout` if the client is still silent then, and otherwise never.
+async fn silent(timeout: Duration, is_silent: impl Fn() -> bool) {
+    sleep(timeout).await;
     if !is_silent() {
         std::future::pending().await
     }

@@ -64,7 +64,7 @@ type ToAnswer = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>
 /// The services of the gRPC port, and the state that they share.
 pub struct Services {
     sessions: SessionServiceServer<Sessions>,
-    /// The same service with a higher limit on the size of requests.
+    /// The session service with a higher limit on the size of requests.
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
     /// The service for Envoy.

@@ -44,9 +44,9 @@ const HEADERS: [(&str, &str); 4] = [
 
 pub(super) fn routes(state: Arc<HttpState>) -> Router {
     let routes = Router::new().route("/forward-auth", any(by_query));
-    // These have a path of their own. If they were below `/forward-auth/`, a slash that was put
-    // before the query by mistake would make `by_path` answer, which ignores the demands in the
-    // query.
+    // The routes for demands in the path have a prefix of their own. If they were below
+    // `/forward-auth/`, a slash that was put before the query by mistake would make `by_path`
+    // answer, which ignores the demands in the query.
     let routes =
         routes.route("/forward-auth-path", any(by_path)).route("/forward-auth-path/", any(by_path));
     routes.route("/forward-auth-path/{*path}", any(by_path)).with_state(state)

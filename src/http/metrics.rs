@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn clients_that_prefer_plain_text_get_it_and_all_others_get_openmetrics() {
-        // This is the header of Prometheus 2.5x and 3.
+        // The header is that of Prometheus 2.5x and 3.
         let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,\
                        application/openmetrics-text;version=0.0.1;\
                        q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";

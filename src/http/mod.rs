@@ -48,8 +48,8 @@ pub struct HttpState {
     /// Counts the outcomes of validations.
     pub outcomes: Arc<Outcomes>,
     /// The longest time that a request may take.
-    pub patience: Duration,
-    /// Set if callers may authenticate by certificates.
+    pub request_timeout: Duration,
+    /// True if callers may authenticate by certificates.
     pub certificates: bool,
 }
 
@@ -86,7 +86,7 @@ impl HttpState {
     /// Waits for a future, or returns a response that says that it has taken too long.
     async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Response> {
         let too_late = |_| unavailable("the request has taken too long: try again");
-        timeout(self.patience, future).await.map_err(too_late)
+        timeout(self.request_timeout, future).await.map_err(too_late)
     }
 }
 

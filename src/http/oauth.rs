@@ -80,7 +80,7 @@ async fn introspected(state: &HttpState, request: Request) -> Result<Response, R
         Ok(token) => {
             let mut members = serde_json::to_value(Payload(&token.claims)).unwrap_or_default();
             if let Value::Object(members) = &mut members {
-                // These are added last, so that no claim of the session replaces them.
+                // These members are added last, so that no claim of the session replaces them.
                 members.insert("active".to_owned(), Value::Bool(true));
                 members.insert("token_type".to_owned(), "Bearer".into());
             }

@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(
             third.read_to_end(&mut vec![]).await.unwrap_or(0),
             0,
-            "it is closed without an answer"
+            "the third connection is closed without an answer"
         );
         assert_eq!((counts.open.get(), counts.refused.get()), (2, 1));
         drop(first);

@@ -25,7 +25,7 @@ const METADATA_MAX_AGE: &str = "public, max-age=3600";
 #[derive(Clone)]
 pub(super) struct Published {
     pub ready: Ready,
-    /// Set if callers may authenticate by certificates.
+    /// True if callers may authenticate by certificates.
     pub certificates: bool,
 }
 
@@ -100,7 +100,8 @@ async fn metadata(State(Published { ready, certificates }): State<Published>) ->
         "introspection_endpoint_auth_methods_supported": with_bearer,
         "revocation_endpoint": below(REVOKE_PATH),
         "revocation_endpoint_auth_methods_supported": methods,
-        // This member is required. The list is empty, because there is no authorization endpoint.
+        // The member `response_types_supported` is required. Its list is empty, because there is no
+        // authorization endpoint.
         "response_types_supported": [],
         "grant_types_supported": [],
     });

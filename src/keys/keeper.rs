@@ -51,13 +51,13 @@ impl Keeper {
         renewals: &mut dyn RenewalClient,
         version: RingVersion,
         timeline: Timeline,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<bool, StoreError> {
         let known = self.ring.load();
         if (known.version(), known.timeline()) == (version, timeline) {
             return Ok(false);
         }
-        let ring = renewals.ring(patience).await?;
+        let ring = renewals.ring(timeout).await?;
         if ring.version < version && ring.position.timeline == timeline {
             return Err(StoreError::Unavailable("it returned older keys than before".to_owned()));
         }

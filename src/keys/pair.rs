@@ -139,8 +139,8 @@ impl SigningPair {
     /// Reads a key that was made elsewhere, and refuses a weak one.
     pub fn from_pem(pem: &[u8]) -> Result<(Self, Secret), NotImported> {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| NotImported::NoPem)?;
-        // This comes first, because the library refuses some weak keys without a reason, and
-        // accepts others.
+        // The check of RSA keys comes first, because the library refuses some weak keys without a
+        // reason, and accepts others.
         if let Some(public) = RsaPublic::of_private(&key) {
             public.check()?;
         }

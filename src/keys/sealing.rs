@@ -189,6 +189,10 @@ mod tests {
         let new = both.reseal(&rng, &old).unwrap().unwrap();
         assert_eq!(alone.open(&new).unwrap().as_slice(), b"secret");
         assert_eq!(new.key, old.key);
-        assert_eq!(both.reseal(&rng, &new).unwrap(), None, "it is sealed already");
+        assert_eq!(
+            both.reseal(&rng, &new).unwrap(),
+            None,
+            "the key is already sealed under the current master key"
+        );
     }
 }

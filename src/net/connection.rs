@@ -40,10 +40,10 @@ impl WriteProgress {
         Self(Arc::new(AtomicUsize::new(0)))
     }
 
-    /// Completes when a write has been blocked for `patience`, or at most twice as long. A client
+    /// Completes when a write has been blocked for `timeout`, or at most twice as long. A client
     /// that takes a part of it now and then does not extend this time.
-    pub async fn stalled(&self, patience: Duration) {
-        let mut ticks = interval_at(Instant::now() + patience, patience);
+    pub async fn stalled(&self, timeout: Duration) {
+        let mut ticks = interval_at(Instant::now() + timeout, timeout);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before = self.blocked_write();
         loop {
@@ -287,11 +287,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_write_has_stalled_when_the_client_has_not_taken_all_of_it_for_a_while() {
-        const PATIENCE: Duration = Duration::from_secs(10);
+        const TIMEOUT: Duration = Duration::from_secs(10);
         let (mut client, mut server) = pair().await;
         let progress = server.write_progress();
         let stalled =
-            async || tokio::time::timeout(3 * PATIENCE, progress.stalled(PATIENCE)).await.is_ok();
+            async || tokio::time::timeout(3 * TIMEOUT, progress.stalled(TIMEOUT)).await.is_ok();
         assert!(!stalled().await, "nothing was written");
         server.write_all(b"x").await.unwrap();
         server.flush().await.unwrap();
@@ -300,7 +300,7 @@ mod tests {
         let nibbling = async {
             let mut byte = [0; 1];
             while client.read_exact(&mut byte).await.is_ok() {
-                tokio::time::sleep(PATIENCE / 10).await;
+                tokio::time::sleep(TIMEOUT / 10).await;
             }
         };
         tokio::select! {

@@ -94,7 +94,7 @@ impl CutOffs {
 
     /// Drops the cut-offs that expired up to `until`, except those with a key ([`cut_off_key`]) in
     /// `kept`.
-    pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
+    pub fn purge(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = [0, 0];
         self.by_key.retain(|key, (_, expires_at)| {
             let keep = *expires_at > until || kept.contains(key);

@@ -31,7 +31,7 @@ pub struct Index {
     id_count: AtomicUsize,
     cut_offs: CutOffs,
     /// The purge watermark in microseconds; see [`Index::is_below_purge_watermark`].
-    forgotten_until: AtomicI64,
+    purge_watermark: AtomicI64,
 }
 
 /// Decides by the version of the UUID whether an identifier is that of a session or of a token.
@@ -52,7 +52,7 @@ impl Default for Index {
             ids: DashMap::with_shard_amount(SHARDS),
             id_count: AtomicUsize::new(0),
             cut_offs: CutOffs::new(SHARDS),
-            forgotten_until: AtomicI64::new(i64::MIN),
+            purge_watermark: AtomicI64::new(i64::MIN),
         }
     }
 }
@@ -110,23 +110,23 @@ impl Index {
     /// not become valid again if the clock goes back after a sweep.
     pub fn is_below_purge_watermark(&self, token_expires_at: Timestamp) -> bool {
         token_expires_at.plus(RETENTION_MARGIN).micros()
-            <= self.forgotten_until.load(Ordering::Acquire)
+            <= self.purge_watermark.load(Ordering::Acquire)
     }
 
     /// Raises the purge watermark to the latest expiry of a deleted entry. This must happen before
     /// such entries are dropped from the index. The watermark never goes back.
-    pub fn set_forgotten_until(&self, latest: Timestamp) {
-        self.forgotten_until.fetch_max(latest.micros(), Ordering::AcqRel);
+    pub fn raise_purge_watermark(&self, latest: Timestamp) {
+        self.purge_watermark.fetch_max(latest.micros(), Ordering::AcqRel);
     }
 
     /// Returns the entries that are missing from `other` and may have been lost by the database,
     /// with their expiries. Identifiers that a sweep may have deleted are left out.
     pub fn missing_from(&self, other: &Self) -> Vec<(Revoked, Timestamp)> {
-        let swept = Timestamp::from_micros(self.forgotten_until.load(Ordering::Acquire));
+        let purge_watermark = Timestamp::from_micros(self.purge_watermark.load(Ordering::Acquire));
         let ids = self.ids.iter().filter_map(|entry| {
             // The second was rounded up when the entry was added.
             let expires_at = Timestamp::from_seconds(i64::from(*entry.value()));
-            let is_missing = expires_at.minus(Duration::from_secs(1)) > swept
+            let is_missing = expires_at.minus(Duration::from_secs(1)) > purge_watermark
                 && !other.ids.contains_key(entry.key());
             is_missing.then(|| (revoked_id(*entry.key()), expires_at))
         });
@@ -141,7 +141,7 @@ impl Index {
     /// An entry is dropped only if the watermark covers its tokens, which count as expired then,
     /// whatever the clock says. Tokens expire at whole seconds, so fractions of a second in the
     /// expiry of an entry make no difference.
-    pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
+    pub fn purge(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = 0;
         self.ids.retain(|_, second| {
             let keep = i64::from(*second) - 1 > until.seconds();
@@ -150,7 +150,7 @@ impl Index {
         });
         self.id_count.fetch_sub(gone, Ordering::Relaxed);
 
-        self.cut_offs.forget(until, kept);
+        self.cut_offs.purge(until, kept);
     }
 }
 
@@ -211,9 +211,9 @@ mod tests {
     fn entries_are_dropped_once_they_have_expired_and_not_before() {
         let index = Index::default();
         index.apply(&entry(Revoked::Session(session(NOW)), NOW));
-        index.forget(NOW.minus(Duration::from_micros(1)), &HashSet::new());
+        index.purge(NOW.minus(Duration::from_micros(1)), &HashSet::new());
         assert_eq!(index.len(), 1);
-        index.forget(NOW, &HashSet::new());
+        index.purge(NOW, &HashSet::new());
         assert!(index.is_empty());
         assert!(!index.stops(session(NOW), TokenId::new(TOKEN), "", ""));
     }
@@ -267,7 +267,7 @@ mod tests {
             index.stops(session(later), TokenId::new([3; 16]), "acme", "bob"),
             "the older cut-off does not undo the newer one"
         );
-        index.set_forgotten_until(later);
+        index.raise_purge_watermark(later);
         assert_eq!(
             index.missing_from(&there),
             [(tenant_up_to(later), later)],
@@ -279,15 +279,15 @@ mod tests {
     fn a_token_below_the_purge_watermark_stays_expired() {
         let index = Index::default();
         assert!(!index.is_below_purge_watermark(NOW), "nothing was swept yet");
-        index.set_forgotten_until(NOW);
+        index.raise_purge_watermark(NOW);
         let edge = NOW.minus(RETENTION_MARGIN);
         assert!(!index.is_below_purge_watermark(edge.plus(Duration::from_micros(1))));
         assert!(
             index.is_below_purge_watermark(edge),
             "the deleted entry may have been this token's"
         );
-        index.set_forgotten_until(NOW.minus(Duration::from_secs(1000)));
-        assert!(index.is_below_purge_watermark(edge), "it never goes back");
+        index.raise_purge_watermark(NOW.minus(Duration::from_secs(1000)));
+        assert!(index.is_below_purge_watermark(edge), "the watermark never goes back");
     }
 
     #[test]
@@ -296,9 +296,9 @@ mod tests {
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         index.apply(&entry(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }, NOW));
         let later = NOW.plus(Duration::from_secs(10));
-        index.forget(later, &HashSet::from([tenant.to_string()]));
+        index.purge(later, &HashSet::from([tenant.to_string()]));
         assert!(index.stops(session(NOW), TokenId::new([3; 16]), "acme", "bob"));
-        index.forget(later, &HashSet::new());
+        index.purge(later, &HashSet::new());
         assert!(!index.stops(session(NOW), TokenId::new([3; 16]), "acme", "bob"));
     }
 }

@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(
             others.find_gone(&[other(1, 6), other(2, 5), other(3, 0)], at(112)),
             [],
-            "it is not returned again at once"
+            "the same replica is not returned again at once"
         );
         assert_eq!(others.find_gone(&[other(1, 6), other(3, 0)], at(120)), [other(1, 6)]);
         assert_eq!(

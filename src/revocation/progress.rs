@@ -1,6 +1,6 @@
-//! The progress of this replica through the feed, and the lease that rests on it. It alone changes
-//! the lease, the applied position, the timeline and the epoch, and alone decides what waits for
-//! them.
+//! The progress of this replica through the feed, and the lease that rests on it. [`Progress`]
+//! alone changes the lease, the applied position, the timeline and the epoch, and alone decides
+//! what waits for them.
 //!
 //! These rules hold at any time:
 //! - A lease counts from before its renewal was sent. It is published after the index has applied
@@ -70,7 +70,7 @@ impl Epoch {
 /// The result of comparing the wall clock with that of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ClockCheck {
-    /// They agree within `lease.max_clock_skew`.
+    /// The clocks agree within `lease.max_clock_skew`.
     #[default]
     Right,
     /// Our clock is further behind.

@@ -37,7 +37,7 @@ const PAGE: i64 = 10_000;
 const STEP: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// The shortest time that the database has for an answer while the index is being loaded.
-const LOADING_PATIENCE: Duration = Duration::from_secs(15);
+const LOADING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Returns a new incarnation each time that this replica joins.
 pub type IncarnationSource = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
@@ -226,7 +226,7 @@ impl LeaseRenewer {
             },
             after: membership.cursor,
             limit: PAGE,
-            patience: if is_loading { duration.max(LOADING_PATIENCE) } else { duration },
+            timeout: if is_loading { duration.max(LOADING_TIMEOUT) } else { duration },
         };
         let next = match self.renewals.renew(&renewal).await {
             Ok(RenewalOutcome::Gone) => {
@@ -243,7 +243,7 @@ impl LeaseRenewer {
                 // because changes of the keys are part of the feed.
                 let (ring, timeline) = (answer.ring, answer.head.timeline);
                 let followed =
-                    self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.patience).await;
+                    self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.timeout).await;
                 followed.and_then(|has_changed| {
                     if has_changed && self.keeper.ring().is_in_trouble() {
                         self.wake_ups.keys.notify_one();
@@ -320,7 +320,7 @@ impl LeaseRenewer {
             // meanwhile.
             return Ok(Next::AtOnce);
         }
-        replica.index().set_forgotten_until(answer.forgotten_until);
+        replica.index().raise_purge_watermark(answer.purge_watermark);
         membership.cursor = answer.head.seq;
         counts.applied.set(membership.cursor.0);
 
@@ -446,7 +446,7 @@ impl LeaseRenewer {
             () => ClockCheck::Right,
         };
         if check == ClockCheck::Right {
-            self.replica.clock.agree(before, database, after);
+            self.replica.clock.adjust_correction(before, database, after);
         }
         if std::mem::replace(&mut self.clock, check) != check {
             let ahead_ms = (after.micros() - database.micros()) / 1000;

@@ -164,9 +164,9 @@ impl Replica {
     /// meanwhile, so that its positions have another meaning. Moreover, an old primary that was
     /// replaced does not know newer sessions, so it finds nothing to revoke for them.
     ///
-    /// This needs no lease, so a clock that is behind does no harm: tokens that seem live by it are
-    /// stopped even if they have expired. A clock that is too far ahead makes the wait fail: the
-    /// call may have found nothing to revoke, because the tokens seemed expired.
+    /// The wait needs no lease, so a clock that is behind does no harm: tokens that seem live by it
+    /// are stopped even if they have expired. A clock that is too far ahead makes the wait fail:
+    /// the call may have found nothing to revoke, because the tokens seemed expired.
     pub async fn acknowledged(&self, epoch: Epoch, position: FeedPosition) -> Result<(), AckError> {
         let mut waiting = self.begin_wait();
         let outcome = self.progress.acknowledged(epoch, position).await;

@@ -151,7 +151,7 @@ pub struct RevocationOutcome {
     /// entry did not cover before.
     pub sessions: i64,
     /// The tenant and the subject of the entry that was written, if it concerns one subject.
-    pub whose: Option<(Tenant, Subject)>,
+    pub owner: Option<(Tenant, Subject)>,
     /// The position that every index must have applied before the revocation holds. It is that of
     /// the last entry written or, if there was none to write, the head of the feed, because what
     /// was revoked before may not have reached every index yet.
@@ -169,7 +169,7 @@ impl RevocationOutcome {
             wrote: entry.is_some(),
             changed: decision.changed,
             sessions: decision.sessions,
-            whose: entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?))),
+            owner: entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?))),
             position,
         }
     }
@@ -178,7 +178,7 @@ impl RevocationOutcome {
 /// An entry of the feed, which keeps the index in memory up to date.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
-    /// Its position in the feed.
+    /// The position of the entry in the feed.
     pub seq: Seq,
     /// The tokens or sessions that it stops.
     pub revoked: Revoked,
@@ -189,7 +189,7 @@ pub struct FeedEntry {
 /// An entry of a tenant or subject under which sessions may still have to be marked as ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Its position in the feed. It changes if the same is revoked again.
+    /// The position of the entry in the feed. It changes if the same is revoked again.
     pub seq: Seq,
     /// The tenant.
     pub tenant: Tenant,
@@ -235,13 +235,13 @@ pub struct SweptRevocations {
     pub deleted: usize,
     /// The purge watermark after the batch: the latest expiry of an entry that was ever deleted. No
     /// entry of a token that expires later has been deleted.
-    pub forgotten_until: Timestamp,
+    pub purge_watermark: Timestamp,
 }
 
 /// A batch of sessions whose expiry has been recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedExpiries {
-    /// Their audit records.
+    /// The audit records of the sessions.
     pub entries: Vec<AuditEntry>,
     /// True if nothing was left to record, or nothing that could be recorded now.
     pub is_last: bool,
@@ -399,7 +399,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns whether the current refresh token of a live session depends on a key. Reads all
     /// sessions.
-    async fn is_refresh_key_held(
+    async fn is_refresh_key_in_use(
         &self,
         key: RefreshKeyId,
         now: Timestamp,

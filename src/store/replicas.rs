@@ -18,9 +18,9 @@ use crate::domain::{
 /// A process that is about to serve.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
-    /// Its random identifier, a new one whenever it joins.
+    /// The random identifier of the process, a new one whenever it joins.
     pub incarnation: Incarnation,
-    /// Its name in the configuration, for display.
+    /// The name of the replica in the configuration, for display.
     pub name: String,
     /// The address at which it listens for gRPC, for display.
     pub address: String,
@@ -33,7 +33,7 @@ pub struct Newcomer {
 /// A replica's report on itself when it renews its row, and what it wants to read of the feed.
 #[derive(Clone, Copy, Debug)]
 pub struct RenewalRequest {
-    /// Its incarnation.
+    /// The incarnation of the replica.
     pub incarnation: Incarnation,
     /// The number of this renewal: one more than the last that was sent.
     pub number: i64,
@@ -47,7 +47,7 @@ pub struct RenewalRequest {
     /// The largest number of entries to be read.
     pub limit: i64,
     /// The time within which the database must answer.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// The outcome of a renewal that the database has confirmed.
@@ -73,7 +73,7 @@ pub struct Answer {
     /// The number of changes of the keys.
     pub ring: RingVersion,
     /// The purge watermark: the latest expiry of an entry that was ever deleted.
-    pub forgotten_until: Timestamp,
+    pub purge_watermark: Timestamp,
     /// The time by the database's clock; none if that is this machine's clock.
     pub now: Option<Timestamp>,
     /// The other replicas.
@@ -83,7 +83,7 @@ pub struct Answer {
 /// The state of another replica, as far as this one knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Other {
-    /// Its incarnation.
+    /// The incarnation of the replica.
     pub incarnation: Incarnation,
     /// The position up to which it has applied the feed: it accepts nothing that was revoked up to
     /// there.
@@ -97,9 +97,9 @@ pub struct Other {
 /// A row of the register, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its incarnation.
+    /// The incarnation of the replica.
     pub incarnation: Incarnation,
-    /// Its name in the configuration.
+    /// The name of the replica in the configuration.
     pub name: String,
     /// The address at which it listens for gRPC; empty if it is of an older version.
     pub address: String,
@@ -128,7 +128,7 @@ impl Member {
 /// The reason why a replica no longer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormerState {
-    /// It stopped in good order.
+    /// The replica stopped in good order.
     Left,
     /// Another replica removed it, because it had not renewed its row.
     Removed,
@@ -152,9 +152,9 @@ impl FormerState {
 /// A replica that no longer serves, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormerReplica {
-    /// Its incarnation.
+    /// The incarnation of the replica.
     pub incarnation: Incarnation,
-    /// Its name in the configuration.
+    /// The name of the replica in the configuration.
     pub name: String,
     /// The address at which it listened for gRPC; empty if it was of an older version.
     pub address: String,
@@ -212,8 +212,8 @@ pub trait RenewalClient: Send {
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError>;
 
     /// Reads all keys from the server that answered the last renewal. It must answer within
-    /// `patience`.
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing, StoreError>;
+    /// `timeout`.
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing, StoreError>;
 }
 
 /// The register of the replicas that serve from a database. Each method is one transaction.

@@ -37,7 +37,7 @@ pub struct NotAuthentic;
 pub struct RefreshClaims {
     /// The session that it belongs to.
     pub session_id: SessionId,
-    /// Its generation, its secret, and the name of the key that authenticates it.
+    /// The generation, the secret of the session, and the name of the key that authenticates it.
     pub lineage: Lineage,
 }
 

@@ -170,7 +170,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         let mut request =
             CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() }
                 .encode_to_vec();
-        // This is Struct { fields: { "a": Value { list_value: … } } }, encoded by hand.
+        // The bytes are Struct { fields: { "a": Value { list_value: … } } }, encoded by hand.
         let value =
             [&[0x12][..], &sized(&[&[0x32][..], &sized(&nested(&[], depth))].concat())].concat();
         let entry = [&[0x0a, 1, b'a'][..], &value].concat();
@@ -187,7 +187,8 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         call("/countersign.v1.SessionService/BatchValidate", message(&batch.encode_to_vec()))
     };
     let gzip = {
-        // This resembles a megabyte of zeros compressed by gzip; the service must not unpack it.
+        // The bytes resemble a megabyte of zeros compressed by gzip; the service must not unpack
+        // it.
         let mut bomb = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
         bomb.extend([0xed, 0xc1, 1, 1, 0, 0, 0, 0x80, 0x90, 0xfe, 0xaf, 0xee, 8, 0xa0]);
         bomb
@@ -665,7 +666,7 @@ pub async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
         ),
         ("an answer without a window", Attack::Untaken(1), "closed"),
         ("answers without a window on all streams", Attack::Untaken(STREAMS), "closed"),
-        // These clients keep sending frames, but none that makes progress.
+        // The following clients keep sending frames, but none that makes progress.
         ("pings without end", Attack::Endless(ping(1).repeat(500)), "ENHANCE_YOUR_CALM"),
         (
             "settings without end",

@@ -996,7 +996,7 @@ async fn walk(algorithm: &str) {
     table.keys(&fallback_entry);
     table.keys_that_are_brought_along();
     table.signatures();
-    // These do not depend on the algorithm.
+    // The following tokens do not depend on the algorithm.
     if algorithm == "EdDSA" {
         table.headers();
         table.claims();

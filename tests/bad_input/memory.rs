@@ -195,7 +195,7 @@ pub async fn answers_that_are_not_read_count_until_they_are() {
 pub async fn a_connection_outlives_the_refusals_of_its_large_messages() {
     const CALLS: usize = 1500;
     let site = Site::quiet("").await;
-    // This is longer than a request may be, so the service refuses it after its first bytes.
+    // The token is longer than a request may be, so the service refuses it after its first bytes.
     let large = ValidateRequest { access_token: "x".repeat(100_000), ..Default::default() };
     let refuse = async |_| {
         let refusal = site.client().validate(large.clone()).await.unwrap_err();

@@ -12,8 +12,8 @@ fn away() -> Refusal {
     Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE")
 }
 
-/// These are the codes of PostgreSQL for a full disk (53100), for a lack of memory (53200), and for
-/// a lack of another resource (53000).
+/// The codes of PostgreSQL are 53100 for a full disk, 53200 for a lack of memory, and 53000 for a
+/// lack of another resource.
 pub async fn writes_are_refused_while_postgresql_lacks_disk_or_memory_and_succeed_afterwards() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;

@@ -193,7 +193,10 @@ pub async fn a_hundred_reuses_of_a_refresh_token_leave_one_row() {
 }
 
 /// Refreshes, and tries again as long as the service answers that it is overloaded.
-async fn patient(harness: &Harness, token: &str) -> countersign_test_support::server::SignedIn {
+async fn refresh_until_admitted(
+    harness: &Harness,
+    token: &str,
+) -> countersign_test_support::server::SignedIn {
     loop {
         match harness.refresh(&harness.admin, token).await {
             Err(status) if status.code() == tonic::Code::ResourceExhausted => {
@@ -226,8 +229,9 @@ pub async fn a_storm_of_refreshes_at_the_same_expiry_rotates_each_session_once()
     let good = harness.sign_in("alice").await;
 
     let send = async {
-        let calls =
-            all.iter().flat_map(|session| (0..tabs).map(|_| patient(&harness, &session.refresh)));
+        let calls = all.iter().flat_map(|session| {
+            (0..tabs).map(|_| refresh_until_admitted(&harness, &session.refresh))
+        });
         join_all(calls).await
     };
     let secrets: Vec<_> = all.iter().map(|session| &*session.refresh).collect();

@@ -92,11 +92,11 @@ async fn a_frozen_primary_is_abandoned_for_the_new_one_in_any_order_of_hosts() {
             hosts.reverse();
         }
         let url = Server::url_of(&hosts, "postgres");
-        let patient = [
+        let long_timeouts = [
             ("COUNTERSIGN_DATABASE__STATEMENT_TIMEOUT", "10m"),
             ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "10m"),
         ];
-        let settings = [SHORT_LEASE.as_slice(), &patient].concat();
+        let settings = [SHORT_LEASE.as_slice(), &long_timeouts].concat();
         let mut cluster =
             Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &settings).await;
         let load = Load::start(&cluster, "frozen", &mut dice(), |_| Trouble::Database).await;
@@ -168,7 +168,7 @@ async fn revocations_lost_in_a_failover_are_rewritten_by_the_replicas_and_raise_
     );
     pair.promote();
     becomes(&cluster.url, entries, 6).await;
-    // These are the bystander's session and the one of which only a token was revoked.
+    // The two live sessions are the bystander's and the one of which only a token was revoked.
     becomes(&cluster.url, live, 2).await;
     eventually("an alarm is raised", async || {
         cluster.replicas.iter_mut().any(has_alarm).then_some(())

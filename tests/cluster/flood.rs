@@ -39,7 +39,7 @@ impl Flood {
     pub async fn run(
         &self,
         attempts: usize,
-        patience: Duration,
+        timeout: Duration,
         dice: &mut Dice,
     ) -> BTreeMap<String, usize> {
         let callers = (0..CALLERS).map(|caller| {
@@ -50,7 +50,7 @@ impl Flood {
                 let mut answers = BTreeMap::<_, usize>::new();
                 for _ in 0..attempts.div_ceil(CALLERS) {
                     let tokens = &sessions[dice.roll(sessions.len())];
-                    let refused = attempt(&mut client, tokens, patience, &mut dice)
+                    let refused = attempt(&mut client, tokens, timeout, &mut dice)
                         .await
                         .expect_err("nothing is written");
                     *answers.entry(describe(&refused)).or_default() += 1;
@@ -80,27 +80,27 @@ fn describe(status: &Status) -> String {
 async fn attempt(
     client: &mut Client,
     tokens: &Tokens,
-    patience: Duration,
+    timeout: Duration,
     dice: &mut Dice,
 ) -> Result<(), Status> {
-    fn within<T>(patience: Duration, message: T) -> Request<T> {
+    fn within<T>(timeout: Duration, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.set_timeout(patience);
+        request.set_timeout(timeout);
         request
     }
     match dice.roll(6) {
-        0..4 => client.create_session(within(patience, heavy())).await.map(drop),
+        0..4 => client.create_session(within(timeout, heavy())).await.map(drop),
         4 => {
             let refresh_token = tokens.refresh_token.clone();
             client
-                .refresh(within(patience, RefreshRequest { refresh_token, ..Default::default() }))
+                .refresh(within(timeout, RefreshRequest { refresh_token, ..Default::default() }))
                 .await
                 .map(drop)
         }
         _ => {
             let target = Some(Target::Token(tokens.access_token.clone()));
             client
-                .revoke(within(patience, RevokeRequest { target, ..Default::default() }))
+                .revoke(within(timeout, RevokeRequest { target, ..Default::default() }))
                 .await
                 .map(drop)
         }
@@ -118,13 +118,13 @@ fn heavy() -> CreateSessionRequest {
 }
 
 /// Makes `times` concurrent calls to GetSession for a session that cannot be read, with a deadline
-/// of `patience`.
-pub async fn read_and_give_up(client: &Client, session_id: &str, times: usize, patience: Duration) {
+/// of `timeout`.
+pub async fn read_and_give_up(client: &Client, session_id: &str, times: usize, timeout: Duration) {
     let reads = (0..times).map(|_| {
         let (mut client, session_id) = (client.clone(), session_id.to_owned());
         async move {
             let mut request = Request::new(GetSessionRequest { session_id });
-            request.set_timeout(patience);
+            request.set_timeout(timeout);
             describe(&client.get_session(request).await.expect_err("nothing is read"))
         }
     });

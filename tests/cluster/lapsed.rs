@@ -66,7 +66,7 @@ async fn a_replica_that_is_cut_off_is_not_serving_until_it_is_connected_again() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_takes_effect_although_its_caller_does_not_wait_for_a_replica_that_is_stopped()
 {
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const TIMEOUT: Duration = Duration::from_millis(100);
 
     // The lease has its default duration, so callers give up long before it ends.
     let cluster = Cluster::start(&new_database().await).await;
@@ -80,7 +80,7 @@ async fn a_revocation_takes_effect_although_its_caller_does_not_wait_for_a_repli
     loop {
         let mut request =
             Request::new(RevokeRequest { target: target.clone(), ..Default::default() });
-        request.set_timeout(PATIENCE);
+        request.set_timeout(TIMEOUT);
         let refused = clients[0]
             .revoke(request)
             .await

@@ -86,10 +86,10 @@ async fn a_replica_that_is_cut_off_has_no_lease_and_is_not_ready_until_it_has_jo
     let lapsed = |metrics: &Metrics| {
         metrics.get("lease_lapses_total") > 0.0 && metrics.renewals("failed") > 0.0
     };
-    let metrics = await_metrics(cut_off, "it is counted", lapsed).await;
+    let metrics = await_metrics(cut_off, "the lapse is counted", lapsed).await;
     // The last renewal is older than the duration of the lease, because the lease has ended.
     assert!(metrics.get("lease_renewal_age_seconds") > 1.0);
-    eventually("it is not ready", async || {
+    eventually("the replica is not ready", async || {
         let answer = get(cut_off.http(), "/readyz").await;
         (answer.status == 503 && answer.body.starts_with("the lease has lapsed")).then_some(())
     })
@@ -102,18 +102,19 @@ async fn a_replica_that_is_cut_off_has_no_lease_and_is_not_ready_until_it_has_jo
     let removed = |metrics: &Metrics| {
         metrics.get("replicas_removed_total") > 0.0 && metrics.get("other_replicas") == 0.0
     };
-    await_metrics(well, "it is removed", removed).await;
+    await_metrics(well, "the replica is removed", removed).await;
 
     link.restore();
     await_metrics(cut_off, "there is a lease again", |metrics| metrics.get("lease_current") == 1.0)
         .await;
-    eventually("it is ready", async || {
+    eventually("the replica is ready", async || {
         (get(cut_off.http(), "/readyz").await.status == 200).then_some(())
     })
     .await;
     let metrics = Metrics::of(cut_off.http()).await;
-    assert!(metrics.get("rejoins_total") > 0.0, "its row was gone");
-    await_metrics(well, "it is back", |metrics| metrics.get("other_replicas") == 1.0).await;
+    assert!(metrics.get("rejoins_total") > 0.0, "the row of the replica was gone");
+    await_metrics(well, "the replica is back", |metrics| metrics.get("other_replicas") == 1.0)
+        .await;
 }
 
 /// The test adds a row to `replicas` that cannot be deleted and never advances in the feed.
@@ -159,7 +160,7 @@ async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_cou
     let lose = "DELETE FROM blacklist; DELETE FROM replicas; UPDATE sessions SET ended_at = NULL, \
                 end_reason = NULL, end_note = NULL, is_over = false";
     execute(&url, lose).await;
-    let metrics = await_metrics(replica, "it is noticed", |metrics| {
+    let metrics = await_metrics(replica, "the loss is noticed", |metrics| {
         metrics.get("guarantee_broken_revocations_total") > 0.0
     })
     .await;
@@ -167,8 +168,10 @@ async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_cou
         ["guarantee_broken_revocations_total", "rejoins_total"].map(|name| metrics.get(name)),
         [1.0; 2]
     );
-    await_metrics(replica, "it is written again", |metrics| metrics.get("feed_applied_seq") == 3.0)
-        .await;
+    await_metrics(replica, "the revocation is written again", |metrics| {
+        metrics.get("feed_applied_seq") == 3.0
+    })
+    .await;
 }
 
 /// Returns all words of a text that begin with `countersign_`.

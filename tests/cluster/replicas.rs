@@ -155,7 +155,7 @@ pub async fn revoke(client: &mut Client, target: Target) -> i64 {
 
 /// Revokes the session of a token as soon as the database can be reached.
 pub async fn revoke_at_last(client: &mut Client, token: &str) {
-    eventually("it revokes", async || {
+    eventually("the replica revokes", async || {
         let target = Some(Target::Token(token.to_owned()));
         let revoked = client.revoke(RevokeRequest { target, ..Default::default() }).await;
         revoked.inspect_err(|status| assert!(is_retriable(status), "{status:?}")).ok()
@@ -166,7 +166,7 @@ pub async fn revoke_at_last(client: &mut Client, token: &str) {
 /// Checks that a replica without a lease neither accepts nor rejects a token, and says when to
 /// retry.
 pub async fn assert_not_current(client: &mut Client, token: &str) {
-    let refused = client.validate(question(token)).await.expect_err("it has no lease");
+    let refused = client.validate(question(token)).await.expect_err("the replica has no lease");
     assert!(reason(&refused) == "NOT_CURRENT" && is_retriable(&refused), "{refused:?}");
 }
 
@@ -179,7 +179,7 @@ pub async fn assert_works_again(cluster: &Cluster, dice: &mut Dice) {
     let mut accounts = vec![];
     for (n, replica) in cluster.replicas.iter().enumerate() {
         let mut client = replica.sessions().await;
-        eventually("it writes again", async || {
+        eventually("the replica writes again", async || {
             let request =
                 CreateSessionRequest { subject: "first".to_owned(), ..Default::default() };
             let created = client.create_session(request).await;

@@ -47,8 +47,8 @@ async fn sessions_revoked_after_a_dump_stay_revoked_after_its_restore() {
         .flat_map(|log| ["--revocations-from".to_owned(), log.display().to_string()])
         .collect();
     let restore = |cluster: &Cluster| {
-        let mut verb = cluster.verb(&["restore", "--json"]);
-        run(verb.args(&options).env("COUNTERSIGN_LOG__LEVEL", "error"))
+        let mut command = cluster.command(&["restore", "--json"]);
+        run(command.args(&options).env("COUNTERSIGN_LOG__LEVEL", "error"))
     };
     for (index, log) in logs.iter().enumerate() {
         let replica = &mut cluster.replicas[index];
@@ -95,8 +95,8 @@ async fn sessions_revoked_after_a_dump_stay_revoked_after_its_restore() {
     // Without a log, it is still possible to end all sessions.
     cluster.replicas[0].signal("TERM");
     tokio::task::block_in_place(|| cluster.replicas[0].exit());
-    let mut verb = cluster.verb(&["restore", "--end-all", "--json"]);
-    let report = run(verb.env("COUNTERSIGN_LOG__LEVEL", "error")).json();
+    let mut command = cluster.command(&["restore", "--end-all", "--json"]);
+    let report = run(command.env("COUNTERSIGN_LOG__LEVEL", "error")).json();
     assert_eq!(report["sessions_ended"], 1);
     assert_eq!(number(&url, "SELECT count(*) FROM sessions WHERE ended_at IS NULL").await, 0);
 }
@@ -108,7 +108,7 @@ async fn a_file_is_refused_and_postgresql_named() {
     for (arguments, says) in
         [(["backup", "f"], "pg_dump --format=custom"), (["restore", "f"], "pg_restore")]
     {
-        let refused = run(&mut cluster.verb(&arguments));
+        let refused = run(&mut cluster.command(&arguments));
         assert!(refused.error(2).contains(says), "{refused:?}");
     }
 }

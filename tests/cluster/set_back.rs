@@ -139,8 +139,10 @@ async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
     // A replica that has not renewed since the dump could not notice the set-back.
     let renewals = "SELECT renewals FROM replicas";
     let before = number(&url, renewals).await;
-    eventually("it renews", async || (number(&url, renewals).await > before + 1).then_some(()))
-        .await;
+    eventually("the replica renews", async || {
+        (number(&url, renewals).await > before + 1).then_some(())
+    })
+    .await;
 
     let head = number(&url, HEAD).await;
     let frozen = Frozen::renewals_of(&url, replica).await;
@@ -152,7 +154,7 @@ async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
     put_back(&url, &dump);
     execute(&url, "UPDATE feed_head SET seq = seq + 1").await;
     assert_eq!(number(&url, HEAD).await, head + 1);
-    let answer = in_time("it is answered", revoking).await.unwrap();
+    let answer = in_time("the revocation is answered", revoking).await.unwrap();
     drop(frozen);
 
     let is_active = is_active_at(replica, &token).await;
@@ -193,11 +195,11 @@ async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (
     assert_eq!(number(&url, HEAD).await, head);
     let message =
         RevokeRequest { target: Some(Target::Token(token.clone())), ..Default::default() };
-    let answer = in_time("it is answered", client.revoke(message)).await;
+    let answer = in_time("the revocation is answered", client.revoke(message)).await;
     assert_eq!(
         number(&url, HEAD).await,
         head + 1,
-        "it does not have the position of the lost entry"
+        "the new entry does not have the position of the lost one"
     );
     let is_active = is_active_at(other, &token).await;
     drop(frozen);

@@ -11,7 +11,7 @@ use crate::{
     replicas::{Cluster, Replica, becomes, becomes_inactive, dice, revoke_at_last, sign_in},
 };
 
-const PATIENCE: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_millis(100);
 /// A delay that is longer than any time-out of the service.
 const LONG_DELAY: Duration = Duration::from_secs(30);
 /// The growth of resident memory, in MiB, that does not count as held by calls.
@@ -33,7 +33,7 @@ async fn a_very_slow_database_fails_only_writes_and_fills_no_memory() {
     let memory = || slow.iter().map(Replica::resident).collect::<Vec<_>>();
     let before = memory();
     for flood in &floods {
-        println!("{:?}", flood.run(4_000, PATIENCE, &mut dice).await);
+        println!("{:?}", flood.run(4_000, TIMEOUT, &mut dice).await);
     }
     let after = memory();
     println!("MiB resident: {before:?}, in the end {after:?}");

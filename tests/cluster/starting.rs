@@ -74,12 +74,16 @@ async fn a_start_waits_for_the_migration_of_another_for_as_long_as_it_takes() {
     let holding = hold(&url, MIGRATION_LOCK).await;
     let cluster = Cluster::new(&url);
     let mut replica = cluster.spawn(&url, &[]);
-    let patient = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND \
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND \
                    wait_event = 'advisory' AND backend_start < now() - interval '11 s'";
-    eventually("it waits for longer than a statement may take", async || {
+    eventually("the start waits for longer than a statement may take", async || {
         let is_there = "SELECT count(*) FROM pg_class WHERE relname = 'sessions'";
-        assert_eq!(number(&url, is_there).await, 0, "it migrates although another process does");
-        (number(&url, patient).await == 1).then_some(())
+        assert_eq!(
+            number(&url, is_there).await,
+            0,
+            "the replica migrates although another process does"
+        );
+        (number(&url, waiting).await == 1).then_some(())
     })
     .await;
     holding.release().await;

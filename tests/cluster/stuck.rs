@@ -14,7 +14,7 @@ use crate::{
 
 const ALL_SESSIONS: &str = "LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE";
 /// The deadline of calls: shorter than any time-out of the service.
-const PATIENCE: Duration = Duration::from_millis(50);
+const TIMEOUT: Duration = Duration::from_millis(50);
 /// The memory, in MiB, of all queues when they are full of the largest writes: the write of a
 /// caller that has gone stays queued until the database answers. If queues had no bound, the
 /// attempts below would take twice as much.
@@ -32,7 +32,7 @@ async fn stalled_writes_are_given_up_in_time_and_fill_no_memory() {
     let idle = replica.resident();
 
     let holding = hold(&cluster.url, ALL_SESSIONS).await;
-    let answers = flood.run(32_000, PATIENCE, &mut dice).await;
+    let answers = flood.run(32_000, TIMEOUT, &mut dice).await;
     let after = replica.resident();
     println!("{answers:?}; MiB resident: {idle}, in the end {after}");
     assert!(after <= idle + FULL_QUEUES, "memory grew from {idle} MiB to {after} MiB");
@@ -53,7 +53,7 @@ async fn readers_who_give_up_do_not_add_connections() {
     let session_id = create(&mut client, "alice").await.session.unwrap().session_id;
     let holding = hold(&cluster.url, ALL_SESSIONS).await;
     for _ in 0..6 {
-        read_and_give_up(&client, &session_id, 16, PATIENCE).await;
+        read_and_give_up(&client, &session_id, 16, TIMEOUT).await;
     }
     let connections = number(&cluster.url, &cluster.replicas[0].connections("%")).await;
     // The limit covers the pool, the connection that listens, and the one that renews the lease.

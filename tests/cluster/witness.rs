@@ -38,8 +38,8 @@ impl Witness {
                 let mut asked_since = 0;
                 while asked_since == 0 || !*stopped.borrow() {
                     times.tick().await;
-                    // This is read before the call, because the answer to a call that began before
-                    // the acknowledgement may still be `active`.
+                    // The flag is read before the call, because the answer to a call that began
+                    // before the acknowledgement may still be `active`.
                     let is_revoked = *known.borrow();
                     match client.validate(question(&token)).await {
                         Ok(answer) => {

@@ -49,7 +49,7 @@ impl Application {
         let start = answer
             .body
             .find('{')
-            .unwrap_or_else(|| panic!("it is not from the application: {answer:?}"));
+            .unwrap_or_else(|| panic!("the answer is not from the application: {answer:?}"));
         let end = answer.body.rfind('}').unwrap();
         serde_json::from_str(&answer.body[start..=end]).unwrap()
     }

@@ -53,8 +53,8 @@ fn launch(settings: &str) -> (TempDir, Server) {
 const CREATE: [&str; 4] = ["session", "create", "alice", "--json"];
 
 /// Returns the access token of the session that a command creates.
-fn create(verb: &mut Command) -> String {
-    run(verb).json()["tokens"]["access_token"].as_str().unwrap().to_owned()
+fn create(command: &mut Command) -> String {
+    run(command).json()["tokens"]["access_token"].as_str().unwrap().to_owned()
 }
 
 impl Site {
@@ -63,7 +63,7 @@ impl Site {
         Self::start_with(program, "").await
     }
 
-    /// The same with these settings of the authority.
+    /// Starts a site whose authority has these settings.
     pub async fn start_with(program: Program, settings: &str) -> Self {
         let (folder, authority) = launch(settings);
         Self::around(program, folder, authority, &[]).await
@@ -76,11 +76,12 @@ impl Site {
         let (key, as_gateway) = caller("gateway", "validator");
         let (folder, authority) = launch(&(as_admin + &as_gateway));
         let edit = is_known.then(|| program.with_key(&key));
-        let token = create(authority.verb(CREATE).env("COUNTERSIGN_API_KEY", admin));
+        let token = create(authority.command(CREATE).env("COUNTERSIGN_API_KEY", admin));
         (Self::around(program, folder, authority, edit.as_slice()).await, token)
     }
 
-    /// The same with Traefik, which authenticates by a certificate.
+    /// Starts a site with Traefik, which authenticates by a certificate; the authority knows it
+    /// only if `is_known`.
     pub async fn start_with_certificates(is_known: bool) -> (Self, String) {
         let certified = tempfile::tempdir().unwrap();
         let certificates = Certificates::new(certified.path());
@@ -99,10 +100,10 @@ impl Site {
             path("server.key"),
             path("ca.pem"),
         ));
-        let mut verb = authority.verb(CREATE);
-        verb.env("COUNTERSIGN_SERVER", format!("https://{}", authority.address()));
+        let mut command = authority.command(CREATE);
+        command.env("COUNTERSIGN_SERVER", format!("https://{}", authority.address()));
         let token = create(
-            verb.env("COUNTERSIGN_API_KEY", admin).env("COUNTERSIGN_CA_FILE", path("ca.pem")),
+            command.env("COUNTERSIGN_API_KEY", admin).env("COUNTERSIGN_CA_FILE", path("ca.pem")),
         );
         let files = [path("ca.pem"), path("traefik.pem"), path("traefik.key")];
         let [ca, certificate, key] = files;
@@ -133,7 +134,8 @@ impl Site {
         ask(&self.gateway, path, token, headers).await
     }
 
-    /// The same for any method and request target, which are sent unchanged.
+    /// Sends a request to the gateway with any method and target, which are sent unchanged, and
+    /// returns the answer.
     pub async fn send(
         &self,
         method: &str,

@@ -25,7 +25,7 @@ pub struct Feed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Writer {
     Idle,
-    /// It has taken a position and has not committed.
+    /// The writer has taken a position and has not committed.
     HasPosition(u8),
     Committed(u8),
 }

@@ -11,8 +11,8 @@
 
 mod clocks;
 mod feed;
-mod forgetting;
 mod protocol;
+mod purging;
 mod replaying;
 
 use std::{fmt::Debug, hash::Hash, time::Instant};
@@ -20,8 +20,8 @@ use std::{fmt::Debug, hash::Hash, time::Instant};
 use clocks::Clocks;
 use countersign::domain::policy::Replay;
 use feed::Feed;
-use forgetting::{Forgetting, Guard};
 use protocol::{Broken, Failover, Protocol};
+use purging::{Guard, Purging};
 use replaying::Replaying;
 use stateright::{Checker, HasDiscoveries, Model};
 
@@ -369,23 +369,23 @@ fn a_replica_holds_every_entry_that_it_reports_as_applied() {
 
 #[test]
 fn a_revoked_token_stays_inactive_after_its_entry_is_swept() {
-    let recorded = |broken| Forgetting { guard: Guard::Record, kept: 0, skew: None, broken };
+    let recorded = |broken| Purging { guard: Guard::Record, kept: 0, skew: None, broken };
     holds("swept, by the record", recorded(None));
     for broken in [
-        forgetting::Broken::RecordReadBeforeEntries,
-        forgetting::Broken::JudgedBeforeLookUp,
-        forgetting::Broken::ForgetsByOwnClock,
+        purging::Broken::RecordReadBeforeEntries,
+        purging::Broken::JudgedBeforeLookUp,
+        purging::Broken::PurgesByOwnClock,
     ] {
         is_violated(&format!("{broken:?}"), recorded(Some(broken)));
     }
 
-    let kept = |kept, skew| Forgetting { guard: Guard::Retention, kept, skew, broken: None };
+    let kept = |kept, skew| Purging { guard: Guard::Retention, kept, skew, broken: None };
     holds("swept, by keeping entries longer", kept(2, Some(1)));
     is_violated("purge at the token's expiry", kept(0, Some(1)));
     is_violated("a clock set back by more than is tolerated", kept(2, None));
 }
 
-/// This holds however many answers are lost, and whenever the client retries.
+/// The rule holds however many answers are lost, and whenever the client retries.
 #[test]
 fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
     let alone = |replay, lasts| Replaying { replay, lasts, has_thief: false };

@@ -64,10 +64,10 @@ pub enum Renewal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Process {
     Down,
-    /// It has lost its row, but not its memory, and has to join again.
+    /// The process has lost its row, but not its memory, and has to join again.
     Joining,
     Member,
-    /// It stops in good order.
+    /// The process stops in good order.
     Leaving,
 }
 
@@ -153,12 +153,12 @@ pub struct PendingRevoke {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Revoke {
     NotCalled,
-    /// It is sent to the database and not executed. Only where it makes a difference.
+    /// The call is sent to the database and not executed. Only where that makes a difference.
     Sent(PendingRevoke),
-    /// It is committed. The index of its replica has not reached the entry, or the replica has not
-    /// noticed that yet.
+    /// The entry is committed. The index of the caller's replica has not reached the entry, or the
+    /// replica has not noticed that yet.
     Reaching(PendingRevoke),
-    /// Its replica holds the entry, and the wait runs.
+    /// The caller's replica holds the entry, and the wait runs.
     Waiting(PendingRevoke),
     /// OK was returned.
     Acknowledged,
@@ -166,7 +166,8 @@ pub enum Revoke {
     Failed,
     /// OK was returned, and an asynchronous failover lost the entry.
     Lost,
-    /// It was lost, a replica that held it has written it again, and it holds again.
+    /// The entry was lost, a replica that held it has written it again, and the revocation holds
+    /// again.
     Restored,
 }
 
@@ -190,11 +191,11 @@ pub struct Call {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
-    /// It has read the deadline of the lease, and looks up the index next.
+    /// The call has read the deadline of the lease, and looks up the index next.
     HasLease(Option<Lease>),
-    /// It has found nothing in the index, and compares the clock with the deadline next.
+    /// The call has found nothing in the index, and compares the clock with the deadline next.
     FoundNothing(Option<Lease>),
-    /// It waits for a renewal; true if the one under way was sent after the call arrived.
+    /// The call waits for a renewal; true if the one under way was sent after the call arrived.
     Parked(bool),
 }
 
@@ -1022,8 +1023,8 @@ impl Protocol {
                         == matches!(state.replicas[at].renewal, Renewal::Answered(..)),
                 )?;
                 self.commit(state, commit);
-                // It may register the head as applied, because it validates nothing before it has
-                // read the feed up to there.
+                // The replica may register the head as applied, because it validates nothing before
+                // it has read the feed up to there.
                 state.database.rows[self.row(at)] = Some(state.database.head);
                 state.replicas[at].process = Process::Member;
                 state.replicas[at].history = state.database.history;

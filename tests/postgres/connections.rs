@@ -309,8 +309,8 @@ async fn an_unresponsive_server_does_not_prevent_a_connection_to_another() {
     ] {
         let hosts = hosts.into_iter().map(String::as_str).collect::<Vec<_>>().join(",");
         let url = format!("postgres://postgres@{hosts}/{name}");
-        let patient = Options { connect_timeout: Duration::from_secs(600), ..options(&url) };
-        in_time(attempt(&patient)).await.unwrap_or_else(|error| panic!("{hosts}: {error}"));
+        let long_timeout = Options { connect_timeout: Duration::from_secs(600), ..options(&url) };
+        in_time(attempt(&long_timeout)).await.unwrap_or_else(|error| panic!("{hosts}: {error}"));
         let folder = tempfile::tempdir().unwrap();
         in_time(app::migrate(&config(&format!("{url}?connect_timeout=600"), folder.path())))
             .await
@@ -331,13 +331,13 @@ async fn a_standby_that_takes_over_is_found_while_another_server_is_waited_for()
         execute(&read_only, &alter("SET default_transaction_read_only = on")).await;
         let before = link.connections();
         let url = format!("postgres://postgres@{},{}/{name}", hosts[0], hosts[1]);
-        let patient = Options { connect_timeout: Duration::from_secs(600), ..options(&url) };
+        let long_timeout = Options { connect_timeout: Duration::from_secs(600), ..options(&url) };
         let taking_over = async {
             link.connected(before + 1).await;
             execute(&read_only, &alter("RESET ALL")).await;
         };
         let (attempted, ()) =
-            in_time(futures_util::future::join(attempt(&patient), taking_over)).await;
+            in_time(futures_util::future::join(attempt(&long_timeout), taking_over)).await;
         attempted.unwrap();
     }
 }

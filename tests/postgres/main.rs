@@ -27,7 +27,7 @@ fn config(url: &str, data_dir: &Path) -> Config {
 /// Fails instead of waiting for ever. No attempt in these tests may take as long as the time-out
 /// that it is configured with.
 async fn in_time<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(120), event).await.expect("it takes too long")
+    tokio::time::timeout(Duration::from_secs(120), event).await.expect("the attempt takes too long")
 }
 
 async fn sweep(config: &Config) -> Result<Swept, AppError> {

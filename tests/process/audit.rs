@@ -1,8 +1,8 @@
-//! Checks that every verb of the command line that changes something leaves a record, in the log
-//! and in the table.
+//! Checks that every subcommand that changes something leaves a record, in the log and in the
+//! table.
 //!
-//! The verbs are read from the help of the binary. A verb that this file does not know fails the
-//! test.
+//! The subcommands are read from the help of the binary. A subcommand that this file does not know
+//! fails the test.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -14,21 +14,22 @@ use diesel::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The records that a verb leaves.
+/// The records that a subcommand leaves.
 enum Effect {
-    /// The verb changes neither sessions nor keys of a database.
+    /// The subcommand changes neither sessions nor keys of a database.
     Nothing,
-    /// The verb calls this method of a running service, which tests/service/audit_walk.rs tests.
+    /// The subcommand calls this method of a running service, which tests/service/audit_walk.rs
+    /// tests.
     Calls(&'static str),
-    /// The verb leaves records of these actions.
+    /// The subcommand leaves records of these actions.
     Records(&'static [&'static str]),
 }
 
 use Effect::{Calls, Nothing, Records};
 
-/// Returns the records that a verb leaves, or `None` for an unknown verb.
-fn effect(verb: &str) -> Option<Effect> {
-    Some(match verb {
+/// Returns the records that a subcommand leaves, or `None` for an unknown subcommand.
+fn effect(subcommand: &str) -> Option<Effect> {
+    Some(match subcommand {
         // A new database gets its first keys.
         "serve" => Records(&["key_rotated", "key_published"]),
         "sweep" => Records(&["session_expired"]),
@@ -51,14 +52,14 @@ fn effect(verb: &str) -> Option<Effect> {
     })
 }
 
-/// Returns the verbs of the command line, each with its group before it.
-fn verbs() -> Vec<String> {
-    let mut verbs = vec![];
+/// Returns the subcommands, each with its group before it.
+fn subcommands() -> Vec<String> {
+    let mut subcommands = vec![];
     let mut groups = vec![vec![]];
     while let Some(group) = groups.pop() {
         let help = run(countersign().args(&group).arg("--help")).ok();
         let Some((_, commands)) = help.split_once("\nCommands:\n") else {
-            verbs.push(group.join(" "));
+            subcommands.push(group.join(" "));
             continue;
         };
         let commands = commands.lines().take_while(|line| !line.trim().is_empty());
@@ -71,7 +72,7 @@ fn verbs() -> Vec<String> {
             groups.push([group.clone(), vec![name.to_owned()]].concat());
         }
     }
-    verbs
+    subcommands
 }
 
 #[derive(QueryableByName)]
@@ -91,7 +92,7 @@ fn private(path: &Path, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A folder with a database, for the verbs that change one.
+/// A folder with a database, for the subcommands that change one.
 struct Workspace {
     folder: TempDir,
     data: std::path::PathBuf,
@@ -100,15 +101,16 @@ struct Workspace {
 const P256: &str = include_str!("../../src/keys/test_keys/p256_sec1.pem");
 
 impl Workspace {
-    /// Runs a verb so that it changes something, and returns what it writes to standard error.
-    fn perform(&self, verb: &str) -> String {
+    /// Runs a subcommand so that it changes something, and returns what it writes to standard
+    /// error.
+    fn perform(&self, subcommand: &str) -> String {
         let on_data = |args: &[&str]| -> Command {
             let mut command = countersign();
             command.args(args).arg("--data-dir").arg(&self.data);
             command.env("COUNTERSIGN_KEYS__ALGORITHM", "ES256");
             command
         };
-        match verb {
+        match subcommand {
             "serve" => {
                 let server =
                     Server::launch(serve(&self.data).env("COUNTERSIGN_KEYS__ALGORITHM", "ES256"));
@@ -143,12 +145,13 @@ impl Workspace {
 
 #[test]
 fn every_command_that_changes_something_leaves_an_audit_record() {
-    let verbs = verbs();
+    let subcommands = subcommands();
     assert!(
-        verbs.len() >= 15 && verbs.contains(&"key import".to_owned()),
-        "too few verbs are found: {verbs:?}"
+        subcommands.len() >= 15 && subcommands.contains(&"key import".to_owned()),
+        "too few subcommands are found: {subcommands:?}"
     );
-    let unknown: Vec<_> = verbs.iter().filter(|verb| effect(verb).is_none()).collect();
+    let unknown: Vec<_> =
+        subcommands.iter().filter(|subcommand| effect(subcommand).is_none()).collect();
     assert!(unknown.is_empty(), "say in effect() which records they leave: {unknown:?}");
     let protocol = String::from_utf8_lossy(countersign::proto::DESCRIPTORS);
     let folder = tempfile::tempdir().unwrap();
@@ -156,17 +159,19 @@ fn every_command_that_changes_something_leaves_an_audit_record() {
     // `serve` is first, because it creates the database and its keys for the others, and `key
     // reseal` is last.
     let mut changing: Vec<&str> = vec![];
-    for verb in &verbs {
-        match effect(verb) {
-            Some(Calls(function)) => assert!(protocol.contains(function), "{verb}: {function}"),
-            Some(Records(_)) => changing.push(verb),
+    for subcommand in &subcommands {
+        match effect(subcommand) {
+            Some(Calls(function)) => {
+                assert!(protocol.contains(function), "{subcommand}: {function}")
+            }
+            Some(Records(_)) => changing.push(subcommand),
             Some(Nothing) | None => {}
         }
     }
-    changing.sort_by_key(|verb| (*verb != "serve", *verb == "key reseal"));
-    for verb in changing {
-        let Some(Records(actions)) = effect(verb) else { continue };
-        let log = workspace.perform(verb);
+    changing.sort_by_key(|subcommand| (*subcommand != "serve", *subcommand == "key reseal"));
+    for subcommand in changing {
+        let Some(Records(actions)) = effect(subcommand) else { continue };
+        let log = workspace.perform(subcommand);
         let lines: Vec<Value> =
             log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         for action in actions {
@@ -175,13 +180,13 @@ fn every_command_that_changes_something_leaves_an_audit_record() {
             let line = lines
                 .iter()
                 .find(is_meant)
-                .unwrap_or_else(|| panic!("{verb}: no line of {action} in {log}"));
+                .unwrap_or_else(|| panic!("{subcommand}: no line of {action} in {log}"));
             let id = line["id"].as_str().unwrap().replace('-', "");
             let rows = format!("audit WHERE action = '{action}' AND lower(hex(id)) = '{id}'");
             let count: Count = sql_query(format!("SELECT count(*) AS count FROM {rows}"))
                 .get_result(&mut database(&workspace.data))
                 .unwrap();
-            assert_eq!(count.count, 1, "{verb}: {rows}");
+            assert_eq!(count.count, 1, "{subcommand}: {rows}");
         }
     }
 }

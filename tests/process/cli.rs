@@ -1,5 +1,4 @@
-//! Tests of each verb of the command line against a running server: exit codes, JSON, tables,
-//! errors, help.
+//! Tests of each subcommand against a running server: exit codes, JSON, tables, errors, help.
 
 use std::{collections::BTreeSet, process::Stdio};
 
@@ -193,7 +192,7 @@ fn revoke_ends_what_it_names_and_nothing_else() {
         alice.iter().map(|[id, ..]| id.as_str()).chain([bob.as_str(), of_acme.as_str()]).collect();
 
     assert_eq!(revoke(&[ids[0]]), 1);
-    assert_eq!(revoke(&[ids[0]]), 0, "it has ended before");
+    assert_eq!(revoke(&[ids[0]]), 0, "the session has already ended");
     assert_eq!(live(&server, &ids), ids[1..]);
 
     let [_, access, refresh] = &alice[1];
@@ -201,7 +200,7 @@ fn revoke_ends_what_it_names_and_nothing_else() {
     assert_eq!(live(&server, &ids), ids[1..], "the session lives on");
     assert_eq!(server.cli(["token", "validate", access]).code, Some(1));
     let by_input = run_with_input(
-        &mut server.verb(["session", "revoke", "--token", "-"]),
+        &mut server.command(["session", "revoke", "--token", "-"]),
         &format!("{refresh}\n"),
     );
     assert!(by_input.ok().starts_with("revoked 1 session"));
@@ -252,7 +251,7 @@ fn validate_exits_by_whether_the_token_is_active() {
         assert!(active.lines().any(|row| columns(row) == line), "{line:?} is missing in\n{active}");
     }
     let json =
-        run_with_input(&mut server.verb(["token", "validate", "-", "--json"]), &access).json();
+        run_with_input(&mut server.command(["token", "validate", "-", "--json"]), &access).json();
     assert_eq!(
         [&json["active"], &json["claims"]["level"]],
         [&Value::from(true), &Value::from(3.0)]
@@ -289,7 +288,7 @@ fn refresh_prints_the_new_tokens_and_says_if_they_are_a_replay() {
         [&first["session"]["session_id"], &first["replayed"]],
         [&Value::from(id), &Value::from(false)]
     );
-    let again = run_with_input(&mut server.verb(["token", "refresh", "-"]), &refresh).ok();
+    let again = run_with_input(&mut server.command(["token", "refresh", "-"]), &refresh).ok();
     assert!(again.starts_with("this token had been exchanged a moment ago"), "{again}");
     assert!(again.contains(first["tokens"]["refresh_token"].as_str().unwrap()), "{again}");
 }
@@ -328,7 +327,7 @@ fn health_exits_by_whether_the_server_serves() {
         "SERVING\n"
     );
     assert_eq!(server.cli(["health", "--service", "unknown"]).code, Some(1));
-    let mut without_server = server.verb(["health"]);
+    let mut without_server = server.command(["health"]);
     drop(server);
     assert!(run(&mut without_server).error(1).contains("is `countersign serve` running there?"));
 }
@@ -372,12 +371,15 @@ fn an_error_is_one_line_with_its_reason() {
 #[test]
 fn every_command_has_help_without_placeholder_text() {
     let mut todo = vec![vec![]];
-    let mut verbs = 0;
-    while let Some(verb) = todo.pop() {
-        let help = run(countersign().args(&verb).arg("--help")).ok();
+    let mut subcommands = 0;
+    while let Some(subcommand) = todo.pop() {
+        let help = run(countersign().args(&subcommand).arg("--help")).ok();
         let leftover =
             ["TODO", "FIXME", "XXX", "lorem"].into_iter().find(|word| help.contains(word));
-        assert!(help.contains("Usage: countersign") && leftover.is_none(), "{verb:?}: {help}");
+        assert!(
+            help.contains("Usage: countersign") && leftover.is_none(),
+            "{subcommand:?}: {help}"
+        );
         let commands =
             help.split_once("Commands:").map(|(_, rest)| rest.split("\n\n").next().unwrap_or(rest));
         for line in commands.unwrap_or_default().lines().filter(|line| !line.trim().is_empty()) {
@@ -385,12 +387,15 @@ fn every_command_has_help_without_placeholder_text() {
                 line.trim().split_once(' ').unwrap_or_else(|| panic!("{line:?} says nothing"));
             assert!(!about.trim().is_empty(), "{line}");
             if name != "help" {
-                todo.push([verb.as_slice(), &[name.to_owned()]].concat());
+                todo.push([subcommand.as_slice(), &[name.to_owned()]].concat());
             }
         }
-        verbs += 1;
+        subcommands += 1;
     }
-    assert!(verbs >= 18, "all verbs and their groups have been looked at: {verbs}");
+    assert!(
+        subcommands >= 18,
+        "all subcommands and their groups have been looked at: {subcommands}"
+    );
 }
 
 #[test]

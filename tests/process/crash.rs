@@ -144,7 +144,7 @@ async fn a_first_start_killed_at_any_moment_leaves_a_directory_that_starts() {
     for _ in 0..rounds(12) {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Server::spawn(&mut process::serve(folder.path()));
-        // This chooses the moment of the crash at random.
+        // The sleep chooses the moment of the crash at random.
         thread::sleep(Duration::from_micros(dice.roll(60_000).try_into().unwrap()));
         server.kill();
         let mut server = Server::start(folder.path());

@@ -149,7 +149,7 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
     let data = folder.path();
     for bad in [0o777, 0o770, 0o775, 0o707, 0o1777, 0o2777, 0o2775] {
         if bad == 0o2775 {
-            // This mode is allowed if this process is in the group of the folder.
+            // Mode 2775 is allowed if this process is in the group of the folder.
             if !is_root() {
                 continue;
             }
@@ -430,7 +430,7 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
     Server::launch(&mut user.serve_in_group(OUR_GROUP, &volume)).stop();
 }
 
-/// The same rule holds for every file with a secret.
+/// One rule holds for every file with a secret.
 #[test]
 fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
     if !is_root() {

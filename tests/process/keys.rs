@@ -28,8 +28,8 @@ struct Count {
     count: i64,
 }
 
-/// Returns the keys in the audit records of an action that a verb logged, and checks that the table
-/// has these records, too.
+/// Returns the keys in the audit records of an action that a subcommand logged, and checks that the
+/// table has these records, too.
 fn audited(run: &Run, data: &Path, action: &str) -> Vec<String> {
     let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let records =
@@ -224,8 +224,8 @@ fn an_imported_key_signs_after_the_next_rotation() {
     assert!(is_active(&server, &before) && !is_active(&server, &after));
     let unknown = server.cli(["key", "revoke", "nobody"]);
     assert!(unknown.error(1).contains("KEY_NOT_FOUND"), "{unknown:?}");
-    for verb in [&["key", "list"][..], &["key", "list", "--json"], &["config", "print"]] {
-        seen += &format!("{:?}", server.cli(verb.iter().copied()));
+    for subcommand in [&["key", "list"][..], &["key", "list", "--json"], &["config", "print"]] {
+        seen += &format!("{:?}", server.cli(subcommand.iter().copied()));
     }
     seen += &server.log().join("\n");
     server.stop();

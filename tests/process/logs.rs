@@ -65,7 +65,7 @@ fn use_all(server: &Server) -> Vec<String> {
     fails(1, &["session", "show", &successor]);
     fails(1, &["session", "create", &access, "--policy", &refresh]);
     let (access, refresh) = create();
-    run_with_input(&mut server.verb(["session", "revoke", "--token", "-"]), &access).ok();
+    run_with_input(&mut server.command(["session", "revoke", "--token", "-"]), &access).ok();
     fails(1, &["token", "refresh", &refresh]);
     secrets.extend(forged);
     secrets.extend([successor, "claim-that-is-secret".to_owned()]);

@@ -26,9 +26,9 @@ async fn callers_that_give_up_during_a_pause_do_not_close_the_connection_of_othe
         tokio::spawn(async move { client.create_session(request).await })
     };
     server.signal("STOP");
-    let patient = create(None);
-    let impatient = join_all((0..500).map(|_| create(Some(Duration::from_millis(50))))).await;
-    for outcome in impatient {
+    let unlimited = create(None);
+    let limited = join_all((0..500).map(|_| create(Some(Duration::from_millis(50))))).await;
+    for outcome in limited {
         assert_eq!(
             outcome.unwrap().unwrap_err().code(),
             Code::Cancelled,
@@ -36,6 +36,6 @@ async fn callers_that_give_up_during_a_pause_do_not_close_the_connection_of_othe
         );
     }
     server.signal("CONT");
-    patient.await.unwrap().unwrap();
+    unlimited.await.unwrap().unwrap();
     create(None).await.unwrap().unwrap();
 }

@@ -221,10 +221,14 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
             .iter()
             .any(|line| line.contains("not the database file that was used here last"))
     );
-    assert!(!is_active(&server, &before.access), "it was issued before the restore");
+    assert!(!is_active(&server, &before.access), "the token was issued before the restore");
     assert!(is_live(&server, &before));
     assert!(can_refresh(&server, &before));
-    assert_eq!(server.cli(["session", "show", &after.id]).code, Some(1), "it is not in the backup");
+    assert_eq!(
+        server.cli(["session", "show", &after.id]).code,
+        Some(1),
+        "the session is not in the backup"
+    );
     let aside =
         site.names_in_data().into_iter().find(|name| name.contains(".before-restore-")).unwrap();
     assert!(output.contains(&aside), "{output}");
@@ -243,7 +247,7 @@ fn sessions_that_ended_according_to_the_log_are_ended_again() {
         [&["alice"][..], &["bob"], &["carol", "--tenant", "acme"], &["dave"]]
             .map(|of| create(&server, of));
     let stays = create(&server, &["erin"]);
-    // These revocations are older than the backup, and the last session is newer than them.
+    // The following revocations are older than the backup, and the last session is newer than them.
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
     create(&server, &["frank"]);
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
@@ -542,7 +546,7 @@ fn the_old_database_is_moved_aside_under_an_unused_name() {
     create(&server, &["alice"]);
     site.back_up();
     server.stop();
-    // These run within one second, so that their names would be the same without a counter.
+    // The restores run within one second, so that their names would be the same without a counter.
     for _ in 0..3 {
         site.cli(&["restore", "backup.db"]).ok();
     }
@@ -618,7 +622,7 @@ fn a_backup_that_was_copied_over_the_database_by_hand_is_reported() {
     assert!(!is_reported(&mut Server::spawn(&mut serve(&site.data()))));
 }
 
-/// These are the steps that docs/operations.md describes.
+/// The steps are those that docs/operations.md describes.
 #[test]
 fn a_restore_can_be_undone() {
     let site = Site::new();

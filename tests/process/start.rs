@@ -140,7 +140,7 @@ fn a_start_after_a_crash_checks_the_whole_database() {
     let path = folder.path().join("countersign.db");
     Server::start(folder.path()).stop();
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    // This table is not one that the service reads.
+    // The service does not read the table `own`.
     let filler = "CREATE TABLE own AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 99)
         SELECT i, zeroblob(3000) AS filler FROM n";
     sql_query(filler).execute(&mut connection).unwrap();

@@ -68,7 +68,7 @@ impl Site {
         command
     }
 
-    /// Runs a verb of the command line against a server, with these variables.
+    /// Runs a subcommand against a server, with these variables.
     fn cli(&self, server: &Server, args: &[&str], variables: &[(&str, &str)]) -> Run {
         let mut command = countersign();
         command
@@ -103,10 +103,13 @@ impl Site {
 /// Makes a caller with `countersign caller new`. Returns its key, and its configuration.
 fn new_caller(args: &[&str]) -> (String, String) {
     let made = run(countersign().args(["caller", "new"]).args(args)).ok();
-    let key =
-        made.lines().find(|line| line.starts_with("cs_ck_")).expect("it prints a key").to_owned();
+    let key = made
+        .lines()
+        .find(|line| line.starts_with("cs_ck_"))
+        .expect("the subcommand prints a key")
+        .to_owned();
     let stanza =
-        &made[made.find("[[callers]]").expect("it prints the lines for the configuration")..];
+        &made[made.find("[[callers]]").expect("the subcommand prints the configuration")..];
     (key, stanza.to_owned())
 }
 
@@ -500,7 +503,11 @@ fn forward_auth_without_tls_on_a_public_address_is_refused_unless_insecure_is_se
         };
         let answer = ask("/forward-auth");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{accepted}: {answer}");
-        assert_eq!(answer.contains("tls.http"), status == "403", "it says what to do: {answer}");
+        assert_eq!(
+            answer.contains("tls.http"),
+            status == "403",
+            "a refusal names the setting: {answer}"
+        );
         assert!(ask("/livez").starts_with("HTTP/1.1 200"), "probes are open");
     }
 }

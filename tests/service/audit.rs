@@ -502,7 +502,7 @@ pub async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     server.session(&session.id()).await.unwrap();
     server.store.committed_revocations.open();
     let rows = "audit WHERE action = 'session_revoked'";
-    eventually("it is recorded", async || {
+    eventually("the revocation is recorded", async || {
         (server.home.database.count(rows).await == 1).then_some(())
     })
     .await;

@@ -147,7 +147,7 @@ fn effect(way: &str) -> Option<Effect> {
         | "store sessions"
         | "store unfinished"
         | "store ring"
-        | "store is_refresh_key_held"
+        | "store is_refresh_key_in_use"
         | "store newest"
         | "store now" => Nothing("it reads"),
         "store stopped" => Nothing("it waits"),
@@ -288,7 +288,7 @@ impl Change {
                 server.clock.advance(seconds(3600 + 120));
                 let swept =
                     async || (count(server, "session_expired").await > before).then_some(());
-                eventually("it is swept", swept).await;
+                eventually("the expired session is swept", swept).await;
             }
         }
     }

@@ -81,7 +81,7 @@ pub async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepte
         server.clock.advance(seconds(150));
         tokio::task::yield_now().await;
     }
-    eventually("it is dropped", async || {
+    eventually("the retired key is dropped", async || {
         (!server.published().await.contains(&first)).then_some(())
     })
     .await;
@@ -121,7 +121,7 @@ pub async fn tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on() {
     let [leaked, next] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
     let session = server.sign_in("alice").await;
-    assert_eq!(server.verdict(&session.access).await, Ok(()), "it is in the cache");
+    assert_eq!(server.verdict(&session.access).await, Ok(()), "the token is in the cache");
 
     let revoked = server.revoke_key(&leaked).await.unwrap();
     assert_eq!((revoked.kid.as_str(), revoked.state()), (leaked.as_str(), KeyState::Revoked));
@@ -157,7 +157,7 @@ pub async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_
         server.find(purpose, KeyState::Pending).await.kid,
     ];
     let mover = server.sign_in("mover").await;
-    // This session ends after five idle minutes.
+    // The session `short` ends after five idle minutes.
     let short = server.create(request_under("short", "short")).await.unwrap();
     let stayer = server.sign_in("stayer").await;
     server.rotate(purpose, true).await.unwrap();
@@ -301,7 +301,7 @@ pub async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on()
     let [active, pending] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
     let before = server.sign_in("alice").await;
-    // This swaps the sealed secrets of the two keys.
+    // The statement swaps the sealed secrets of the two keys.
     let swap = format!(
         "UPDATE signing_keys SET sealed = (SELECT sealed FROM signing_keys AS other WHERE \
          other.kid <> signing_keys.kid AND other.kid IN ('{active}', '{pending}')) WHERE kid IN \

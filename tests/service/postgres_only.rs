@@ -44,7 +44,7 @@ pub async fn services_on_one_database_serve_the_same_sessions() {
     let one = Server::start().await;
     let two = replica(&one).await;
     let first = one.sign_in("alice").await;
-    assert_eq!(two.verdict(&first.access).await, Ok(()), "they have the same keys");
+    assert_eq!(two.verdict(&first.access).await, Ok(()), "both replicas have the same keys");
     let next = two.refresh(&first.refresh).await.unwrap();
     let replay = one.refresh(&first.refresh).await.unwrap();
     assert_eq!((next.replayed, replay.replayed), (false, true));
@@ -315,7 +315,7 @@ pub async fn a_service_whose_clock_is_too_far_off_refuses_to_validate() {
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
     for (off, right) in [(6, 5), (-6, -5)] {
         server.store.skew.store(off, Ordering::SeqCst);
-        // This is longer than the lease that it still has.
+        // Two seconds are longer than the rest of the lease.
         server.clock.advance(seconds(2));
         assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
         let (before, begun) = (renewals(&server).await, Instant::now());
@@ -349,7 +349,7 @@ pub async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_an
     let mut watch = behind.watch_health("").await;
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
     behind.store.skew.store(6, Ordering::SeqCst);
-    // This is longer than the lease that it still has.
+    // Two seconds are longer than the rest of the lease.
     behind.clock.advance(seconds(2));
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
 
@@ -403,7 +403,7 @@ pub async fn a_service_that_starts_with_a_wrong_clock_does_not_serve_until_the_c
     let server = home.launch(|store| store.skew.store(6, Ordering::SeqCst)).await;
     let mut watch = server.watch_health("").await;
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
-    let asked = eventually("it asks for the time again", async || {
+    let asked = eventually("the replica asks for the time again", async || {
         let asked = renewals(&server).await;
         (asked >= 5).then_some(asked)
     })

@@ -219,7 +219,7 @@ const DAY: u64 = 86_400;
 pub async fn a_refresh_token_can_be_replayed_for_a_day_until_its_successor_is_used() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let first = server.create(request_under("default", "alice")).await.unwrap();
-    // This answer is lost on its way to the client.
+    // The answer is lost on its way to the client.
     let lost = server.refresh(&first.refresh).await.unwrap().now;
     assert_eq!(lost.session.policy.clone().unwrap().replay(), Replay::UntilUsed);
     let mut replays = vec![];

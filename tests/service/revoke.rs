@@ -81,7 +81,7 @@ pub async fn an_old_refresh_token_revokes_even_long_after_its_grace() {
     assert_eq!(
         server.session(&old.id()).await.unwrap().end_reason(),
         EndReason::Unspecified,
-        "it is no reuse"
+        "a revocation by an old token is no reuse"
     );
 }
 

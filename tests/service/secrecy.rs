@@ -92,7 +92,9 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
     let forge = Forge::of(&server).await;
     let unverified = Unverified::parse(&tokens.access_token).unwrap();
     print(&mut seen, &unverified);
-    let Found::Good(key) = forge.ring.verifying(&unverified.kid) else { panic!("it is known") };
+    let Found::Good(key) = forge.ring.verifying(&unverified.kid) else {
+        panic!("the key is known")
+    };
     let expected = Expectations { issuer: "https://auth.test".to_owned(), max_ttl: seconds(3600) };
     let verified = unverified.verify(key.algorithm, &key.decoding, &expected).unwrap();
     assert_eq!(verified.custom.to_map()["secret"], CANARY);

@@ -38,8 +38,8 @@ pub async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_re
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-/// They are revoked by their refresh token, their subject or their tenant. The answer is OK, so
-/// their access tokens must be inactive afterwards.
+/// The sessions are revoked by their refresh token, their subject or their tenant. The answer is
+/// OK, so their access tokens must be inactive afterwards.
 pub async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
     let (server, [alice, bob, carol]) = with_older_database(Home::new("").await, async |server| {
         let elsewhere = CreateSessionRequest { tenant: "globex".to_owned(), ..request("carol") };

@@ -157,7 +157,7 @@ pub async fn records_are_deleted_when_they_are_old_and_no_sooner(
     assert_eq!(
         store.delete_old_audit(after(1), ALL).await.unwrap(),
         0,
-        "it is not from before this instant"
+        "no record is from before this instant"
     );
     assert_eq!(store.delete_old_audit(after(2), ALL).await.unwrap(), 1);
     assert_eq!(database.audit().await, rows(&entries[1..]));

@@ -109,24 +109,24 @@ pub async fn a_refresh_key_is_held_as_long_as_a_live_session_has_its_token(store
         Session { lineage: Lineage { key, ..session.lineage }, ..session }
     };
     let at = after(200);
-    let is_held = async |now| store.is_refresh_key_held(old, now).await.unwrap();
-    assert!(!is_held(at).await, "there is no session");
+    let is_in_use = async |now| store.is_refresh_key_in_use(old, now).await.unwrap();
+    assert!(!is_in_use(at).await, "there is no session");
     create(store, under(1, new)).await;
-    assert!(!is_held(at).await, "the session is under another key");
+    assert!(!is_in_use(at).await, "the session is under another key");
 
     let holder = create(store, under(2, old)).await;
-    assert!(is_held(at).await);
-    assert!(!is_held(holder.idle_expires_at).await, "the session is over");
+    assert!(is_in_use(at).await);
+    assert!(!is_in_use(holder.idle_expires_at).await, "the session is over");
     let attempt = RefreshAttempt {
         next_key: new,
         next_access_token_id: TokenId::new([9; 16]),
         ..attempt(&holder, at)
     };
     assert!(matches!(store.refresh_session(attempt).await.unwrap(), Refreshed::Rotated { .. }));
-    assert!(!is_held(at).await, "the session has moved to the new key");
+    assert!(!is_in_use(at).await, "the session has moved to the new key");
 
     let ended = create(store, under(3, old)).await;
-    assert!(is_held(after(300)).await);
+    assert!(is_in_use(after(300)).await);
     revoke_session(store, &ended, after(301)).await;
-    assert!(!is_held(after(302)).await);
+    assert!(!is_in_use(after(302)).await);
 }

@@ -203,7 +203,11 @@ async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
     let indexes = "SELECT count(*) FROM pg_indexes WHERE tablename ~ '^audit_2' AND indexdef LIKE \
                    '%(tenant, subject, at)'";
     assert_eq!(number(&url, indexes).await, i64::try_from(days(&url).await.len()).unwrap());
-    assert_ne!(partition_of_each(&url).await[3], "audit_default", "it was moved to its day");
+    assert_ne!(
+        partition_of_each(&url).await[3],
+        "audit_default",
+        "the record was moved to its day"
+    );
 }
 
 /// A start must not wait until a large table is attached.
@@ -219,7 +223,7 @@ async fn many_records_from_before_partitions_are_attached_while_the_store_is_ope
         "a smaller table is attached during the start"
     );
     let store = open(&url).await;
-    // These records go to the default partition first, and are moved later.
+    // The records go to the default partition first, and are moved later.
     append(&store, &[day(0), day(1)]).await;
     in_time(async { while count(&url).await < 60_002 {} }).await;
     assert_eq!(number(&url, "SELECT count(*) FROM audit_before").await, 60_002);

@@ -86,7 +86,7 @@ async fn a_migration_whose_process_dies_leaves_nothing() {
         async move { open(&url).await }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!opening.is_finished(), "it must wait for the migration under way");
+    assert!(!opening.is_finished(), "the opening must wait for the migration under way");
     driver.abort();
     drop(client);
     create(&opening.await.unwrap(), session(1)).await;
@@ -148,7 +148,7 @@ async fn a_session_that_is_being_written_to_is_looked_at_when_its_expiry_is_reco
     let url = new_database().await;
     let store = open(&url).await;
     let expired = create(&store, session(1)).await;
-    // This session was refreshed, so it is looked at before it has expired.
+    // The session `live` was refreshed, so it is looked at before it has expired.
     let live = rotate(&store, &create(&store, session(2)).await, after(500)).await;
     let late = create(&store, session(3)).await;
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -289,7 +289,7 @@ async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {
     let members = store.members().unwrap();
     let register = members.register().await.unwrap();
     assert_eq!((&*register.members[0].name, &*register.members[0].address), ("old", ""));
-    // This is the sweep of that version.
+    // The statement is the sweep of that version.
     create(&store, session(1)).await;
     let sql = "WITH due AS MATERIALIZED (SELECT id FROM sessions WHERE sweep_on < now() ORDER BY \
                sweep_on LIMIT 10 FOR UPDATE SKIP LOCKED), record AS (UPDATE sweeper SET \
@@ -698,7 +698,7 @@ async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
 
     execute(&url, "DROP TRIGGER broken ON blacklist").await;
     store.create_session(evicting).await.unwrap();
-    assert_eq!(entries(&store).await.len(), 2, "it works again once the fault is gone");
+    assert_eq!(entries(&store).await.len(), 2, "the creation works again once the fault is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

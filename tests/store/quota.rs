@@ -96,7 +96,7 @@ pub async fn ended_and_expired_sessions_do_not_count(store: &dyn Store) {
     revoke_session(store, &ended, after(3)).await;
     let ended = read(store, &ended).await;
     let entries_before = entries(store).await;
-    // This session expires at the instant at which the next one is created.
+    // The session `expired` expires at the instant at which the next one is created.
     let expired = create(store, Session { idle_expires_at: after(10), ..session(4) }).await;
 
     for (n, max_sessions, on_quota) in [(10, 2, OnQuota::Refuse), (11, 3, OnQuota::EvictOldest)] {

@@ -43,14 +43,14 @@ fn renewal(number: i64, confirmed: i64, applied: Seq) -> RenewalRequest {
         applied,
         after,
         limit: ALL,
-        patience: seconds(60),
+        timeout: seconds(60),
     }
 }
 
 async fn answer(renewals: &mut Box<dyn RenewalClient>, renewal: RenewalRequest) -> Answer {
     match renewals.renew(&renewal).await.unwrap() {
         RenewalOutcome::Answer(answer) => answer,
-        RenewalOutcome::Gone => panic!("it has joined: {renewal:?}"),
+        RenewalOutcome::Gone => panic!("the replica has joined: {renewal:?}"),
     }
 }
 
@@ -116,7 +116,7 @@ async fn a_renewal_reports_gone_if_its_row_is_missing_or_has_another_number() {
     answer(&mut renewals, renewal(9, 7, Seq(0))).await;
 
     let members = store.members().unwrap();
-    assert!(!members.remove(Incarnation::new(A), 7).await.unwrap(), "it has renewed since");
+    assert!(!members.remove(Incarnation::new(A), 7).await.unwrap(), "the member has renewed since");
     assert!(members.remove(Incarnation::new(A), 9).await.unwrap());
     assert!(is_gone(&mut renewals, renewal(10, 9, Seq(0))).await, "a renewal never makes a row");
     assert_eq!(members.register().await.unwrap().members, []);

@@ -54,14 +54,14 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
 
     let entry = BlacklistEntry::for_session(&there[0], &ended);
     let position = outcome.position;
-    let whose = Some((there[0].tenant.clone(), there[0].subject.clone()));
+    let owner = Some((there[0].tenant.clone(), there[0].subject.clone()));
     let expected = RevocationOutcome {
         found: true,
         full: false,
         wrote: true,
         changed: true,
         sessions: 1,
-        whose,
+        owner,
         position,
     };
     assert_eq!(outcome, expected);
@@ -192,7 +192,7 @@ pub async fn a_later_revocation_of_a_subject_cannot_spare_a_session_that_was_alr
     assert_eq!(
         entries(store).await[0].revoked,
         alices_up_to(after(9), Some(&fourth)),
-        "it can be spared again"
+        "the session can be spared again"
     );
     assert_unchanged(store, &[fourth]).await;
 }
@@ -240,16 +240,16 @@ pub async fn expired_sessions_of_a_subject_are_not_counted(store: &dyn Store) {
 
 pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     let before = create(store, session(1)).await;
-    // This is not the token in the row, because a replay may have issued another one.
+    // The token is not the one in the row, because a replay may have issued another one.
     let token = TokenId::new([8; 16]);
     let outcome = revoke_token(store, &before, token, after(2)).await;
 
     let position = outcome.position;
     // The caller knows from the token whose it is, so an engine may or may not look that up.
-    let whose = outcome.whose.clone();
+    let owner = outcome.owner.clone();
     assert!(
-        whose.iter().all(|whose| *whose == (before.tenant.clone(), before.subject.clone())),
-        "{whose:?}"
+        owner.iter().all(|owner| *owner == (before.tenant.clone(), before.subject.clone())),
+        "{owner:?}"
     );
     let expected = RevocationOutcome {
         found: true,
@@ -257,7 +257,7 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
         wrote: true,
         changed: true,
         sessions: 0,
-        whose,
+        owner,
         position,
     };
     assert_eq!(outcome, expected);

@@ -88,7 +88,7 @@ async fn everything_is_there_after_opening_again() {
     revoke_token(&store, &there[2], token, after(1)).await;
     let until = after(1).plus(seconds(60)).plus(RETENTION_MARGIN).plus(Duration::from_micros(1));
     let swept = store.delete_expired_revocations(until, 10).await.unwrap();
-    let forgotten_until = swept.forgotten_until;
+    let purge_watermark = swept.purge_watermark;
     assert_eq!(swept.deleted, 1);
     let key = SealedKey {
         key: Key::new("k".to_owned(), KeyAlgorithm::Hs256, after(0)),
@@ -108,8 +108,8 @@ async fn everything_is_there_after_opening_again() {
     assert_eq!(entries(&store).await, entries_before);
     assert_eq!(store.unfinished().await.unwrap(), tenants);
     assert_eq!(
-        read_feed(&store, countersign::domain::revocation::Seq::default(), 1).await.forgotten_until,
-        forgotten_until
+        read_feed(&store, countersign::domain::revocation::Seq::default(), 1).await.purge_watermark,
+        purge_watermark
     );
     let ring = store.ring().await.unwrap();
     assert_eq!((ring.version, ring.keys), (RingVersion(1), vec![key]));
@@ -291,7 +291,7 @@ async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
 
     execute(&path, "DROP TRIGGER broken");
     store.create_session(evicting).await.unwrap();
-    assert_eq!(entries(&store).await.len(), 2, "it works again once the fault is gone");
+    assert_eq!(entries(&store).await.len(), 2, "the creation works again once the fault is gone");
 }
 
 /// A row that this service never writes is an error, and not a session in which values are guessed.

@@ -305,7 +305,7 @@ impl Reader {
             applied: after,
             after,
             limit,
-            patience: seconds(60),
+            timeout: seconds(60),
         };
         match self.renewals.renew(&renewal).await.unwrap() {
             RenewalOutcome::Answer(answer) => answer,
@@ -336,8 +336,8 @@ pub async fn entries(store: &dyn Store) -> Vec<FeedEntry> {
 }
 
 /// Returns the latest expiry of an entry that was ever deleted.
-pub async fn forgotten_until(store: &dyn Store) -> Timestamp {
-    read_feed(store, Seq::default(), ALL).await.forgotten_until
+pub async fn purge_watermark(store: &dyn Store) -> Timestamp {
+    read_feed(store, Seq::default(), ALL).await.purge_watermark
 }
 
 /// Returns a query for all sessions of a tenant in one page.

@@ -17,9 +17,9 @@ use countersign::{
 use crate::engines::Database;
 
 use crate::support::{
-    ALL, after, assert_unchanged, attempt, create, create_all, end_covered, entries,
-    forgotten_until, ids, list, query, record_expiries, revoke, revoke_session, revoke_tenant,
-    revoke_token, session, text,
+    ALL, after, assert_unchanged, attempt, create, create_all, end_covered, entries, ids, list,
+    purge_watermark, query, record_expiries, revoke, revoke_session, revoke_tenant, revoke_token,
+    session, text,
 };
 
 const TICK: Duration = Duration::from_micros(1);
@@ -66,24 +66,24 @@ pub async fn entries_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) 
 }
 
 pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Store) {
-    assert!(forgotten_until(store).await <= after(0), "nothing has been swept");
+    assert!(purge_watermark(store).await <= after(0), "nothing has been swept");
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
     assert!(
-        forgotten_until(store).await <= after(0),
+        purge_watermark(store).await <= after(0),
         "a sweep that deletes nothing changes nothing"
     );
 
     let written = revoke_tokens(store, 3).await;
     for entry in &written {
         let swept = store.delete_expired_revocations(LATE, 1).await.unwrap();
-        assert_eq!((swept.deleted, swept.forgotten_until), (1, entry.expires_at));
-        assert_eq!(forgotten_until(store).await, entry.expires_at);
+        assert_eq!((swept.deleted, swept.purge_watermark), (1, entry.expires_at));
+        assert_eq!(purge_watermark(store).await, entry.expires_at);
     }
     let there = create(store, session(2)).await;
     revoke_token(store, &there, TokenId::new([9; 16]), after(3)).await;
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
     assert_eq!(
-        forgotten_until(store).await,
+        purge_watermark(store).await,
         written[2].expires_at,
         "the purge watermark never goes back"
     );
@@ -212,14 +212,14 @@ pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &d
 }
 
 pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
-    // This one was ended long before it would have expired.
+    // The first session was ended long before it would have expired.
     let ended = create(
         store,
         Session { idle_expires_at: after(9000), expires_at: after(9000), ..session(1) },
     )
     .await;
     revoke_session(store, &ended, after(50)).await;
-    // This one went idle long before its absolute end.
+    // The second session went idle long before its absolute end.
     let idle = create(
         store,
         Session { idle_expires_at: after(60), expires_at: after(9000), ..session(2) },

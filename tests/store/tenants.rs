@@ -96,7 +96,7 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
     assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
 }
 
-/// It makes no difference whether the job has ended the sessions by then.
+/// The outcome does not depend on whether the job has ended the sessions by then.
 pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since(
     store: &dyn Store,
 ) {
@@ -232,7 +232,7 @@ pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dy
     assert_eq!(
         first,
         Some(EndedBatch { last: up_to[2].id, sessions: 3 }),
-        "it returns the last session of the batch"
+        "the call returns the last session of the batch"
     );
     let first = first.map(|batch| batch.last);
     assert_unchanged(store, &up_to[3..]).await;

@@ -159,7 +159,11 @@ fn subjects_and_tenants_are_revoked_with_the_sessions_that_they_were_known_to_ha
             rules(&history)
         };
         assert_eq!(before(10, 20, Answer::Done), [Rule::InactiveWithoutRevocation]);
-        assert_eq!(before(10, 20, Answer::GivenUp), [], "it may have been carried out later");
+        assert_eq!(
+            before(10, 20, Answer::GivenUp),
+            [],
+            "the revocation may have been carried out later"
+        );
     }
     let others = [
         Target::Subject { tenant: "acme".to_owned(), subject: "bob".to_owned() },

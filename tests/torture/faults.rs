@@ -17,8 +17,8 @@ use crate::{
 pub enum Kind {
     /// SIGSTOP, and SIGCONT later.
     Pause,
-    /// The same behind a slow link, so that answers of the database arrive while the process is
-    /// stopped.
+    /// SIGSTOP behind a slow link, and SIGCONT later, so that answers of the database arrive while
+    /// the process is stopped.
     SlowPause,
     /// The link delays requests to the database until the fault is over.
     HoldRequests,
@@ -41,13 +41,13 @@ pub enum Kind {
     Terminate,
     /// `kill -9`, and a new start.
     Kill,
-    /// The same, a moment after a revocation was sent to the replica.
+    /// `kill -9` a moment after a revocation was sent to the replica, and a new start.
     KillRevoking,
     /// SIGTERM, and a new start.
     Restart,
     /// In the place of the visitor, a replica joins by a slow link and leaves again.
     Visit,
-    /// The same, but the replica is killed instead.
+    /// In the place of the visitor, a replica joins by a slow link and is killed.
     VisitAndDie,
 }
 

@@ -15,8 +15,8 @@ use crate::{
 pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
 
-/// The same for runs in which replicas must still have their leases once the database is back. They
-/// are shorter than the deadlines of most callers.
+/// The durations for runs in which replicas must still have their leases once the database is back.
+/// They are shorter than the deadlines of most callers.
 pub const LONG_LEASE: Duration = Duration::from_secs(2);
 pub const LONG_WAIT: Duration = Duration::from_millis(2104);
 

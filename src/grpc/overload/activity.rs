@@ -32,19 +32,19 @@ impl Activity {
         ActivityGuard { activity: self.clone(), blocked_since: None }
     }
 
-    /// Completes when an answer has been blocked for `patience`, or at most twice as long. Only one
+    /// Completes when an answer has been blocked for `timeout`, or at most twice as long. Only one
     /// task may wait for this.
-    pub async fn unread(&self, patience: Duration) {
-        let mut ticks = interval_at(Instant::now() + patience, patience);
+    pub async fn unread(&self, timeout: Duration) {
+        let mut ticks = interval_at(Instant::now() + timeout, timeout);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.next_interval() {
             ticks.tick().await;
         }
     }
 
-    /// Completes when no call has been under way for `patience`, or at most twice as long.
-    pub async fn idle(&self, patience: Duration) {
-        let mut ticks = interval_at(Instant::now() + patience, patience);
+    /// Completes when no call has been under way for `timeout`, or at most twice as long.
+    pub async fn idle(&self, timeout: Duration) {
+        let mut ticks = interval_at(Instant::now() + timeout, timeout);
         let mut before = self.idle_since();
         loop {
             ticks.tick().await;

@@ -185,7 +185,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameBudget<C> {
             if self.sent.is_between_frames()
                 && Pin::new(&mut self.connection).poll_write(context, &GOAWAY).is_ready()
             {
-                // This is best effort: a client that does not read does not receive the GOAWAY.
+                // The flush is best effort: a client that does not read does not receive the
+                // GOAWAY.
                 let _ = Pin::new(&mut self.connection).poll_flush(context);
             }
             self.exceeded.0.notify_one();
@@ -323,7 +324,10 @@ mod tests {
             "an answer has three parts"
         );
         advance(PERIOD).await;
-        assert!(pass(&mut client, &mut server, &frame(PING, 8)).await, "it begins the next period");
+        assert!(
+            pass(&mut client, &mut server, &frame(PING, 8)).await,
+            "the ping begins the next period"
+        );
         assert!(pass(&mut client, &mut server, &most).await);
         assert!(
             !pass(&mut client, &mut server, &frame(PING, 8)).await,

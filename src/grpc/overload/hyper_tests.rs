@@ -203,7 +203,7 @@ async fn the_refusals_of_a_poll_are_sent_by_one_write_in_the_same_poll() {
     assert!(driver.run(served.as_mut()).now_or_never().is_none(), "the connection goes on");
     assert_eq!(*writes.lock().unwrap(), 1);
     for _ in 0..CALLS {
-        let answer = client.next_of_call().now_or_never().expect("it has been sent");
+        let answer = client.next_of_call().now_or_never().expect("the answer has been sent");
         assert_eq!((answer.0, answer.1), (HEADERS, END_HEADERS | END_STREAM));
     }
 }

@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
 /// The longest time for which the rest of a dropped body is read.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A body whose rest is read in the background, within limits, if it is dropped before its end.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl<B: Unread> Drop for RequestBody<B> {
         let rest = self.rest;
         // Without a runtime the process is about to end, so the rest does not matter.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { timeout(PATIENCE, discard(&mut body, rest)).await });
+            runtime.spawn(async move { timeout(REST_TIMEOUT, discard(&mut body, rest)).await });
         }
     }
 }

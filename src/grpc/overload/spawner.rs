@@ -80,7 +80,7 @@ mod tests {
         let (done, mut is_done) = oneshot::channel();
         spawner.run_next_inline();
         spawner.execute(async { _ = done.send(()) });
-        assert!(is_done.try_recv().is_err(), "it waits for the flush");
+        assert!(is_done.try_recv().is_err(), "the task waits for the flush");
         assert!(spawner.flush_inline());
         assert!(is_done.try_recv().is_ok(), "before anything else runs");
         let (done, mut is_done) = oneshot::channel();

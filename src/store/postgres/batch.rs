@@ -61,7 +61,8 @@ async fn apply<W: BatchWrite>(
     // The warning may be about a commit whose wait for the standbys was cancelled. Such a commit is
     // visible, but may still be lost with the primary.
     if outcomes.is_ok() && connection.has_warned() {
-        outcomes = Err(Fault::Away(StoreError::Unavailable("it gave a warning".to_owned())));
+        outcomes =
+            Err(Fault::ConnectionLost(StoreError::Unavailable("it gave a warning".to_owned())));
     }
     connection.end(&outcomes);
     outcomes

@@ -102,8 +102,8 @@ impl PostgresStore {
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let mut target = Target::load(options).await?;
         let prepared = open::prepare(&mut target, options.migrate).await?;
-        // This is logged only once the database is open, because a process that waits for the
-        // database calls this function again and again.
+        // The exposure is logged only once the database is open, because a process that waits for
+        // the database calls this function again and again.
         if let Some(exposure) = target.exposure() {
             tracing::warn!(database = ?target, "{exposure}: use sslmode=verify-full");
         }
@@ -255,9 +255,9 @@ impl Shared {
 
 /// Checks out a connection, runs one function on it, and returns it to the pool.
 ///
-/// This happens in a task of its own, which goes on when the caller goes away. Otherwise the server
-/// would finish the statement over a connection that the pool no longer counts, and impatient
-/// callers would use up all connections that the server allows.
+/// The function runs in a task of its own, which goes on when the caller goes away. Otherwise the
+/// server would finish the statement over a connection that the pool no longer counts, and
+/// impatient callers would use up all connections that the server allows.
 macro_rules! with_connection {
     ($store:expr, $function:path $(, $argument:expr)*) => {{
         let (mut answer, outcome) = tokio::sync::oneshot::channel();
@@ -405,11 +405,11 @@ impl Store for PostgresStore {
         changed
     }
 
-    async fn is_refresh_key_held(
+    async fn is_refresh_key_in_use(
         &self,
         key: RefreshKeyId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        with_connection!(self, ring::is_refresh_key_held, key, now)
+        with_connection!(self, ring::is_refresh_key_in_use, key, now)
     }
 }

@@ -139,8 +139,8 @@ async fn other_isolation(
 /// Attaches the audit records from before there were partitions as a partition, unless this has
 /// been done or another process is doing it.
 ///
-/// This is not part of the migration's transaction, because the whole table is read and indexed
-/// first, which takes minutes if it is large. Nobody else writes to that table any more.
+/// The attachment is not part of the migration's transaction, because the whole table is read and
+/// indexed first, which takes minutes if it is large. Nobody else writes to that table any more.
 async fn attach_audit_before(
     target: &Target,
     connection: &mut AsyncPgConnection,
@@ -252,8 +252,8 @@ async fn try_to_migrate(
             statement::<()>("SELECT pg_advisory_xact_lock(?)").bind::<BigInt, _>(MIGRATION_LOCK);
         lock.execute(connection).await.map_err(other)?;
     }
-    // This limit is set only after the advisory lock was taken, because it must not end the wait
-    // for another process that migrates.
+    // `lock_timeout` is set only after the advisory lock was taken, because it must not end the
+    // wait for another process that migrates.
     connection
         .batch_execute(&format!("SET LOCAL lock_timeout = '{lock_timeout}'"))
         .await
@@ -363,7 +363,7 @@ mod tests {
     const EXCEPTIONS: [(&str, &str); 5] = [
         ("0011", "ALTER TABLE audit RENAME TO audit_before;"),
         ("0011", "ALTER INDEX audit_pkey RENAME TO audit_before_pkey;"),
-        // These two change the new table, on which those statements work too.
+        // The following two change the new table, on which those statements work too.
         ("0011", "ALTER TABLE audit DROP CONSTRAINT audit_pkey;"),
         ("0011", "CREATE UNIQUE INDEX audit_key ON audit (at, id);"),
         // Nobody writes to this table any more.

@@ -91,12 +91,12 @@ pub async fn change_ring(
     Ok(Some(FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) }))
 }
 
-pub async fn is_refresh_key_held(
+pub async fn is_refresh_key_in_use(
     connection: &mut PooledConnection<'_>,
     key: RefreshKeyId,
     now: Timestamp,
 ) -> Result<bool, Fault> {
-    let is_held = statement::<Bool>(
+    let is_in_use = statement::<Bool>(
         "SELECT EXISTS (
             SELECT FROM sessions WHERE refresh_key = ? AND ended_at IS NULL AND idle_expires_at > ?
         )",
@@ -105,5 +105,5 @@ pub async fn is_refresh_key_held(
     .bind::<Timestamptz, _>(instant(now))
     .get_result(&mut **connection)
     .await?;
-    Ok(is_held)
+    Ok(is_in_use)
 }

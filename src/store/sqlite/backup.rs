@@ -193,8 +193,8 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     // right to write.
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
     let mut connection = open_with(&path, options)?;
-    // This makes the copy keep track of its pages even if the database, made by an older version,
-    // does not.
+    // The call makes the copy keep track of its pages even if the database, made by an older
+    // version, does not.
     keep_track_in_copies(&mut connection).map_err(|error| problem(error.to_string()))?;
     sql_query("VACUUM INTO ?")
         .bind::<Text, _>(copy.path.to_string_lossy())
@@ -216,10 +216,10 @@ fn judge_backup(backup: &Path) -> Result<(), BackupError> {
     if !metadata.is_file() {
         return Err(BackupError::NotAFile(backup.to_owned()));
     }
-    files::judge(backup, Role::Backup, Rule::OthersOnlyRead)?;
-    match files::judge(backup, Role::Backup, Rule::Private) {
+    files::check_access(backup, Role::Backup, Rule::OthersOnlyRead)?;
+    match files::check_access(backup, Role::Backup, Rule::Private) {
         Err(OpenError::Exposed(exposed)) => tracing::warn!("{exposed}"),
-        judged => judged?,
+        checked => checked?,
     }
     Ok(())
 }
@@ -281,7 +281,7 @@ impl Restoration {
     pub fn begin(database: &Path, backup: &Path) -> Result<Self, BackupError> {
         let path = files::resolve(database)?;
         let _lock = files::lock(&path)?;
-        // This resolves links, because a log lies beside the file itself, and not beside a link.
+        // The path is resolved, because a log lies beside the file itself, and not beside a link.
         let backup = backup.canonicalize().map_err(io_error(backup))?;
         if is_same_file(&path, &backup) {
             return Err(BackupError::Same(backup));

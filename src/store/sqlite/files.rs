@@ -63,7 +63,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     if fs::metadata(&file).is_ok_and(|metadata| !metadata.is_file()) {
         return Err(OpenError::NotAFile(file));
     }
-    judge(folder_of(&file), Role::Folder, Rule::OthersOnlyRead)?;
+    check_access(folder_of(&file), Role::Folder, Rule::OthersOnlyRead)?;
     Ok(file)
 }
 
@@ -87,7 +87,7 @@ pub fn is_restore_unfinished(path: &Path) -> bool {
 }
 
 /// Checks who has rights on a file or folder. One that does not exist is accepted.
-pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
+pub fn check_access(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     // A folder may be a symbolic link. A file may not: its path was resolved before, and SQLite
     // creates no links beside a database.
     let metadata =
@@ -116,7 +116,7 @@ pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
 /// restored from a backup often have such permissions.
 pub fn make_private(path: &Path) -> Result<(), OpenError> {
     for file in all(path) {
-        let Err(error) = judge(&file, Role::Database, Rule::Private) else { continue };
+        let Err(error) = check_access(&file, Role::Database, Rule::Private) else { continue };
         let OpenError::Exposed(Exposed { exposure, .. }) = &error else { return Err(error) };
         let Some(mode) = exposure.mode() else { return Err(error) };
         // Only the owner of a file can change its mode.

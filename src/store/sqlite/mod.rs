@@ -517,8 +517,8 @@ impl Store for SqliteStore {
 
     async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>, StoreError> {
         let writer = self.writer.clone();
-        // This runs to its end even if the caller goes away, because this process must read the
-        // keys again once they have changed.
+        // The change runs to its end even if the caller goes away, because this process must read
+        // the keys again once they have changed.
         let changing = tokio::spawn(async move {
             let position =
                 writer.transaction(move |connection| ring::change_ring(connection, change)).await?;
@@ -530,13 +530,13 @@ impl Store for SqliteStore {
         changing.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
-    async fn is_refresh_key_held(
+    async fn is_refresh_key_in_use(
         &self,
         key: RefreshKeyId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let held = move |connection: &mut SqliteConnection| {
-            Ok(ring::is_refresh_key_held(connection, key, now))
+            Ok(ring::is_refresh_key_in_use(connection, key, now))
         };
         self.reader().await?.spawn_blocking(held).await?
     }

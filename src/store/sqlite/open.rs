@@ -16,7 +16,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use super::{
     connection::{BUSY_TIMEOUT, configure_writer, open_ignoring_log, open_with},
     error::OpenError,
-    files::{self, beside, judge},
+    files::{self, beside, check_access},
     space::KEEP_TRACK,
     stamp,
 };
@@ -61,7 +61,7 @@ struct Header {
 pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     for file in files::all(path) {
-        judge(&file, Role::Database, Rule::OthersOnlyRead)?;
+        check_access(&file, Role::Database, Rule::OthersOnlyRead)?;
         files::require_writable(&file)?;
     }
     files::refuse_unfinished_restore(path)?;

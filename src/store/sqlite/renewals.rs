@@ -48,7 +48,7 @@ impl RenewalClient for SqliteRenewalClient {
             rows.into_iter().map(FeedEntry::try_from).collect::<Result<_, _>>()?;
         // The watermark is read after the entries, so it includes what was deleted before they were
         // read.
-        let forgotten_until =
+        let purge_watermark =
             sweeper::table.select(sweeper::forgotten_until).get_result(&mut connection).await?;
         let ring = key_ring::table.select(key_ring::version).get_result(&mut connection).await?;
         let seq = entries.last().map_or(renewal.after, |entry| entry.seq);
@@ -58,7 +58,7 @@ impl RenewalClient for SqliteRenewalClient {
             settled: TIMELINE,
             entries,
             ring: RingVersion(ring),
-            forgotten_until: Timestamp::from_micros(forgotten_until),
+            purge_watermark: Timestamp::from_micros(purge_watermark),
             now: None,
             others: vec![],
         }))

@@ -49,7 +49,7 @@ pub fn change_ring(
     newest_position(connection).map(Some)
 }
 
-pub fn is_refresh_key_held(
+pub fn is_refresh_key_in_use(
     connection: &mut SqliteConnection,
     key: RefreshKeyId,
     now: Timestamp,

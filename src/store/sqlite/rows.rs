@@ -349,7 +349,7 @@ pub fn cut_off(up_to: i64, session_id: Option<&[u8]>) -> Result<CutOff, StoreErr
 }
 
 /// Returns the tenant, and the subject if there is one, of an entry for all their sessions.
-fn whose(
+fn tenant_and_subject(
     kind: &str,
     tenant: String,
     subject: Option<String>,
@@ -372,7 +372,7 @@ impl TryFrom<FeedRow> for FeedEntry {
             }
             (TOKEN, None) => Revoked::Token(TokenId::from_bytes(bytes("blacklist.key", &row.key)?)),
             (kind @ (TENANT | SUBJECT), Some(up_to)) => {
-                let (tenant, subject) = whose(kind, row.tenant, row.subject)?;
+                let (tenant, subject) = tenant_and_subject(kind, row.tenant, row.subject)?;
                 Revoked::all(tenant, subject, cut_off(up_to, row.session_id.as_deref())?)
             }
             (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
@@ -403,7 +403,7 @@ impl TryFrom<UnfinishedRow> for Unfinished {
         let up_to = row
             .up_to
             .ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant or subject"))?;
-        let (tenant, subject) = whose(&row.kind, row.tenant, row.subject)?;
+        let (tenant, subject) = tenant_and_subject(&row.kind, row.tenant, row.subject)?;
         Ok(Self {
             seq: Seq(row.seq),
             tenant,

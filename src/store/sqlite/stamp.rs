@@ -230,8 +230,8 @@ fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
     connection
         .batch_execute(&format!("PRAGMA user_version = {}", random.number))
         .map_err(database)?;
-    // This copies the stamp from the log into the file, where it is read later. A passive
-    // checkpoint waits for nobody.
+    // The checkpoint copies the stamp from the log into the file, where it is read later. Being
+    // passive, it waits for nobody.
     let Checkpoint { busy, log, checkpointed } =
         sql_query("PRAGMA wal_checkpoint(PASSIVE)").get_result(connection).map_err(database)?;
     // If another connection prevents the checkpoint altogether, SQLite returns busy, and -1 for

@@ -558,10 +558,10 @@ pub fn delete_expired_revocations(
         .filter(sweeper::forgotten_until.lt(latest))
         .set(sweeper::forgotten_until.eq(latest))
         .execute(connection)?;
-    let forgotten_until = sweeper::table.select(sweeper::forgotten_until).get_result(connection)?;
+    let purge_watermark = sweeper::table.select(sweeper::forgotten_until).get_result(connection)?;
     Ok(SweptRevocations {
         deleted: deleted.len(),
-        forgotten_until: Timestamp::from_micros(forgotten_until),
+        purge_watermark: Timestamp::from_micros(purge_watermark),
     })
 }
 

@@ -153,8 +153,8 @@ impl RenewalClient for DeadlineFromReply {
         Ok(outcome)
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing> {
-        self.real.ring(patience).await
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.ring(timeout).await
     }
 }
 
@@ -174,8 +174,8 @@ impl RenewalClient for SkippedMembers {
         Ok(outcome)
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing> {
-        self.real.ring(patience).await
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.ring(timeout).await
     }
 }
 
@@ -190,11 +190,11 @@ struct LateToJoin {
 }
 
 enum Row {
-    /// It is being deleted.
+    /// The row is being deleted.
     Leaving(JoinHandle<Result<()>>),
-    /// It is there, and has not been renewed yet.
+    /// The row is there, and has not been renewed yet.
     New,
-    /// It has been renewed.
+    /// The row has been renewed.
     Renewed,
 }
 
@@ -232,8 +232,8 @@ impl RenewalClient for LateToJoin {
         Ok(outcome)
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing> {
-        self.real.ring(patience).await
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.ring(timeout).await
     }
 }
 
@@ -257,8 +257,8 @@ impl RenewalClient for UncheckedNumber {
         self.real.renew(&unchecked(renewal)).await
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing> {
-        self.real.ring(patience).await
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.ring(timeout).await
     }
 }
 
@@ -291,8 +291,8 @@ impl RenewalClient for EarlierAnswer {
         Ok(outcome)
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing> {
-        self.real.lock().await.ring(patience).await
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.lock().await.ring(timeout).await
     }
 }
 

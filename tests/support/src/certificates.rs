@@ -44,7 +44,7 @@ impl Certificates {
         self.certificate_of(&self.authority, name, names, change);
     }
 
-    /// Does the same for a certificate of another authority.
+    /// Issues a certificate of another authority, and writes NAME.pem and NAME.key.
     pub fn certificate_of(
         &self,
         issuer: &Issuer<'_, KeyPair>,

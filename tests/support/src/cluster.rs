@@ -196,8 +196,8 @@ impl Cluster {
         self.home.spawn(url, settings)
     }
 
-    /// Returns a command of the CLI that works on the database.
-    pub fn verb(&self, arguments: &[&str]) -> Command {
+    /// Returns a subcommand that works on the database.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = process::countersign();
         command.args(arguments).arg("--data-dir").arg(self.home.0.path());
         command.env("COUNTERSIGN_DATABASE_URL", &self.url);

@@ -81,7 +81,7 @@ pub struct AuditFailure {
     pub of: fn(&AuditEntry) -> bool,
     /// The error that the call returns.
     pub error: StoreError,
-    /// Set if the batch is written before the call fails.
+    /// True if the batch is written before the call fails.
     pub after: bool,
 }
 
@@ -226,8 +226,8 @@ impl RenewalClient for Gated {
         Ok(renewed)
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing> {
-        self.real.ring(patience).await
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.ring(timeout).await
     }
 }
 
@@ -363,9 +363,9 @@ impl Store for Double {
         self.real.change_ring(change).await
     }
 
-    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool> {
-        let is_held = self.real.is_refresh_key_held(key, now).await;
+    async fn is_refresh_key_in_use(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool> {
+        let is_in_use = self.real.is_refresh_key_in_use(key, now).await;
         self.holders_asked.send_modify(|times| *times += 1);
-        is_held
+        is_in_use
     }
 }

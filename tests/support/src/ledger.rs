@@ -97,9 +97,9 @@ impl Account {
         };
         self.unanswered = Some(call.clone());
         match &call {
-            Call::Create { request_id } => self.create(client, request_id, Patience::Once).await?,
+            Call::Create { request_id } => self.create(client, request_id, Repeat::Once).await?,
             Call::Refresh { session } => {
-                let replayed = self.refresh(client, *session, Patience::Once).await?;
+                let replayed = self.refresh(client, *session, Repeat::Once).await?;
                 assert!(
                     !replayed,
                     "nobody else has this token, so the refresh was applied twice: {self:?}"
@@ -124,14 +124,14 @@ impl Account {
         &mut self,
         client: &mut Client,
         request_id: &str,
-        patience: Patience,
+        repeat: Repeat,
     ) -> Result<(), Status> {
         let request = CreateSessionRequest {
             subject: self.subject.clone(),
             request_id: request_id.to_owned(),
             ..Default::default()
         };
-        let created = create_with(client, request, patience).await?;
+        let created = create_with(client, request, repeat).await?;
         let tokens = created.tokens.unwrap();
         self.sessions.push(Known {
             id: created.session.unwrap().session_id,
@@ -147,10 +147,10 @@ impl Account {
         &mut self,
         client: &mut Client,
         session: usize,
-        patience: Patience,
+        repeat: Repeat,
     ) -> Result<bool, Status> {
         let known = &mut self.sessions[session];
-        let refreshed = refresh_with(client, &known.refresh_token, patience).await?;
+        let refreshed = refresh_with(client, &known.refresh_token, repeat).await?;
         let tokens = refreshed.tokens.unwrap();
         let previous = std::mem::replace(&mut known.refresh_token, tokens.refresh_token);
         known.previous_refresh_token = Some(previous);
@@ -188,12 +188,12 @@ impl Account {
             // Repeating the request creates no second session, whether or not the first request
             // arrived.
             Some(Call::Create { request_id }) => {
-                self.create(client, &request_id, Patience::UntilCurrent).await.unwrap()
+                self.create(client, &request_id, Repeat::UntilCurrent).await.unwrap()
             }
             // The last acknowledged refresh token can still be exchanged, for the first time or as
             // a replay.
             Some(Call::Refresh { session }) => {
-                self.refresh(client, session, Patience::UntilCurrent).await.unwrap();
+                self.refresh(client, session, Repeat::UntilCurrent).await.unwrap();
             }
             Some(Call::Revoke { sessions, reason }) => {
                 let mut ended = vec![];
@@ -243,7 +243,7 @@ impl Account {
                 "another successor: {self:?}"
             );
         }
-        let replayed = self.refresh(client, index, Patience::UntilCurrent).await.unwrap();
+        let replayed = self.refresh(client, index, Repeat::UntilCurrent).await.unwrap();
         assert!(!replayed, "the last acknowledged refresh token was not the current one: {self:?}");
     }
 
@@ -273,9 +273,9 @@ fn is_not_current<T>(answer: &Result<T, Status>) -> bool {
     answer.as_ref().is_err_and(|status| reason(status) == "NOT_CURRENT")
 }
 
-/// True if a call is repeated.
+/// How often a call is made.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Patience {
+pub enum Repeat {
     /// The call is made once.
     Once,
     /// The call is repeated while the server may not know the latest revocations.
@@ -285,11 +285,11 @@ pub enum Patience {
 async fn create_with(
     client: &mut Client,
     request: CreateSessionRequest,
-    patience: Patience,
+    repeat: Repeat,
 ) -> Result<CreateSessionResponse, Status> {
     loop {
         let answer = client.create_session(request.clone()).await.map(tonic::Response::into_inner);
-        if patience == Patience::Once || !is_not_current(&answer) {
+        if repeat == Repeat::Once || !is_not_current(&answer) {
             return answer;
         }
     }
@@ -298,31 +298,32 @@ async fn create_with(
 async fn refresh_with(
     client: &mut Client,
     token: &str,
-    patience: Patience,
+    repeat: Repeat,
 ) -> Result<RefreshResponse, Status> {
     let request = RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
     loop {
         let answer = client.refresh(request.clone()).await.map(tonic::Response::into_inner);
-        if patience == Patience::Once || !is_not_current(&answer) {
+        if repeat == Repeat::Once || !is_not_current(&answer) {
             return answer;
         }
     }
 }
 
-/// Creates a session, while the server may not know the latest revocations again and again.
+/// Creates a session, again and again while the server may not know the latest revocations.
 pub async fn create(
     client: &mut Client,
     request: CreateSessionRequest,
 ) -> Result<CreateSessionResponse, Status> {
-    create_with(client, request, Patience::UntilCurrent).await
+    create_with(client, request, Repeat::UntilCurrent).await
 }
 
-/// Refreshes a session in the same way.
+/// Refreshes a session, again and again while the server may not know the latest revocations.
 pub async fn refresh(client: &mut Client, token: &str) -> Result<RefreshResponse, Status> {
-    refresh_with(client, token, Patience::UntilCurrent).await
+    refresh_with(client, token, Repeat::UntilCurrent).await
 }
 
-/// Validates a token without demands, in the same way.
+/// Validates a token without demands, again and again while the server may not know the latest
+/// revocations.
 pub async fn validate(client: &mut Client, token: &str) -> ValidateResponse {
     let request = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
     loop {

@@ -136,7 +136,7 @@ impl Node {
 pub struct Patroni {
     nodes: Vec<Node>,
     haproxy: Option<Kept>,
-    // It is dropped last, because the others depend on it.
+    // etcd is dropped last, because the others depend on it.
     etcd: Kept,
 }
 

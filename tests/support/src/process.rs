@@ -64,9 +64,9 @@ pub const GRACE: &str = "COUNTERSIGN_SHUTDOWN__GRACE";
 pub struct Run {
     /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// Its standard output.
+    /// The standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// The standard error.
     pub stderr: String,
 }
 
@@ -320,7 +320,7 @@ impl Server {
             .unwrap()
             .connect()
             .await
-            .expect("it listens")
+            .expect("the server listens")
     }
 
     /// Returns a client with a new connection.
@@ -328,15 +328,15 @@ impl Server {
         SessionServiceClient::new(self.channel().await)
     }
 
-    /// Returns a CLI command that calls this server.
-    pub fn verb<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+    /// Returns a subcommand that calls this server.
+    pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = countersign();
         command.args(args).env("COUNTERSIGN_SERVER", format!("http://{}", self.address()));
         command
     }
 
-    /// Runs a CLI command that calls this server.
+    /// Runs a subcommand that calls this server.
     pub fn cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
-        run(&mut self.verb(args))
+        run(&mut self.command(args))
     }
 }

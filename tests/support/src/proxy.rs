@@ -19,7 +19,7 @@ struct Conditions {
     to_server: Option<Duration>,
     /// The latency of bytes to the client; `None` if they do not arrive.
     to_client: Option<Duration>,
-    /// Set if new connections are closed at once.
+    /// True if new connections are closed at once.
     refusing: bool,
     /// Connections with a lower number are closed. They are numbered in the order in which they are
     /// accepted.

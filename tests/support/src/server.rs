@@ -71,9 +71,9 @@ pub struct Home {
 /// The number of rows of each table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// Those of `sessions`.
+    /// The rows of `sessions`.
     pub sessions: i64,
-    /// Those of `blacklist`.
+    /// The rows of `blacklist`.
     pub blacklist: i64,
 }
 
@@ -167,9 +167,9 @@ impl Home {
 pub struct Server {
     /// The files and services that remain when it stops.
     pub home: Home,
-    /// Its clock.
+    /// The clock of the service.
     pub clock: Arc<SettableClock>,
-    /// Its store.
+    /// The store of the service.
     pub store: Arc<Double>,
     /// A connection to it.
     pub channel: Channel,

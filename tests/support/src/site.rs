@@ -279,7 +279,11 @@ fn serve(folder: &TempDir) -> Process {
 
 /// Opens a connection.
 pub async fn connect(address: SocketAddr) -> Channel {
-    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.expect("it listens")
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await
+        .expect("the server listens")
 }
 
 async fn sign_in(channel: &Channel) -> SignedIn {

@@ -144,7 +144,7 @@ async fn skip_if_locked(
 /// The audit table and its partitions as they are now.
 struct Audit {
     schema: String,
-    /// Its owner, if that is another role than this one.
+    /// The owner, if that is another role than this one.
     owner: Option<String>,
     /// True if this role may change it.
     is_ours: bool,

@@ -81,7 +81,7 @@ pub struct Options {
 pub enum Password {
     /// The password in the URL, if there is one.
     InUrl,
-    /// This text.
+    /// A password that is given as text.
     Text(String),
     /// The content of this file, which is read again for each connection.
     File(PathBuf),

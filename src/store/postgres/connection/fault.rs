@@ -11,14 +11,15 @@ use crate::store::{
 /// A failure of work on a connection.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Nothing was written, because of concurrent transactions, or because the prepared statements
-    /// of the connection are no longer valid. Another attempt may succeed.
-    Again(StoreError),
+    /// Nothing was written, because of a conflict with concurrent transactions, or because the
+    /// prepared statements of the connection are no longer valid. Another attempt may succeed.
+    Conflict(StoreError),
     /// The connection is lost, or none could be made. If a commit was under way, it is not known
     /// whether it took effect.
-    Away(StoreError),
-    /// Nothing was written, and the same work would fail again, at least for now.
-    Final(StoreError),
+    ConnectionLost(StoreError),
+    /// The work failed on a good connection. Nothing was written, and the same work would fail
+    /// again, at least for now.
+    Failed(StoreError),
 }
 
 impl From<Error> for Fault {
@@ -28,27 +29,27 @@ impl From<Error> for Fault {
             other => other.to_string(),
         };
         match Class::of(&error) {
-            Class::Retry | Class::Outdated => Self::Again(StoreError::Unavailable(message)),
-            Class::Unavailable => Self::Final(StoreError::Unavailable(message)),
-            Class::Lost | Class::Rejected => Self::Away(StoreError::Unavailable(message)),
+            Class::Retry | Class::Outdated => Self::Conflict(StoreError::Unavailable(message)),
+            Class::Unavailable => Self::Failed(StoreError::Unavailable(message)),
+            Class::Lost | Class::Rejected => Self::ConnectionLost(StoreError::Unavailable(message)),
             Class::Bug if matches!(error, Error::DeserializationError(_)) => {
-                Self::Final(StoreError::Damaged(message))
+                Self::Failed(StoreError::Damaged(message))
             }
-            Class::Bug => Self::Final(StoreError::Refused(message)),
+            Class::Bug => Self::Failed(StoreError::Refused(message)),
         }
     }
 }
 
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
-        Self::Final(error)
+        Self::Failed(error)
     }
 }
 
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Again(error) | Fault::Away(error) | Fault::Final(error) => error,
+            Fault::Conflict(error) | Fault::ConnectionLost(error) | Fault::Failed(error) => error,
         }
     }
 }
@@ -56,9 +57,9 @@ impl From<Fault> for StoreError {
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         let retry = match fault {
-            Fault::Again(_) => Retry::Together,
-            Fault::Final(_) => Retry::Alone,
-            Fault::Away(_) => Retry::Never,
+            Fault::Conflict(_) => Retry::Together,
+            Fault::Failed(_) => Retry::Alone,
+            Fault::ConnectionLost(_) => Retry::Never,
         };
         Self { error: fault.into(), retry }
     }

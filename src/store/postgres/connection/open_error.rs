@@ -33,7 +33,7 @@ pub enum OpenError {
     TooOld {
         /// The database, without the password.
         database: String,
-        /// Its version.
+        /// The version of the server.
         version: i64,
     },
     /// The encoding of the database cannot represent every text.
@@ -44,7 +44,7 @@ pub enum OpenError {
     Encoding {
         /// The database, without the password.
         database: String,
-        /// Its encoding.
+        /// The encoding of the database.
         encoding: String,
     },
     /// The engine does not run transactions at the isolation level that it is asked for.

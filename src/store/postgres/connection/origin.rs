@@ -82,7 +82,7 @@ mod tests {
         assert!(!is_replaced(origin(1, None)), "no timeline is known");
         latest.set(Timeline(1));
         assert!(!is_replaced(origin(1, None)));
-        assert!(!is_replaced(origin(2, Some(1))), "it may have taken over just now");
+        assert!(!is_replaced(origin(2, Some(1))), "the server may have taken over just now");
         latest.set(Timeline(3));
         for (timeline, made_under, replaced) in
             [(1, Some(1), true), (2, Some(1), true), (2, Some(3), true), (3, Some(1), false)]

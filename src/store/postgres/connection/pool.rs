@@ -228,7 +228,8 @@ impl Pool {
         origin: Origin,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
-        let away = |problem: &str| Err(Fault::Away(StoreError::Unavailable(problem.to_owned())));
+        let connection_lost =
+            |problem: &str| Err(Fault::ConnectionLost(StoreError::Unavailable(problem.to_owned())));
         let replaced = async {
             self.latest.replaced(origin).await;
             sleep(ANSWER_TIMEOUT).await;
@@ -236,8 +237,8 @@ impl Pool {
         tokio::select! {
             biased;
             outcome = work => outcome,
-            () = replaced => away("another server has taken its place"),
-            () = sleep(self.work_timeout) => away("it does not answer"),
+            () = replaced => connection_lost("another server has taken its place"),
+            () = sleep(self.work_timeout) => connection_lost("it does not answer"),
         }
     }
 
@@ -252,7 +253,7 @@ impl Pool {
             Err(_) => {
                 let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let busy = || "all connections are in use".to_owned();
-                Err(Fault::Away(StoreError::Unavailable(failure.unwrap_or_else(busy))))
+                Err(Fault::ConnectionLost(StoreError::Unavailable(failure.unwrap_or_else(busy))))
             }
         }
     }
@@ -294,7 +295,7 @@ impl PooledConnection<'_> {
     pub async fn commit(&self) -> Result<(), Fault> {
         // A commit that fails may have taken effect.
         self.run("COMMIT").await.map_err(|fault| match fault {
-            Fault::Final(error) => Fault::Away(error),
+            Fault::Failed(error) => Fault::ConnectionLost(error),
             other => other,
         })
     }
@@ -318,7 +319,7 @@ impl PooledConnection<'_> {
     /// otherwise.
     pub fn end<T>(mut self, outcome: &Result<T, Fault>) {
         self.0.in_doubt = outcome.is_err();
-        self.0.is_pending = matches!(outcome, Err(Fault::Away(_)));
+        self.0.is_pending = matches!(outcome, Err(Fault::ConnectionLost(_)));
         self.0.used_at = Instant::now();
     }
 }

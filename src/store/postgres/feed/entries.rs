@@ -87,9 +87,9 @@ const INSERT_ENTRIES: &str = concat!(
 /// Writes blacklist entries, each in the place of an older one for the same thing, and returns
 /// their positions in the feed.
 ///
-/// This locks the head of the feed until the commit. So the order of the entries is the order of
-/// the commits, and a reader that has seen one has seen all before it. A transaction takes no lock
-/// after this one.
+/// The insertion locks the head of the feed until the commit. So the order of the entries is the
+/// order of the commits, and a reader that has seen one has seen all before it. A transaction takes
+/// no lock after this one.
 pub async fn insert_entries(
     connection: &mut PooledConnection<'_>,
     entries: &[BlacklistEntry],

@@ -87,7 +87,7 @@ impl RenewalClient for PostgresRenewalClient {
         };
         let warned = Arc::clone(&link.0.warned);
         warned.store(false, Ordering::SeqCst);
-        let renewed = timeout(renewal.patience, ask(&mut link.0.connection, renewal))
+        let renewed = timeout(renewal.timeout, ask(&mut link.0.connection, renewal))
             .await
             .map_err(|_| unavailable("it does not answer".to_owned()))??;
         self.connection = Some(link);
@@ -108,10 +108,10 @@ impl RenewalClient for PostgresRenewalClient {
         Ok(renewed)
     }
 
-    async fn ring(&mut self, patience: Duration) -> Result<SealedRing, StoreError> {
+    async fn ring(&mut self, read_timeout: Duration) -> Result<SealedRing, StoreError> {
         let unavailable = |problem: &str| StoreError::Unavailable(problem.to_owned());
         let mut link = self.connection.take().ok_or_else(|| unavailable("there was no renewal"))?;
-        let read = timeout(patience, ring::ring(&mut link.0.connection)).await;
+        let read = timeout(read_timeout, ring::ring(&mut link.0.connection)).await;
         let ring = read.map_err(|_| unavailable("it does not answer"))??;
         self.connection = Some(link);
         Ok(ring)
@@ -190,7 +190,7 @@ async fn ask(
     connection: &mut AsyncPgConnection,
     renewal: &RenewalRequest,
 ) -> Result<RenewalOutcome, Fault> {
-    // This reads the answer to its end. `get_result` would stop at the first row.
+    // `load` reads the answer to its end. `get_result` would stop at the first row.
     let rows: Vec<Row> = statement::<SqlRow>(RENEWAL)
         .bind::<BigInt, _>(renewal.number)
         .bind::<BigInt, _>(renewal.applied.0)
@@ -202,7 +202,7 @@ async fn ask(
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
         .load(connection)
         .await?;
-    let Some((found, seq, settled, timeline, ring, database, forgotten_until, now, page, others)) =
+    let Some((found, seq, settled, timeline, ring, database, purge_watermark, now, page, others)) =
         rows.into_iter().next()
     else {
         return Err(StoreError::Damaged("feed_head or sweeper has no row".to_owned()).into());
@@ -216,7 +216,7 @@ async fn ask(
         settled: Timeline(settled),
         entries: entries(page)?,
         ring: RingVersion(ring),
-        forgotten_until: timestamp(forgotten_until),
+        purge_watermark: timestamp(purge_watermark),
         now: Some(timestamp(now)),
         others: listed(others),
     }))

@@ -33,9 +33,9 @@ const RETRY_NO_ECHO: Duration = Duration::from_secs(60);
 /// The reason why a listener has stopped.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// Its connection is lost, or none could be made.
+    /// The connection of the listener is lost, or none could be made.
     Lost,
-    /// It does not receive its own notifications.
+    /// The listener does not receive its own notifications.
     NoEcho,
 }
 
@@ -121,8 +121,8 @@ async fn listen_once(shared: &Shared, target: &Target, is_live: &watch::Sender<b
                 }
                 match timeout(ECHO, notifications.recv()).await {
                     Ok(heard) => heard,
-                    // It received notifications before. So the server stands still, or is no longer
-                    // the one on which the others notify.
+                    // The listener received notifications before. So the server stands still, or is
+                    // no longer the one on which the others notify.
                     Err(_) if *is_live.borrow() => return End::Lost,
                     Err(_) => return End::NoEcho,
                 }

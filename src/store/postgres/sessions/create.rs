@@ -119,9 +119,10 @@ impl BatchWrite for SlowPath<'_> {
         {
             // Another transaction has made the same request since.
             let problem = "the same request is being made by others";
-            return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
+            return Err(Fault::Conflict(StoreError::Unavailable(problem.to_owned())));
         }
-        // This comes after the insertion, because a new session may be evicted for another new one.
+        // The eviction comes after the insertion, because a new session may be evicted for another
+        // new one.
         let (ended, entries) = evict(connection, &batch.evicted).await?;
         batch.live.keep_counts(connection).await?;
         // The head of the feed is locked last.
@@ -289,7 +290,7 @@ impl<'a> Live<'a> {
             let Some(subject) = limited.get_mut(index) else { continue };
             if (subject.max <= MOST_READ) != (*max <= MOST_READ) {
                 let problem = "limits of both kinds are asked for a subject at once";
-                return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
+                return Err(Fault::Conflict(StoreError::Unavailable(problem.to_owned())));
             }
             subject.max = subject.max.max(*max);
             subject.creations += 1;

@@ -110,7 +110,7 @@ mod tests {
         let earliest = NOW.minus(SKEW * 2);
         assert!(
             start.id <= SessionId::new(earliest, [0; 10]),
-            "it may have been created by a clock behind"
+            "a replica whose clock is behind may have created the session"
         );
         assert!(
             start.id > SessionId::last_of_millisecond(earliest.minus(MILLISECOND)),

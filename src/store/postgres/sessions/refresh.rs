@@ -197,8 +197,8 @@ impl BatchWrite for SlowPath<'_> {
         let changed: Vec<_> = batch.changed.into_values().collect();
         lock::save_sessions(connection, &changed).await?;
         let positions = entries::insert_entries(connection, &batch.entries).await?;
-        // This is read after the entries of this batch were written, because a replay may have to
-        // wait for one of them.
+        // The newest entry is read after the entries of this batch were written, because a replay
+        // may have to wait for one of them.
         let newest = newest_entry(connection, &decisions).await?;
         connection.commit().await?;
         Ok(decisions.into_iter().map(|one| one.refreshed(&positions, newest)).collect())

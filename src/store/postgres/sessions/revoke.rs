@@ -54,7 +54,7 @@ impl BatchWrite for Revocation {
         connection.begin().await?;
         let of_subjects = of_subjects(connection, revocations).await?;
         let mut surveys = survey_subjects(connection, revocations).await?;
-        // This comes before anything is locked, because counting a large tenant takes a while.
+        // The counts come before anything is locked, because counting a large tenant takes a while.
         for revocation in revocations {
             let RevocationTarget::Tenant(tenant) = &revocation.target else { continue };
             if let Entry::Vacant(vacant) = surveys.entry(cut_off_key(tenant, None)) {

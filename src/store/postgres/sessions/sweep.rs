@@ -215,7 +215,7 @@ pub async fn delete_expired_revocations(
     .bind::<Timestamptz, _>(instant(until))
     .execute(&mut **connection)
     .await?;
-    let (deleted, forgotten_until): (i64, PgTimestamp) = statement::<(BigInt, Timestamptz)>(
+    let (deleted, purge_watermark): (i64, PgTimestamp) = statement::<(BigInt, Timestamptz)>(
         "WITH expired AS MATERIALIZED (
             SELECT b.seq
             FROM blacklist AS b
@@ -243,7 +243,7 @@ pub async fn delete_expired_revocations(
     .await?;
     connection.commit().await?;
     let deleted = usize::try_from(deleted).unwrap_or_default();
-    Ok(SweptRevocations { deleted, forgotten_until: timestamp(forgotten_until) })
+    Ok(SweptRevocations { deleted, purge_watermark: timestamp(purge_watermark) })
 }
 
 /// Deletes sessions that are over, and rows of `large_subjects` that were counted before `until`. A

@@ -71,7 +71,7 @@ impl Raw {
 
     /// Sends bytes to a server that may have closed the connection.
     pub async fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        in_time("it is sent", self.write.write_all(bytes)).await
+        in_time("the bytes are sent", self.write.write_all(bytes)).await
     }
 
     /// Sends bytes, and reads meanwhile, until the connection is closed.

@@ -19,19 +19,19 @@ use crate::{
 /// A session, and the tokens that its client holds.
 #[derive(Clone, Debug)]
 pub struct Held {
-    /// Its number in the history.
+    /// The number of the session in the history.
     pub number: SessionNumber,
-    /// Its identifier.
+    /// The identifier of the session.
     pub id: String,
-    /// Its policy.
+    /// The policy.
     pub policy: &'static str,
-    /// Its tenant.
+    /// The tenant.
     pub tenant: String,
-    /// Its subject.
+    /// The subject.
     pub subject: String,
-    /// Its latest access token.
+    /// The latest access token.
     pub access_token: TokenNumber,
-    /// Its latest refresh token.
+    /// The latest refresh token.
     pub refresh_token: String,
     /// The refresh token before the current one.
     pub used_refresh_token: Option<String>,
@@ -93,14 +93,14 @@ impl Asker {
     async fn ask<M, R>(
         &self,
         replica: usize,
-        patience: Duration,
+        timeout: Duration,
         message: M,
         send: impl AsyncFnOnce(&mut Client, Request<M>) -> Result<Response<R>, Status>,
     ) -> Option<Ended<R>> {
         let begin = self.recorder.now();
         let mut client = self.fleet.client(replica)?;
         let mut request = Request::new(message);
-        request.set_timeout(patience);
+        request.set_timeout(timeout);
         let result = send(&mut client, request).await;
         let end = self.recorder.now();
         let result = result.map(Response::into_inner).map_err(|status| answer(&status));
@@ -111,7 +111,7 @@ impl Asker {
     pub async fn create(
         &self,
         replica: usize,
-        patience: Duration,
+        timeout: Duration,
         policy: &'static str,
         tenant: &str,
         subject: &str,
@@ -123,7 +123,7 @@ impl Asker {
             policy: policy.to_owned(),
             ..Default::default()
         };
-        let ended = self.ask(replica, patience, message, async |client, request| {
+        let ended = self.ask(replica, timeout, message, async |client, request| {
             client.create_session(request).await
         });
         let ended = ended.await?;
@@ -154,7 +154,7 @@ impl Asker {
     pub async fn refresh(
         &self,
         replica: usize,
-        patience: Duration,
+        timeout: Duration,
         held: &mut Held,
     ) -> Option<Answer> {
         let ask = Ask::Refresh {
@@ -167,7 +167,7 @@ impl Asker {
         let message =
             RefreshRequest { refresh_token: held.refresh_token.clone(), ..Default::default() };
         let ended = self
-            .ask(replica, patience, message, async |client, request| client.refresh(request).await)
+            .ask(replica, timeout, message, async |client, request| client.refresh(request).await)
             .await?;
         let answer = ended.outcome();
         self.recorder.call(ended.call(ask, answer.clone()));
@@ -183,14 +183,14 @@ impl Asker {
     }
 
     /// Uses a refresh token that has been used before.
-    pub async fn reuse(&self, replica: usize, patience: Duration, held: &Held) -> Option<Answer> {
+    pub async fn reuse(&self, replica: usize, timeout: Duration, held: &Held) -> Option<Answer> {
         let ask = Ask::Refresh { session: held.number, is_reuse: true, supersedes: None };
         let message = RefreshRequest {
             refresh_token: held.used_refresh_token.clone()?,
             ..Default::default()
         };
         let ended = self
-            .ask(replica, patience, message, async |client, request| client.refresh(request).await)
+            .ask(replica, timeout, message, async |client, request| client.refresh(request).await)
             .await?;
         let answer = ended.outcome();
         self.recorder.call(ended.call(ask, answer.clone()));
@@ -201,7 +201,7 @@ impl Asker {
     pub async fn validate(
         &self,
         replica: usize,
-        patience: Duration,
+        timeout: Duration,
         tokens: &[TokenNumber],
     ) -> bool {
         let question = |token| ValidateRequest {
@@ -217,7 +217,7 @@ impl Asker {
         };
         if let [token] = tokens {
             let send = async |client: &mut Client, request| client.validate(request).await;
-            let Some(ended) = self.ask(replica, patience, question(*token), send).await else {
+            let Some(ended) = self.ask(replica, timeout, question(*token), send).await else {
                 return false;
             };
             let answer = ended.result.as_ref().map_or_else(Answer::clone, answer_of);
@@ -228,7 +228,7 @@ impl Asker {
             requests: tokens.iter().map(|token| question(*token)).collect(),
         };
         let send = async |client: &mut Client, request| client.batch_validate(request).await;
-        let Some(ended) = self.ask(replica, patience, message, send).await else { return false };
+        let Some(ended) = self.ask(replica, timeout, message, send).await else { return false };
         for (index, token) in tokens.iter().enumerate() {
             let answer = ended
                 .result
@@ -243,7 +243,7 @@ impl Asker {
     pub async fn revoke(
         &self,
         replica: usize,
-        patience: Duration,
+        timeout: Duration,
         target: Target,
         message: RevokeRequest,
     ) -> Option<Answer> {
@@ -251,7 +251,7 @@ impl Asker {
             self.fleet.notify_revocation(replica);
             client.revoke(request).await
         };
-        let ended = self.ask(replica, patience, message, send).await?;
+        let ended = self.ask(replica, timeout, message, send).await?;
         let answer = ended.outcome();
         self.recorder.call(ended.call(Ask::Revoke(target), answer.clone()));
         Some(answer)

@@ -23,16 +23,16 @@ const WRITERS: usize = 24;
 /// The number of sessions that a writer creates before it refreshes or revokes any.
 const SESSIONS: usize = 6;
 /// The deadline of most calls: longer than most faults last.
-const PATIENT: Duration = Duration::from_secs(3);
+const LONG_TIMEOUT: Duration = Duration::from_secs(3);
 /// The deadlines from which writers choose. If all of them were long, all writers would soon wait
 /// for the same blocked replica, and none would call the others.
-const PATIENCE: [Duration; 6] = [
+const TIMEOUTS: [Duration; 6] = [
     Duration::from_millis(150),
     Duration::from_secs(1),
     Duration::from_secs(1),
-    PATIENT,
-    PATIENT,
-    PATIENT,
+    LONG_TIMEOUT,
+    LONG_TIMEOUT,
+    LONG_TIMEOUT,
 ];
 /// The longest pause of a writer between two calls, in milliseconds.
 const MAX_PAUSE: usize = 60;
@@ -112,7 +112,7 @@ async fn read(
         let mut some = || TokenNumber(known - 1 - dice.roll(known.min(LATEST)));
         let tokens: Vec<_> = (0..4).map(|_| some()).collect();
         let asker = asker.clone();
-        watchers.spawn(async move { asker.validate(place, PATIENT, &tokens).await });
+        watchers.spawn(async move { asker.validate(place, LONG_TIMEOUT, &tokens).await });
     }
 }
 
@@ -136,14 +136,14 @@ impl Writer {
     async fn run(mut self) -> Vec<Held> {
         while !*self.stopped.borrow() {
             let place = self.any_place();
-            let patience = PATIENCE[self.dice.roll(PATIENCE.len())];
+            let timeout = TIMEOUTS[self.dice.roll(TIMEOUTS.len())];
             match self.dice.roll(10) {
-                _ if self.sessions.len() < SESSIONS => self.create(place, patience).await,
-                0..2 => self.create(place, patience).await,
-                2..6 => self.refresh(place, patience).await,
+                _ if self.sessions.len() < SESSIONS => self.create(place, timeout).await,
+                0..2 => self.create(place, timeout).await,
+                2..6 => self.refresh(place, timeout).await,
                 _ => {
                     let held = self.sessions[self.dice.roll(self.sessions.len())].clone();
-                    self.revoke(held, place, patience).await;
+                    self.revoke(held, place, timeout).await;
                 }
             }
             sleep(Duration::from_millis(self.dice.roll(MAX_PAUSE).try_into().unwrap())).await;
@@ -151,16 +151,16 @@ impl Writer {
         self.sessions
     }
 
-    async fn create(&mut self, place: usize, patience: Duration) {
+    async fn create(&mut self, place: usize, timeout: Duration) {
         let policy = ["default", "default", "strict", "superseding"][self.dice.roll(4)];
         let tenant = format!("tenant {} of {}", self.tenants, self.name);
         let subject = format!("subject {}", self.dice.roll(3));
-        if let Some(held) = self.asker.create(place, patience, policy, &tenant, &subject).await {
+        if let Some(held) = self.asker.create(place, timeout, policy, &tenant, &subject).await {
             self.sessions.push(held.clone());
             // Another replica may have to revoke a session that it has not seen yet.
             if self.dice.roll(6) == 0 {
                 let place = self.any_place();
-                self.revoke(held, place, patience).await;
+                self.revoke(held, place, timeout).await;
             }
         }
     }
@@ -168,25 +168,25 @@ impl Writer {
     /// Refreshes a session. If the outcome is unknown, it is tried once more at a replica that is
     /// chosen anew, and never again: a refresh that was given up may be carried out later, and a
     /// further one with the same token would then count as reuse.
-    async fn refresh(&mut self, place: usize, patience: Duration) {
+    async fn refresh(&mut self, place: usize, timeout: Duration) {
         let index = self.dice.roll(self.sessions.len());
         let held = &mut self.sessions[index];
         if held.is_uncertain {
             return;
         }
-        let answer = self.asker.refresh(place, patience, held).await;
+        let answer = self.asker.refresh(place, timeout, held).await;
         if held.is_uncertain
             && answer.is_some_and(|answer| !answer.is_known())
             && held.policy != "strict"
         {
             let place = self.dice.roll(self.asker.fleet.places());
-            self.asker.refresh(place, patience, held).await;
+            self.asker.refresh(place, timeout, held).await;
         }
     }
 
     /// Revokes a session, its access token, its subject or its tenant. While the outcome is
     /// unknown, the revocation is usually tried again, at a replica that is chosen anew.
-    async fn revoke(&mut self, held: Held, place: usize, patience: Duration) {
+    async fn revoke(&mut self, held: Held, place: usize, timeout: Duration) {
         let (tenant, subject) = (held.tenant.clone(), held.subject.clone());
         let session = Target::Session(held.number);
         let access_token =
@@ -203,7 +203,7 @@ impl Writer {
                 by_subject(&tenant, &subject),
             ),
             10 => (Target::Tenant(tenant.clone()), revoke_request::Target::Tenant(tenant.clone())),
-            _ => return self.reuse(place, patience, &held).await,
+            _ => return self.reuse(place, timeout, &held).await,
         };
         let (ended, kept) =
             std::mem::take(&mut self.sessions).into_iter().partition(|other| match &target {
@@ -229,7 +229,7 @@ impl Writer {
             RevokeRequest { target: Some(by), extent: extent.into(), ..Default::default() };
         let mut place = place;
         loop {
-            let answer = self.asker.revoke(place, patience, target.clone(), message.clone()).await;
+            let answer = self.asker.revoke(place, timeout, target.clone(), message.clone()).await;
             match answer {
                 Some(Answer::Done) => return self.watch(ended, &tokens).await,
                 Some(answer) if answer.is_known() => return,
@@ -240,12 +240,12 @@ impl Writer {
     }
 
     /// Uses a refresh token again whose policy allows no grace.
-    async fn reuse(&mut self, place: usize, patience: Duration, held: &Held) {
+    async fn reuse(&mut self, place: usize, timeout: Duration, held: &Held) {
         if held.policy != "strict" || held.is_uncertain || held.used_refresh_token.is_none() {
             return;
         }
         self.sessions.retain(|other| other.number != held.number);
-        let answer = self.asker.reuse(place, patience, held).await;
+        let answer = self.asker.reuse(place, timeout, held).await;
         if matches!(answer, Some(Answer::Refused(_))) {
             let tokens = self.asker.recorder.tokens_of(&[held.number]);
             self.watch(vec![held.clone()], &tokens).await;
@@ -264,13 +264,13 @@ impl Writer {
                     let _ =
                         timeout(Duration::from_millis(after), stopped.wait_for(|stopped| *stopped))
                             .await;
-                    asker.validate(place, PATIENT, &tokens).await;
+                    asker.validate(place, LONG_TIMEOUT, &tokens).await;
                 });
             }
         }
         for mut held in ended.into_iter().filter(|held| !held.is_uncertain).take(1) {
             let place = self.any_place();
-            self.asker.refresh(place, PATIENT, &mut held).await;
+            self.asker.refresh(place, LONG_TIMEOUT, &mut held).await;
         }
     }
 }

@@ -18,9 +18,9 @@ pub struct TokenNumber(pub usize);
 /// A session whose creation was acknowledged.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// Its tenant.
+    /// The tenant.
     pub tenant: String,
-    /// Its subject.
+    /// The subject.
     pub subject: String,
     /// The time at which the call to create it began.
     pub asked: Moment,
@@ -134,9 +134,9 @@ pub struct Outage {
 pub struct Fault {
     /// A description.
     pub what: String,
-    /// Its beginning.
+    /// The time at which the fault began.
     pub from: Moment,
-    /// Its end.
+    /// The time at which the fault ended.
     pub to: Moment,
 }
 

@@ -15,7 +15,7 @@ pub enum Broken {
     /// Validate checks the time before it looks up the index.
     JudgedBeforeLookUp,
     /// A replica deletes an entry from its index by its own clock, and not by the sweeper's record.
-    ForgetsByOwnClock,
+    PurgesByOwnClock,
 }
 
 /// The rule that keeps a token inactive after its entry was swept.
@@ -28,7 +28,7 @@ pub enum Guard {
     Retention,
 }
 
-pub struct Forgetting {
+pub struct Purging {
     pub guard: Guard,
     /// The time for which an entry is kept after its token has expired.
     pub kept: u8,
@@ -62,12 +62,12 @@ pub enum Action {
     ReadRecord,
     Load,
     Renew,
-    Forget,
+    Purge,
     FirstStep,
     SecondStep,
 }
 
-impl Forgetting {
+impl Purging {
     /// Returns whether the replica takes the token for unexpired.
     fn is_alive(&self, state: &State) -> bool {
         state.replica_clock < EXPIRY && !(self.guard == Guard::Record && state.knows)
@@ -78,7 +78,7 @@ impl Forgetting {
     }
 }
 
-impl Model for Forgetting {
+impl Model for Purging {
     type State = State;
     type Action = Action;
 
@@ -105,7 +105,7 @@ impl Model for Forgetting {
             Action::ReadRecord,
             Action::Load,
             Action::Renew,
-            Action::Forget,
+            Action::Purge,
             Action::FirstStep,
             Action::SecondStep,
         ]);
@@ -156,10 +156,9 @@ impl Model for Forgetting {
                 next.knows |= state.swept;
                 state.has_lease
             }
-            Action::Forget => {
+            Action::Purge => {
                 next.is_in_index = false;
-                if self.guard == Guard::Retention || self.broken == Some(Broken::ForgetsByOwnClock)
-                {
+                if self.guard == Guard::Retention || self.broken == Some(Broken::PurgesByOwnClock) {
                     state.replica_clock >= EXPIRY + self.kept
                 } else {
                     state.knows
@@ -192,7 +191,7 @@ impl Model for Forgetting {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("no revoked token comes back", |_, state: &State| !state.active),
-            Property::sometimes("the entry is forgotten everywhere", |_, state: &State| {
+            Property::sometimes("the entry is purged everywhere", |_, state: &State| {
                 state.swept && !state.is_in_index && state.has_lease
             }),
             Property::sometimes("a clock is behind while the entry is gone", |_, state: &State| {
