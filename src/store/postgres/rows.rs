@@ -181,6 +181,23 @@ impl SessionRow {
     }
 }
 
+/// Reads how a session has ended, if it has.
+fn ended(
+    at: Option<PgTimestamp>,
+    reason: Option<String>,
+    note: Option<String>,
+) -> Result<Option<Ended>, StoreError> {
+    match (at, reason) {
+        (Some(at), Some(reason)) => Ok(Some(Ended {
+            at: timestamp(at),
+            reason: named("sessions.end_reason", &reason, EndReason::from_name)?,
+            note: text("sessions.end_note", note.unwrap_or_default())?,
+        })),
+        (None, None) => Ok(None),
+        _ => Err(damaged("sessions.ended_at", "and end_reason are not set together")),
+    }
+}
+
 impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
@@ -188,15 +205,7 @@ impl TryFrom<SessionRow> for Session {
         let id = row.id();
         let claims = serde_json::from_str::<Map<String, Value>>(&row.claims.0)
             .map_err(|_| damaged("sessions.claims", "is not a JSON object"))?;
-        let ended = match (row.ended_at, row.end_reason) {
-            (Some(at), Some(reason)) => Some(Ended {
-                at: timestamp(at),
-                reason: named("sessions.end_reason", &reason, EndReason::from_name)?,
-                note: text("sessions.end_note", row.end_note.unwrap_or_default())?,
-            }),
-            (None, None) => None,
-            _ => return Err(damaged("sessions.ended_at", "and end_reason are not set together")),
-        };
+        let ended = ended(row.ended_at, row.end_reason, row.end_note)?;
         Ok(Self {
             id,
             tenant: text("sessions.tenant", row.tenant)?,
