@@ -149,8 +149,9 @@ impl Home {
                 app::serve(&config, listeners, async { Ok(store) }, system, shutdown).await
             })
         };
-        let channel =
-            Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        // A service that refuses to start may have closed its port before.
+        let channel = endpoint.connect().await.unwrap_or_else(|_| endpoint.connect_lazy());
         Server {
             clock: self.clock.clone(),
             home: self,
