@@ -207,6 +207,10 @@ impl Register {
 /// Sends renewals to the database, over a connection of its own.
 #[async_trait]
 pub trait RenewalClient: Send {
+    /// Connects, unless there is a connection. A replica does this before it joins, because the
+    /// others remove it if its first renewal takes too long.
+    async fn connect(&mut self) -> Result<(), StoreError>;
+
     /// Renews a row by a write that is as durable as any, and reads the next entries of the feed.
     /// After an error, the row may have been renewed all the same.
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError>;

@@ -35,6 +35,10 @@ impl SqliteRenewalClient {
 
 #[async_trait]
 impl RenewalClient for SqliteRenewalClient {
+    async fn connect(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError> {
         let mut connection = connection(&self.feed).await?;
         let rows = blacklist::table

@@ -143,6 +143,10 @@ const LATE: Duration = Duration::from_millis(50);
 
 #[async_trait]
 impl RenewalClient for DeadlineFromReply {
+    async fn connect(&mut self) -> Result<()> {
+        self.real.connect().await
+    }
+
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
         let sent = Instant::now();
         let outcome = self.real.renew(renewal).await?;
@@ -165,6 +169,10 @@ struct SkippedMembers {
 
 #[async_trait]
 impl RenewalClient for SkippedMembers {
+    async fn connect(&mut self) -> Result<()> {
+        self.real.connect().await
+    }
+
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
         let mut outcome = self.real.renew(renewal).await?;
         if let RenewalOutcome::Answer(answer) = &mut outcome {
@@ -200,6 +208,10 @@ enum Row {
 
 #[async_trait]
 impl RenewalClient for LateToJoin {
+    async fn connect(&mut self) -> Result<()> {
+        self.real.connect().await
+    }
+
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
         let incarnation = renewal.incarnation;
         if let Some(Row::Leaving(leaving)) = self.rows.get_mut(&incarnation) {
@@ -247,6 +259,10 @@ struct UncheckedNumber {
 
 #[async_trait]
 impl RenewalClient for UncheckedNumber {
+    async fn connect(&mut self) -> Result<()> {
+        self.real.connect().await
+    }
+
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
         if !self.is_always {
             let outcome = self.real.renew(renewal).await?;
@@ -272,6 +288,10 @@ struct EarlierAnswer {
 
 #[async_trait]
 impl RenewalClient for EarlierAnswer {
+    async fn connect(&mut self) -> Result<()> {
+        self.real.lock().await.connect().await
+    }
+
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
         let (real, renewal) = (self.real.clone(), *renewal);
         let mut asking = self.asking.take().unwrap_or_else(|| {

@@ -217,6 +217,10 @@ struct Gated {
 
 #[async_trait]
 impl RenewalClient for Gated {
+    async fn connect(&mut self) -> Result<()> {
+        self.real.connect().await
+    }
+
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
         self.gate.pass().await;
         let mut renewed = self.real.renew(renewal).await?;

@@ -67,24 +67,33 @@ impl PostgresRenewalClient {
     pub fn new(target: Target, latest: Arc<LatestTimeline>) -> Self {
         Self { target, latest, connection: None }
     }
+
+    /// Takes the connection out, or makes one.
+    async fn take_link(&mut self) -> Result<Link, StoreError> {
+        if let Some(link) = self.connection.take() {
+            return Ok(link);
+        }
+        // A server that was not replaced is preferred. If there is none, the database may have been
+        // set back to an earlier history, so any server will do.
+        let connected = match self.target.connect_in(self.latest.get()).await {
+            Ok(connected) => Ok(connected),
+            Err(_) => self.target.connect().await,
+        };
+        connected.map(Link).map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
 }
 
 #[async_trait]
 impl RenewalClient for PostgresRenewalClient {
+    async fn connect(&mut self) -> Result<(), StoreError> {
+        let link = self.take_link().await?;
+        self.connection = Some(link);
+        Ok(())
+    }
+
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError> {
         let unavailable = |problem: String| StoreError::Unavailable(problem);
-        let mut link = match self.connection.take() {
-            Some(link) => link,
-            None => {
-                // A server that was not replaced is preferred. If there is none, the database may
-                // have been set back to an earlier history, so any server will do.
-                let connected = match self.target.connect_in(self.latest.get()).await {
-                    Ok(connected) => Ok(connected),
-                    Err(_) => self.target.connect().await,
-                };
-                Link(connected.map_err(|error| unavailable(error.to_string()))?)
-            }
-        };
+        let mut link = self.take_link().await?;
         let warned = Arc::clone(&link.0.warned);
         warned.store(false, Ordering::SeqCst);
         let renewed = timeout(renewal.timeout, ask(&mut link.0.connection, renewal))
