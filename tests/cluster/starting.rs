@@ -1,7 +1,9 @@
 //! Replicas start at the same instant, are killed in the middle of a migration, or find no database
 //! yet.
 
-use crate::replicas::{Cluster, WAITING, becomes, eventually, hold, sign_in};
+use std::time::Duration;
+
+use crate::replicas::{Cluster, SHORT_LEASE, WAITING, becomes, eventually, hold, sign_in};
 use countersign_test_support::{
     http_client::get,
     ledger::{refresh, validate},
@@ -126,4 +128,18 @@ async fn a_database_that_does_not_exist_ends_the_start_at_once() {
     assert_eq!(replica.exit().code(), Some(2), "{:?}", replica.seen());
     let line = replica.seen().last().unwrap();
     assert!(line.contains("_missing") && line.contains("does not exist"), "{line}");
+}
+
+/// Making a connection takes several round trips, and so longer than the others wait for a renewal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_far_from_the_database_joins_once_and_serves() {
+    let url = new_database().await;
+    let mut cluster = Cluster::start_by([url.as_str()], &url, &SHORT_LEASE).await;
+    let link = Link::to(&url).await;
+    link.delay(Duration::from_millis(100), Duration::from_millis(100));
+    let mut far = cluster.spawn(&link.url(), &SHORT_LEASE);
+    far.await_serving().await;
+    let metrics = get(far.http(), "/metrics").await.body;
+    assert!(metrics.contains("countersign_rejoins_total 0"), "{metrics}");
+    cluster.replicas.push(far);
 }
