@@ -264,11 +264,7 @@ impl LeaseRenewer {
     async fn join(&mut self) -> Result<(), StoreError> {
         let newcomer =
             (self.incarnations)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        self.renewals.connect().await?;
-        let head_at_joining = match self.store.members() {
-            Some(members) => members.join(newcomer.clone()).await?,
-            None => Seq::default(),
-        };
+        let head_at_joining = self.renewals.join(newcomer.clone(), LOADING_TIMEOUT).await?;
         self.replica.progress.begin_membership(newcomer.incarnation);
         let has_entries = !self.replica.index().is_empty();
         self.membership = Some(Membership {

@@ -207,9 +207,13 @@ impl Register {
 /// Sends renewals to the database, over a connection of its own.
 #[async_trait]
 pub trait RenewalClient: Send {
-    /// Connects, unless there is a connection. A replica does this before it joins, because the
-    /// others remove it if its first renewal takes too long.
-    async fn connect(&mut self) -> Result<(), StoreError>;
+    /// Adds a replica, as one that has applied the whole feed, and returns the head of the feed.
+    /// The replica must accept nothing before it has applied the feed up to there. The database
+    /// must answer within `timeout`.
+    ///
+    /// The renewals that follow go over the same connection, and so to the same server. The others
+    /// remove a replica whose first renewal takes too long, as making a connection may.
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq, StoreError>;
 
     /// Renews a row by a write that is as durable as any, and reads the next entries of the feed.
     /// After an error, the row may have been renewed all the same.
@@ -223,10 +227,6 @@ pub trait RenewalClient: Send {
 /// The register of the replicas that serve from a database. Each method is one transaction.
 #[async_trait]
 pub trait Members: Send + Sync {
-    /// Adds a replica, as one that has applied the whole feed, and returns the head of the feed.
-    /// The replica must accept nothing before it has applied the feed up to there.
-    async fn join(&self, newcomer: Newcomer) -> Result<Seq, StoreError>;
-
     /// Reads the register.
     async fn register(&self) -> Result<Register, StoreError>;
 

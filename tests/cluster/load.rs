@@ -179,10 +179,7 @@ impl Caller {
                         // On a busy machine a lease may lapse at any time, so all callers allow it.
                         _ if reason(&status) == "NOT_CURRENT" => true,
                         Trouble::None => false,
-                        // A call may wait for the database until its deadline.
-                        Trouble::Database => {
-                            is_retriable(&status) || reason(&status) == "DEADLINE_EXCEEDED"
-                        }
+                        Trouble::Database => is_retriable(&status),
                         Trouble::Death => reason(&status).is_empty(),
                     };
                     assert!(

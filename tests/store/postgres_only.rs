@@ -31,8 +31,8 @@ use futures_util::future::join_all;
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::support::{
-    Reader, after, assert_unchanged, attempt, create, create_all, entries, list, newcomer, query,
-    read, revoke, revoke_session, rich_session, rotate, seconds, session, text, unlimited,
+    Reader, after, assert_unchanged, attempt, create, create_all, entries, join, list, newcomer,
+    query, read, revoke, revoke_session, rich_session, rotate, seconds, session, text, unlimited,
 };
 
 pub async fn open(url: &str) -> PostgresStore {
@@ -179,7 +179,7 @@ async fn end_replicas(store: &PostgresStore, name: &str, count: u32, first: u32)
     for n in first..first + count {
         let [a, b, c, d] = n.to_be_bytes();
         let incarnation = Incarnation::new([8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, a, b, c, d]);
-        members.join(Newcomer { name: name.to_owned(), ..newcomer(incarnation) }).await.unwrap();
+        join(store, Newcomer { name: name.to_owned(), ..newcomer(incarnation) }).await;
         members.leave(incarnation).await.unwrap();
     }
 }
@@ -231,7 +231,7 @@ async fn a_replica_is_removed_even_if_it_cannot_be_listed_afterwards() {
     let members = store.members().unwrap();
     let gone = |byte| Incarnation::new([byte; 16]);
     for byte in [1, 2, 3] {
-        members.join(newcomer(gone(byte))).await.unwrap();
+        join(&store, newcomer(gone(byte))).await;
     }
     assert!(!members.remove(gone(1), 7).await.unwrap(), "its row does not have this number");
     assert!(members.remove(gone(1), 0).await.unwrap());
@@ -265,7 +265,7 @@ async fn leaving_does_not_wait_for_a_database_that_is_silent() {
     let store = open(&url).await;
     let members = store.members().unwrap();
     let incarnation = Incarnation::new([7; 16]);
-    members.join(newcomer(incarnation)).await.unwrap();
+    join(&store, newcomer(incarnation)).await;
     let (holder, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
     holder.batch_execute("BEGIN; LOCK TABLE replicas IN SHARE MODE").await.unwrap();

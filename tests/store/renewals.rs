@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     postgres_only::{in_time, open},
     support::{
-        ALL, after, create, create_all, entries, newcomer, revoke_session, seconds, session,
+        ALL, after, create, create_all, entries, join, newcomer, revoke_session, seconds, session,
     },
 };
 
@@ -61,8 +61,7 @@ async fn is_gone(renewals: &mut Box<dyn RenewalClient>, renewal: RenewalRequest)
 /// Opens a store that the first replica joins.
 async fn joined(url: &str) -> (PostgresStore, Box<dyn RenewalClient>) {
     let store = open(url).await;
-    store.members().unwrap().join(newcomer(Incarnation::new(A))).await.unwrap();
-    let renewals = store.renewal_client();
+    let renewals = join(&store, newcomer(Incarnation::new(A))).await;
     (store, renewals)
 }
 
@@ -78,7 +77,7 @@ async fn a_renewal_brings_the_feed_its_head_and_the_others() {
     }
     let members = store.members().unwrap();
     assert_eq!(
-        members.join(newcomer(Incarnation::new(B))).await.unwrap(),
+        store.renewal_client().join(newcomer(Incarnation::new(B)), seconds(60)).await.unwrap(),
         Seq(2),
         "a new replica's row begins at the head of the feed"
     );
@@ -121,7 +120,7 @@ async fn a_renewal_reports_gone_if_its_row_is_missing_or_has_another_number() {
     assert!(is_gone(&mut renewals, renewal(10, 9, Seq(0))).await, "a renewal never makes a row");
     assert_eq!(members.register().await.unwrap().members, []);
 
-    members.join(newcomer(Incarnation::new(B))).await.unwrap();
+    join(&store, newcomer(Incarnation::new(B))).await;
     members.leave(Incarnation::new(B)).await.unwrap();
     assert_eq!(members.register().await.unwrap().members, []);
 }
@@ -260,6 +259,6 @@ async fn a_replica_that_the_remaining_server_does_not_know_joins_it() {
         }
     };
     assert!(matches!(gone, RenewalOutcome::Gone), "{ours:?} is not known: {gone:?}");
-    let joining = store.members().unwrap().join(newcomer(Incarnation::new(B)));
+    let joining = renewals.join(newcomer(Incarnation::new(B)), seconds(60));
     in_time(joining).await.unwrap();
 }

@@ -278,6 +278,13 @@ pub async fn read_feed(store: &dyn Store, after: Seq, limit: i64) -> Answer {
     answer
 }
 
+/// Lets a replica join, and returns its client.
+pub async fn join(store: &dyn Store, newcomer: Newcomer) -> Box<dyn RenewalClient> {
+    let mut renewals = store.renewal_client();
+    renewals.join(newcomer, seconds(60)).await.unwrap();
+    renewals
+}
+
 /// A replica that reads the feed.
 pub struct Reader {
     renewals: Box<dyn RenewalClient>,
@@ -290,10 +297,8 @@ impl Reader {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let [a, b, c, d, e, f, g, h] = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let incarnation = Incarnation::new([7, 7, 7, 7, 7, 7, 7, 7, a, b, c, d, e, f, g, h]);
-        if let Some(members) = store.members() {
-            members.join(newcomer(incarnation)).await.unwrap();
-        }
-        Self { renewals: store.renewal_client(), incarnation, number: 0 }
+        let renewals = join(store, newcomer(incarnation)).await;
+        Self { renewals, incarnation, number: 0 }
     }
 
     pub async fn read(&mut self, after: Seq, limit: i64) -> Answer {

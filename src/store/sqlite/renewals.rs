@@ -13,10 +13,14 @@ use super::{
     schema::{blacklist, key_ring, sweeper},
 };
 use crate::{
-    domain::{key::RingVersion, revocation::FeedPosition, time::Timestamp},
+    domain::{
+        key::RingVersion,
+        revocation::{FeedPosition, Seq},
+        time::Timestamp,
+    },
     store::{
         FeedEntry, StoreError,
-        replicas::{Answer, RenewalClient, RenewalOutcome, RenewalRequest},
+        replicas::{Answer, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::SealedRing,
     },
 };
@@ -35,8 +39,9 @@ impl SqliteRenewalClient {
 
 #[async_trait]
 impl RenewalClient for SqliteRenewalClient {
-    async fn connect(&mut self) -> Result<(), StoreError> {
-        Ok(())
+    /// No other process can serve from the file, so there is no register to join.
+    async fn join(&mut self, _: Newcomer, _: Duration) -> Result<Seq, StoreError> {
+        Ok(Seq::default())
     }
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError> {

@@ -18,7 +18,7 @@ use countersign::{
     app::{self, Listeners, System},
     clock::{Clock, SystemClock},
     config::{Config, Flags, server::Listen},
-    domain::{ids::Incarnation, time::Timestamp},
+    domain::{ids::Incarnation, revocation::Seq, time::Timestamp},
     rng::SystemRng,
     shutdown::Shutdown,
     store::{
@@ -143,8 +143,8 @@ const LATE: Duration = Duration::from_millis(50);
 
 #[async_trait]
 impl RenewalClient for DeadlineFromReply {
-    async fn connect(&mut self) -> Result<()> {
-        self.real.connect().await
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq> {
+        self.real.join(newcomer, timeout).await
     }
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
@@ -169,8 +169,8 @@ struct SkippedMembers {
 
 #[async_trait]
 impl RenewalClient for SkippedMembers {
-    async fn connect(&mut self) -> Result<()> {
-        self.real.connect().await
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq> {
+        self.real.join(newcomer, timeout).await
     }
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
@@ -208,8 +208,8 @@ enum Row {
 
 #[async_trait]
 impl RenewalClient for LateToJoin {
-    async fn connect(&mut self) -> Result<()> {
-        self.real.connect().await
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq> {
+        self.real.join(newcomer, timeout).await
     }
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
@@ -223,7 +223,7 @@ impl RenewalClient for LateToJoin {
                 version: "",
                 max_validity: self.max_validity,
             };
-            self.store.members().unwrap().join(newcomer).await?;
+            self.real.join(newcomer, renewal.timeout).await?;
             self.rows.insert(incarnation, Row::New);
         }
         let outcome = match self.rows.get(&incarnation) {
@@ -259,8 +259,8 @@ struct UncheckedNumber {
 
 #[async_trait]
 impl RenewalClient for UncheckedNumber {
-    async fn connect(&mut self) -> Result<()> {
-        self.real.connect().await
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq> {
+        self.real.join(newcomer, timeout).await
     }
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
@@ -288,8 +288,8 @@ struct EarlierAnswer {
 
 #[async_trait]
 impl RenewalClient for EarlierAnswer {
-    async fn connect(&mut self) -> Result<()> {
-        self.real.lock().await.connect().await
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq> {
+        self.real.lock().await.join(newcomer, timeout).await
     }
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {

@@ -24,7 +24,7 @@ use countersign::{
     store::{
         Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
         SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
-        replicas::{Members, RenewalClient, RenewalOutcome, RenewalRequest},
+        replicas::{Members, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::{RingChange, SealedRing},
     },
 };
@@ -217,8 +217,8 @@ struct Gated {
 
 #[async_trait]
 impl RenewalClient for Gated {
-    async fn connect(&mut self) -> Result<()> {
-        self.real.connect().await
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq> {
+        self.real.join(newcomer, timeout).await
     }
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {

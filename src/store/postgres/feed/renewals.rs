@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use diesel::{
     data_types::PgTimestamp,
-    sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{Array, BigInt, Bool, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::time::timeout;
@@ -26,7 +26,7 @@ use super::{
             origin::LatestTimeline,
         },
         ring,
-        rows::{revoked, timestamp, uuid},
+        rows::{interval, revoked, timestamp, uuid},
         sql::statement,
     },
     replicas::span,
@@ -39,7 +39,7 @@ use crate::{
     },
     store::{
         FeedEntry, StoreError,
-        replicas::{Answer, Other, RenewalClient, RenewalOutcome, RenewalRequest},
+        replicas::{Answer, Newcomer, Other, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::SealedRing,
     },
 };
@@ -79,31 +79,36 @@ impl PostgresRenewalClient {
             Ok(connected) => Ok(connected),
             Err(_) => self.target.connect().await,
         };
-        connected.map(Link).map_err(|error| StoreError::Unavailable(error.to_string()))
+        connected.map(Link).map_err(|error| unavailable(error.to_string()))
     }
+}
+
+fn unavailable(problem: impl Into<String>) -> StoreError {
+    StoreError::Unavailable(problem.into())
 }
 
 #[async_trait]
 impl RenewalClient for PostgresRenewalClient {
-    async fn connect(&mut self) -> Result<(), StoreError> {
-        let link = self.take_link().await?;
+    async fn join(&mut self, newcomer: Newcomer, limit: Duration) -> Result<Seq, StoreError> {
+        let mut link = self.take_link().await?;
+        let joined = timeout(limit, insert(&mut link.0.connection, newcomer)).await;
+        let head = joined.map_err(|_| unavailable("it does not answer"))??;
         self.connection = Some(link);
-        Ok(())
+        Ok(head)
     }
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError> {
-        let unavailable = |problem: String| StoreError::Unavailable(problem);
         let mut link = self.take_link().await?;
         let warned = Arc::clone(&link.0.warned);
         warned.store(false, Ordering::SeqCst);
         let renewed = timeout(renewal.timeout, ask(&mut link.0.connection, renewal))
             .await
-            .map_err(|_| unavailable("it does not answer".to_owned()))??;
+            .map_err(|_| unavailable("it does not answer"))??;
         self.connection = Some(link);
         if AtomicBool::load(&warned, Ordering::SeqCst) {
             // A commit whose wait for the standbys was cancelled succeeds with a warning, and may
             // still be lost.
-            return Err(unavailable("it gave a warning".to_owned()));
+            return Err(unavailable("it gave a warning"));
         }
         match &renewed {
             RenewalOutcome::Answer(answer) => self.latest.set(answer.head.timeline),
@@ -118,7 +123,6 @@ impl RenewalClient for PostgresRenewalClient {
     }
 
     async fn ring(&mut self, read_timeout: Duration) -> Result<SealedRing, StoreError> {
-        let unavailable = |problem: &str| StoreError::Unavailable(problem.to_owned());
         let mut link = self.connection.take().ok_or_else(|| unavailable("there was no renewal"))?;
         let read = timeout(read_timeout, ring::ring(&mut link.0.connection)).await;
         let ring = read.map_err(|_| unavailable("it does not answer"))??;
@@ -191,6 +195,23 @@ const RENEWAL: &str = "WITH mine AS (
         page.seqs, page.kinds, page.keys, page.up_tos, page.session_ids, page.expiries,
         others.incarnations, others.applied, others.renewals, others.holds_for
     FROM feed_head AS h, sweeper AS s, page, others";
+
+/// Inserts the row of a replica.
+async fn insert(connection: &mut AsyncPgConnection, newcomer: Newcomer) -> Result<Seq, Fault> {
+    let applied: i64 = statement::<BigInt>(
+        "INSERT INTO replicas (incarnation, name, address, version, holds_for, applied)
+        SELECT ?, ?, ?, ?, ?, seq FROM feed_head
+        RETURNING applied",
+    )
+    .bind::<SqlUuid, _>(uuid(newcomer.incarnation.bytes()))
+    .bind::<Text, _>(newcomer.name)
+    .bind::<Text, _>(newcomer.address)
+    .bind::<Text, _>(newcomer.version)
+    .bind::<Interval, _>(interval(newcomer.max_validity))
+    .get_result(connection)
+    .await?;
+    Ok(Seq(applied))
+}
 
 /// Sends a renewal. It is one statement, and so one snapshot and one commit. The answer is complete
 /// when the server is ready for the next statement, which it is only after the commit has been

@@ -29,7 +29,7 @@ use crate::{
         StoreError,
         replicas::{
             FORMER_REPLICA_RETENTION, FormerReplica, FormerState, MOST_FORMER_REPLICAS,
-            MOST_FORMER_REPLICAS_OF_A_NAME, Member, Members, Newcomer, Register,
+            MOST_FORMER_REPLICAS_OF_A_NAME, Member, Members, Register,
         },
     },
 };
@@ -76,10 +76,6 @@ impl PostgresStore {
 
 #[async_trait]
 impl Members for PostgresStore {
-    async fn join(&self, newcomer: Newcomer) -> Result<Seq, StoreError> {
-        with_connection!(self, join, newcomer)
-    }
-
     async fn register(&self) -> Result<Register, StoreError> {
         with_connection!(self, register)
     }
@@ -110,22 +106,6 @@ impl Members for PostgresStore {
     async fn delete_former_replicas(&self) -> Result<usize, StoreError> {
         with_connection!(self, delete_former_replicas)
     }
-}
-
-async fn join(connection: &mut PooledConnection<'_>, newcomer: Newcomer) -> Result<Seq, Fault> {
-    let applied: i64 = statement::<BigInt>(
-        "INSERT INTO replicas (incarnation, name, address, version, holds_for, applied)
-        SELECT ?, ?, ?, ?, ?, seq FROM feed_head
-        RETURNING applied",
-    )
-    .bind::<SqlUuid, _>(uuid(newcomer.incarnation.bytes()))
-    .bind::<Text, _>(newcomer.name)
-    .bind::<Text, _>(newcomer.address)
-    .bind::<Text, _>(newcomer.version)
-    .bind::<Interval, _>(interval(newcomer.max_validity))
-    .get_result(&mut **connection)
-    .await?;
-    Ok(Seq(applied))
 }
 
 type MemberRow = (Uuid, String, String, String, PgTimestamp, i64, i64, i64, i64);
