@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use countersign::proto::session_service_client::SessionServiceClient;
@@ -222,8 +222,9 @@ impl Server {
     /// Waits for the log line with this message. Returns `None` if the process ends without it.
     #[track_caller]
     pub fn comes(&mut self, message: &str) -> Option<Value> {
+        let began = Instant::now();
         loop {
-            let line = match self.lines.recv_timeout(HANGS) {
+            let line = match self.lines.recv_timeout(HANGS.saturating_sub(began.elapsed())) {
                 Ok(line) => line,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return None,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -280,8 +281,9 @@ impl Server {
     /// Waits until it exits.
     #[track_caller]
     pub fn exit(&mut self) -> ExitStatus {
+        let began = Instant::now();
         loop {
-            match self.lines.recv_timeout(HANGS) {
+            match self.lines.recv_timeout(HANGS.saturating_sub(began.elapsed())) {
                 Ok(line) => self.seen.push(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return self.child.0.wait().unwrap(),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
