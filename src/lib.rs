@@ -33,6 +33,7 @@ pub mod domain;
 pub mod gateway;
 pub mod grpc;
 pub mod http;
+pub mod instruments;
 pub mod keys;
 pub mod metrics;
 pub mod net;

@@ -8,15 +8,20 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text},
-    metrics::{MetricType, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
 
 use crate::{
-    authority::audit::Audit,
+    authority::{Authority, audit::Audit, ready::Ready},
     callers::Callers,
+    domain::{
+        inactive::InactiveReason,
+        key::{KeyPurpose, KeyState},
+    },
     gateway::outcomes::{CONFLICTING_COOKIES, Outcomes},
+    instruments::{Distribution, Events, Labels},
     net::{accept::Counts, tls::Tls},
     revocation::{
         counts,
@@ -49,6 +54,8 @@ const PREFIX: &str = "countersign";
 /// The parts of the process whose metrics are written.
 #[derive(Debug)]
 pub struct Observed {
+    /// The use cases, once they can be called.
+    pub ready: Ready,
     /// The replica, which knows the revocations.
     pub replica: Arc<Replica>,
     /// The known callers and their calls.
@@ -61,6 +68,12 @@ pub struct Observed {
     pub audit: Audit,
     /// The outcomes of the requests of gateways.
     pub outcomes: Arc<Outcomes>,
+    /// The calls of each gRPC method.
+    pub grpc_calls: Arc<Events>,
+    /// The requests on each HTTP route.
+    pub http_requests: Arc<Events>,
+    /// The operations of the store.
+    pub store_operations: Arc<Events>,
 }
 
 /// The counts of connections of both servers.
@@ -79,8 +92,14 @@ pub struct Metrics(Registry);
 impl Metrics {
     /// Registers the metrics of a process.
     pub fn new(observed: Observed) -> Self {
-        let Observed { replica, callers, connections, tls, audit, outcomes } = observed;
+        let Observed { replica, callers, connections, tls, audit, outcomes, .. } = observed;
         let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_collector(Box::new(RequestsCollector {
+            grpc: observed.grpc_calls,
+            http: observed.http_requests,
+            store: observed.store_operations,
+        }));
+        registry.register_collector(Box::new(AuthorityCollector(observed.ready)));
         registry.register_collector(Box::new(ReplicaCollector(replica)));
         registry.register_collector(Box::new(CallersCollector(callers)));
         registry.register_collector(Box::new(ConnectionsCollector(connections, tls)));
@@ -98,6 +117,146 @@ impl Metrics {
             Format::PlainText => plain_text::of_open_metrics(&page),
         })
     }
+}
+
+/// Writes the metrics of gRPC calls and HTTP requests.
+#[derive(Debug)]
+struct RequestsCollector {
+    grpc: Arc<Events>,
+    http: Arc<Events>,
+    store: Arc<Events>,
+}
+
+impl Collector for RequestsCollector {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        page.events(
+            ["requests", "gRPC calls that have ended, refused ones too."],
+            ["request_duration", "Time from the head of a gRPC call to the end of its answer."],
+            &self.grpc,
+        )?;
+        page.events(
+            ["http_requests", "HTTP requests that were answered, refused ones too."],
+            ["http_request_duration", "Time from the head of an HTTP request to its answer."],
+            &self.http,
+        )?;
+        page.events(
+            ["store_operations", "Operations of the database that have ended."],
+            ["store_operation_duration", "Time that an operation of the database has taken."],
+            &self.store,
+        )
+    }
+}
+
+/// Writes the metrics of the use cases, of what they use, and of the database, once there are any.
+#[derive(Debug)]
+struct AuthorityCollector(Ready);
+
+impl Collector for AuthorityCollector {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Ok(authority) = self.0.get() else { return Ok(()) };
+        let mut page = Page(encoder);
+        encode_validations(&mut page, authority)?;
+        encode_token_cache(&mut page, authority)?;
+        encode_keys(&mut page, authority)?;
+        encode_sweeps(&mut page, authority)?;
+        encode_queues(&mut page, authority)?;
+        encode_connections(&mut page, authority)
+    }
+}
+
+fn encode_validations(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
+    let validations = &authority.counts().validations;
+    let help = "Tokens that were validated, also for gateways and in batches.";
+    let mut family = page.0.encode_descriptor("validations", help, None, MetricType::Counter)?;
+    let mut count = |labels: [(&str, &str); 2], count: u64| {
+        let mut series = family.encode_family(&labels)?;
+        series.encode_counter::<NoLabelSet, _, u64>(&count, None)
+    };
+    count([("result", "active"), ("reason", "")], validations.active())?;
+    InactiveReason::ALL.into_iter().try_for_each(|reason| {
+        count([("result", "inactive"), ("reason", reason.as_str())], validations.inactive(reason))
+    })
+}
+
+fn encode_token_cache(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
+    let cache = authority.verified_tokens().counts();
+    page.counter("token_cache_hits", "Tokens whose signature was verified before.", cache.hits)?;
+    page.counter("token_cache_misses", "Tokens whose signature had to be verified.", cache.misses)?;
+    let help = "Tokens that the cache has dropped to make room for others.";
+    page.counter("token_cache_evictions", help, cache.evictions)?;
+    page.number("token_cache_tokens", "Tokens in the cache.", count(cache.tokens))?;
+    let gauge = ConstGauge::new(cache.bytes);
+    page.unit("token_cache", "Memory of the tokens in the cache.", &Unit::Bytes, &gauge)
+}
+
+fn encode_keys(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
+    let keys = authority.known_keys();
+    let help = "Keys by purpose and state.";
+    let mut family = page.0.encode_descriptor("keys", help, None, MetricType::Gauge)?;
+    for purpose in KeyPurpose::ALL {
+        for state in KeyState::ALL {
+            let of_kind =
+                keys.iter().filter(|key| key.purpose() == purpose && key.state() == state);
+            let labels = [("purpose", purpose.as_str()), ("state", state.as_str())];
+            family.encode_family(&labels)?.encode_gauge(&count(of_kind.count()))?;
+        }
+    }
+    let help = "Time at which the active key is to be replaced, in seconds since 1970.";
+    let unit = Some(&Unit::Seconds);
+    let mut family =
+        page.0.encode_descriptor("key_rotation_due_timestamp", help, unit, MetricType::Gauge)?;
+    KeyPurpose::ALL.into_iter().try_for_each(|purpose| {
+        let Some(due) = authority.next_rotation(purpose) else { return Ok(()) };
+        let labels = [("purpose", purpose.as_str())];
+        family.encode_family(&labels)?.encode_gauge(&(due.micros() / 1_000_000))
+    })
+}
+
+fn encode_sweeps(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
+    let sweeps = &authority.counts().sweeps;
+    let rows = [
+        ("blacklist", &sweeps.revocations),
+        ("sessions", &sweeps.sessions),
+        ("audit", &sweeps.audit),
+    ];
+    page.by("table", "swept_rows", "Rows that sweeps of this replica deleted.", None, &rows)?;
+    let help = "Sessions whose expiry was recorded by sweeps of this replica.";
+    page.encode("sessions_expired", help, &sweeps.expired)?;
+    let help = "End of the last sweep of this replica that did all that was due, in seconds since \
+                1970; 0 before the first one.";
+    page.unit("sweep_last_success_timestamp", help, &Unit::Seconds, &sweeps.last_success)
+}
+
+fn encode_queues(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
+    let queues = authority.store_counts().queues;
+    let waiting: Vec<_> = queues.iter().map(|queue| (queue.name, &queue.waiting)).collect();
+    page.by("queue", "write_queue_depth", "Writes that wait for a batch.", None, &waiting)?;
+    let writes: Vec<_> = queues.iter().map(|queue| (queue.name, &queue.writes)).collect();
+    page.by("queue", "write_batch_writes", "Writes in a batch.", None, &writes)?;
+    let waits = queues.iter().map(|queue| (queue.name, queue.waits.distribution()));
+    page.durations("queue", "write_queue_wait", "Time that a write waited for its batch.", waits)?;
+    let commits = queues.iter().map(|queue| (queue.name, queue.commits.distribution()));
+    let help = "Time that a batch of writes took, with repeated attempts.";
+    page.durations("queue", "write_batch_duration", help, commits)
+}
+
+fn encode_connections(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
+    let Some(pool) = authority.store_counts().connections else { return Ok(()) };
+    let (in_use, idle) = (ConstGauge::new(pool.in_use), ConstGauge::new(pool.idle));
+    let help = "Connections to the database by state. SQLite counts those that read.";
+    page.by("state", "database_connections", help, None, &[("in_use", &in_use), ("idle", &idle)])?;
+    let help = "Operations that wait for a connection to the database.";
+    page.number("database_connection_waiting", help, count(pool.waiting))?;
+    let help = "How often a connection to the database was asked for.";
+    page.counter("database_connection_checkouts", help, pool.checkouts)?;
+    let help = "How often an operation had to wait for a connection to the database.";
+    page.counter("database_connection_waits", help, pool.waits)?;
+    let help = "How often an operation got no connection to the database in time.";
+    page.counter("database_connection_timeouts", help, pool.timeouts)?;
+    let help = "Time that operations have waited for a connection to the database.";
+    let counter = ConstCounter::new(pool.waited.as_secs_f64());
+    page.unit("database_connection_wait", help, &Unit::Seconds, &counter)
 }
 
 /// Writes the metrics of the replica.
@@ -381,18 +540,45 @@ impl Page<'_> {
         metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
     }
 
+    /// Writes a metric with a unit.
+    fn unit(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: &Unit,
+        metric: &impl EncodeMetric,
+    ) -> fmt::Result {
+        metric.encode(self.0.encode_descriptor(name, help, Some(unit), metric.metric_type())?)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.encode(name, help, &ConstCounter::new(value))
+    }
+
+    /// Writes distributions of durations, which a label distinguishes.
+    fn durations<'a>(
+        &mut self,
+        label: &str,
+        name: &str,
+        help: &str,
+        distributions: impl Iterator<Item = (&'a str, Distribution)>,
+    ) -> fmt::Result {
+        let unit = Some(&Unit::Seconds);
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        for (kind, Distribution { sum, count, buckets }) in distributions {
+            let labels = [(label, kind)];
+            let mut series = family.encode_family(&labels)?;
+            series.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
     fn number(&mut self, name: &str, help: &str, value: u32) -> fmt::Result {
         self.encode(name, help, &ConstGauge::new(value))
     }
 
     fn seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
-        let gauge = ConstGauge::new(value.as_secs_f64());
-        gauge.encode(self.0.encode_descriptor(
-            name,
-            help,
-            Some(&Unit::Seconds),
-            gauge.metric_type(),
-        )?)
+        self.unit(name, help, &Unit::Seconds, &ConstGauge::new(value.as_secs_f64()))
     }
 
     fn by_outcome<M: EncodeMetric>(
@@ -403,6 +589,36 @@ impl Page<'_> {
         metrics: &[(&str, &M)],
     ) -> fmt::Result {
         self.by("outcome", name, help, unit, metrics)
+    }
+
+    /// Writes how many events ended with each code, and how long they took. The first code is
+    /// always written, so that there is a series to compute rates from; others once they occurred.
+    fn events(
+        &mut self,
+        [total, total_help]: [&str; 2],
+        [duration, duration_help]: [&str; 2],
+        events: &Events,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(total, total_help, None, MetricType::Counter)?;
+        for (kind, labels) in events.kinds().iter().enumerate() {
+            for (number, code) in events.codes().iter().enumerate() {
+                let count = events.count(kind, number);
+                if number == 0 || count > 0 {
+                    let labels: Labels = labels.iter().copied().chain([("code", *code)]).collect();
+                    let mut series = family.encode_family(&labels)?;
+                    series.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                }
+            }
+        }
+        let unit = Some(&Unit::Seconds);
+        let mut family =
+            self.0.encode_descriptor(duration, duration_help, unit, MetricType::Histogram)?;
+        for (kind, labels) in events.kinds().iter().enumerate() {
+            let Distribution { sum, count, buckets } = events.distribution(kind);
+            let mut series = family.encode_family(labels)?;
+            series.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
     }
 
     /// Writes a metric of several kinds, which a label distinguishes.
@@ -423,6 +639,6 @@ impl Page<'_> {
 }
 
 /// Converts a count to the number of a gauge. A larger one becomes the largest possible.
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
+fn count(number: impl TryInto<u32>) -> u32 {
+    number.try_into().unwrap_or(u32::MAX)
 }

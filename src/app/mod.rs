@@ -23,6 +23,7 @@ use crate::{
     config::{Config, database::DatabaseUrl},
     domain::{ids::Incarnation, time::brief},
     http::health::Phase,
+    instruments::Events,
     keys::keeper::Keeper,
     net::tls::Tls,
     revocation::{
@@ -33,6 +34,7 @@ use crate::{
     shutdown::Shutdown,
     store::{
         Store,
+        observed::{self, ObservedStore},
         postgres::{self, PostgresStore},
         replicas::{Members, Newcomer},
         sqlite,
@@ -112,11 +114,12 @@ async fn open(
     system: &System,
     replica: Arc<Replica>,
     audit: Audit,
+    store_operations: Arc<Events>,
 ) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Keeper>), AppError> {
     require_master_key(config)?;
     make_folders(config)?;
     let masters = Masters::read(config)?;
-    let store = store.await?;
+    let store: Arc<dyn Store> = Arc::new(ObservedStore::new(store.await?, store_operations));
     let keeper = Arc::new(open_keeper(config, masters, &*store, system, &audit).await?);
     let dependencies = Dependencies {
         store: store.clone(),
@@ -150,6 +153,7 @@ pub async fn serve(
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let (audit, audit_queue) = open_audit(config, &system)?;
     let ready = Ready::default();
+    let store_operations = Arc::new(observed::counters());
     // Both ports answer from here on. Until the blacklist is loaded, they report that the service
     // is not ready.
     let state = ServerState {
@@ -158,11 +162,12 @@ pub async fn serve(
         callers: callers.clone(),
         tls: tls.clone(),
         audit: audit.clone(),
+        store_operations: store_operations.clone(),
     };
     let ports = Ports::open(config, listeners, state).await;
 
     let opened = tokio::select! {
-        opened = open(config, store, &system, replica.clone(), audit.clone()) => opened?,
+        opened = open(config, store, &system, replica.clone(), audit.clone(), store_operations) => opened?,
         () = shutdown.soft.cancelled() => return Ok(()),
     };
     let (authority, store, keeper) = opened;
@@ -367,8 +372,15 @@ pub async fn sweep(
     let replica =
         Arc::new(Replica::new(Arc::new(SharedClock::new(system.clock.clone())), config.lease));
     let (audit, queue) = open_audit(config, &system)?;
-    let (authority, store, _) =
-        open(config, open_store(config), &system, replica, audit.clone()).await?;
+    let (authority, store, _) = open(
+        config,
+        open_store(config),
+        &system,
+        replica,
+        audit.clone(),
+        Arc::new(observed::counters()),
+    )
+    .await?;
     if !is_clock_right
         && let Some(newest) = store.newest().await?
         && let now = system.clock.now()

@@ -16,6 +16,7 @@ use crate::{
     config::Config,
     gateway::{Gateway, outcomes::Outcomes},
     grpc::{
+        calls,
         health::{self, Health},
         server,
         services::Services,
@@ -23,7 +24,9 @@ use crate::{
     http::{
         self, HttpAuthenticator, HttpState,
         health::{Phase, Readiness},
+        requests,
     },
+    instruments::Events,
     metrics::{Connections, Metrics, Observed},
     net::{
         accept::Acceptor,
@@ -53,6 +56,8 @@ pub struct ServerState {
     pub tls: Option<Arc<Tls>>,
     /// The audit.
     pub audit: Audit,
+    /// The operations of the store.
+    pub store_operations: Arc<Events>,
 }
 
 /// Announces the phase of the service on both ports.
@@ -99,12 +104,14 @@ pub struct Ports {
 impl Ports {
     /// Starts both servers, which report at first that the service is not ready.
     pub async fn open(config: &Config, listeners: Listeners, state: ServerState) -> Self {
-        let ServerState { ready, replica, callers, tls, audit } = state;
+        let ServerState { ready, replica, callers, tls, audit, store_operations } = state;
         let limits = &config.limits;
         descriptors::take(max_connections(limits));
         let announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
         let connections = Connections::default();
         let outcomes = Arc::<Outcomes>::default();
+        let grpc_calls = Arc::new(calls::counters());
+        let http_requests = Arc::new(requests::counters());
         let gateway = Arc::new(Gateway::new(config.gateway.clone(), outcomes.clone()));
 
         let acceptor = Acceptor {
@@ -115,16 +122,17 @@ impl Ports {
             counts: connections.grpc.clone(),
         };
         let others = health::routes(&announcer.grpc, config.reflection);
-        let (calls, streams) = (call_limits(limits), connection_limits(limits));
+        let (of_call, of_connection) = (call_limits(limits), connection_limits(limits));
         let services = Services::new(
             ready.clone(),
             others,
             callers.clone(),
             audit.clone(),
             gateway.clone(),
-            calls,
+            grpc_calls.clone(),
+            of_call,
         );
-        let grpc = Port::open(|close| server::serve(acceptor, services, streams, close));
+        let grpc = Port::open(|close| server::serve(acceptor, services, of_connection, close));
 
         let http_tls = config.tls.as_ref().filter(|tls| tls.http);
         let acceptor = listeners.http.map(|listener| Acceptor {
@@ -140,23 +148,28 @@ impl Ports {
                 audit: audit.clone(),
                 is_private: config.http_is_private,
             },
-            ready,
+            ready: ready.clone(),
             gateway,
             outcomes: outcomes.clone(),
             request_timeout: limits.call_timeout,
             certificates: http_tls.is_some_and(|tls| tls.files.client_ca.is_some()),
         };
         let metrics = Arc::new(Metrics::new(Observed {
+            ready,
             replica,
             callers,
             connections,
             tls,
             audit,
             outcomes,
+            grpc_calls,
+            http_requests: http_requests.clone(),
+            store_operations,
         }));
         let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, http_state);
         let limits = http_connection_limits(limits);
-        let http = Port::open(|close| http::server::serve(acceptor, routes, limits, close));
+        let http =
+            Port::open(|close| http::server::serve(acceptor, routes, http_requests, limits, close));
         Self { announcer, grpc, http }
     }
 

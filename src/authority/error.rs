@@ -105,18 +105,13 @@ impl AuthorityError {
     }
 }
 
+/// The store has logged its error already ([`ObservedStore`](crate::store::observed::ObservedStore)).
 impl From<StoreError> for AuthorityError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Overloaded => Self::Overloaded,
-            StoreError::Unavailable(_) => {
-                tracing::warn!(%error, "a call failed");
-                Self::StoreUnavailable
-            }
-            StoreError::Damaged(_) | StoreError::Refused(_) => {
-                tracing::error!(%error, "a call failed");
-                Self::Internal
-            }
+            StoreError::Unavailable(_) => Self::StoreUnavailable,
+            StoreError::Damaged(_) | StoreError::Refused(_) => Self::Internal,
         }
     }
 }

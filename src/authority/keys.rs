@@ -119,6 +119,17 @@ impl Authority {
         Ok(keys)
     }
 
+    /// Returns the keys that this replica knows.
+    pub fn known_keys(&self) -> Vec<Key> {
+        self.keeper.ring().keys().cloned().collect()
+    }
+
+    /// Returns the time at which the active key of a purpose is to be replaced; none if there is no
+    /// active key, or if keys are not rotated.
+    pub fn next_rotation(&self, purpose: KeyPurpose) -> Option<Timestamp> {
+        Rotation::new(self.keeper.ring().keys(), self.rules(purpose)).due_at()
+    }
+
     fn rules(&self, purpose: KeyPurpose) -> RotationRules {
         match purpose {
             KeyPurpose::AccessToken => self.settings.signing_rotation,

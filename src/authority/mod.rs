@@ -2,6 +2,7 @@
 //! passed to them.
 
 pub mod audit;
+pub mod counts;
 pub mod create;
 pub mod cut_offs;
 pub mod error;
@@ -23,7 +24,8 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, Semaphore};
 
 use self::{
-    audit::Audit, error::AuthorityError, inspect::PAGES_AT_ONCE, keys::Rotating, sweep::Sweeper,
+    audit::Audit, counts::Counts, error::AuthorityError, inspect::PAGES_AT_ONCE, keys::Rotating,
+    sweep::Sweeper,
 };
 use crate::{
     clock::Clock,
@@ -39,7 +41,7 @@ use crate::{
     keys::keeper::Keeper,
     revocation::replica::{AckError, Epoch, Replica},
     rng::{Rng, random},
-    store::Store,
+    store::{Store, counts::StoreCounts},
     token::{access::Expectations, verified_cache::VerifiedCache},
 };
 
@@ -112,6 +114,7 @@ pub struct Authority {
     rotating: Mutex<Rotating>,
     /// Limits the number of calls that read and convert sessions of a page at the same time.
     pages: Semaphore,
+    counts: Counts,
 }
 
 impl fmt::Debug for Authority {
@@ -140,12 +143,28 @@ impl Authority {
             audit,
             settings,
             pages: Semaphore::new(PAGES_AT_ONCE),
+            counts: Counts::default(),
         }
     }
 
     /// Returns the audit, which records actions and denied calls.
     pub fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// Returns the counts of the use cases.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Returns the counts of the store.
+    pub fn store_counts(&self) -> StoreCounts {
+        self.store.counts()
+    }
+
+    /// Returns the cache of verified tokens.
+    pub fn verified_tokens(&self) -> &VerifiedCache {
+        &self.verified
     }
 
     /// Records that a caller asked for something out of its reach, and returns the error for it.

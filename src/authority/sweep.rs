@@ -108,6 +108,7 @@ impl Authority {
             members.delete_former_replicas().await?;
         }
         while self.store.release_space().await? {}
+        self.counts.sweeps.count(&swept, self.clock.now());
         Ok(swept)
     }
 

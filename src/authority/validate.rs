@@ -97,6 +97,7 @@ impl Authority {
             check_demands(&token.claims, question, checked_at)?;
             Ok(token)
         });
+        self.counts.validations.count(outcome.as_ref().err().copied());
         Some(Answer { outcome, checked_at })
     }
 

@@ -100,6 +100,9 @@ pub enum KeyState {
 }
 
 impl KeyState {
+    /// All states.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Active, Self::Retired, Self::Revoked];
+
     /// Returns its name.
     pub fn as_str(self) -> &'static str {
         match self {

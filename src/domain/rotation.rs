@@ -148,10 +148,17 @@ impl<'a> Rotation<'a> {
         Ok(Change { drop: [change.drop, drop].concat(), ..change })
     }
 
+    /// Returns the time at which the active key is to be replaced; none if there is no active key,
+    /// or if keys are not replaced by the schedule.
+    pub fn due_at(&self) -> Option<Timestamp> {
+        let activated_at = self.active()?.activated_at?;
+        (!self.rules.interval.is_zero()).then(|| activated_at.plus(self.rules.interval))
+    }
+
     fn is_due(&self, active: &Key, now: Timestamp) -> bool {
-        let is_over =
-            |at: Timestamp| now >= at.plus(self.rules.interval) || self.is_of_the_future(at, now);
-        !self.rules.interval.is_zero() && active.activated_at.is_some_and(is_over)
+        self.due_at().is_some_and(|at| now >= at)
+            || !self.rules.interval.is_zero()
+                && active.activated_at.is_some_and(|at| self.is_of_the_future(at, now))
     }
 
     fn is_of_the_future(&self, at: Timestamp, now: Timestamp) -> bool {

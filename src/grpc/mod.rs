@@ -1,13 +1,14 @@
 //! The gRPC server, which converts messages to domain types and back, and errors to statuses.
 
-mod access;
 mod answers;
+pub mod calls;
 mod claims;
 mod common;
 mod deadline;
 mod ext_authz;
 pub mod health;
 mod key_service;
+mod methods;
 mod overload;
 mod requests;
 pub mod server;

@@ -3,17 +3,18 @@
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use tokio::time::timeout;
-use tonic::{Status, body::Body, service::Routes};
+use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
-    access::{Access, BATCH_VALIDATE, CHECK, needed},
+    calls::CallRecord,
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
+    methods::{Access, BATCH_VALIDATE, CHECK, Method},
     overload::{
         activity::{Activity, ActivityGuard},
         admission::{Admitted, CallContext, admit},
@@ -30,6 +31,7 @@ use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::{Callers, Refusal},
     gateway::Gateway,
+    instruments::{EventSource, Events},
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
@@ -73,6 +75,7 @@ pub struct Services {
     others: Routes,
     callers: Arc<Callers>,
     audit: Audit,
+    calls: Arc<Events>,
     unsent: Arc<UnsentBytes>,
     unsent_bytes_of_connection: usize,
     longest: Duration,
@@ -90,6 +93,7 @@ impl Services {
         callers: Arc<Callers>,
         audit: Audit,
         gateway: Arc<Gateway>,
+        calls: Arc<Events>,
         limits: CallLimits,
     ) -> Self {
         let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone(), limits.answer_bytes));
@@ -106,6 +110,7 @@ impl Services {
             others: others.prepare(),
             callers,
             audit,
+            calls,
             unsent: Arc::new(UnsentBytes::of_all(limits.unsent_bytes)),
             unsent_bytes_of_connection: limits.unsent_bytes_of_connection,
             longest: limits.time,
@@ -121,7 +126,7 @@ impl Services {
     /// content type may come from a web page in a browser, and would carry the client certificate
     /// of the user.
     fn is_call<B>(request: &Request<B>) -> Result<(), StatusCode> {
-        if request.method() != Method::POST {
+        if request.method() != http::Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
         }
         let content = request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -164,6 +169,7 @@ pub struct ConnectionService {
     activity: Arc<Activity>,
     spawner: Spawner,
     refusals: RefusalCache,
+    calls: EventSource,
     unsent: Arc<UnsentBytes>,
 }
 
@@ -180,14 +186,16 @@ impl ConnectionService {
             services.unsent.clone(),
             services.unsent_bytes_of_connection,
         ));
-        Self { services, peer, activity, spawner, refusals: RefusalCache::default(), unsent }
+        let calls = EventSource::new(services.calls.clone());
+        let refusals = RefusalCache::default();
+        Self { services, peer, activity, spawner, refusals, calls, unsent }
     }
 
     /// Records a denied call in the audit. The record names only operations that exist, not the
     /// path that the caller sent.
-    fn record(&self, refusal: &Refusal, path: &str) {
+    fn record(&self, refusal: &Refusal, access: Access) {
         let Some(who) = refusal.denied_caller() else { return };
-        let asked = match needed(path) {
+        let asked = match access {
             Access::Allowed(operation) => operation.as_str(),
             Access::Known | Access::Open => "something else",
         };
@@ -200,11 +208,13 @@ impl ConnectionService {
         request: Request<RequestBody<Incoming>>,
         answer: Response<Body>,
         guard: ActivityGuard,
+        mut record: CallRecord,
     ) -> ToAnswer {
         self.spawner.run_next_inline();
         let reserved = Reservation::new(self.unsent.clone());
+        record.read_code(answer.headers());
         let (answer, mut message) =
-            (answer.map(|body| Answer::new(body, guard, reserved)), request.into_body());
+            (answer.map(|body| Answer::new(body, guard, record, reserved)), request.into_body());
         Box::pin(async move {
             take_rest(&mut message).await;
             Ok(answer)
@@ -221,23 +231,26 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let mut request =
             request.map(|body| RequestBody::new(body, self.services.batch_limit.bytes));
         let guard = self.activity.begin();
+        let method = Method::of(request.uri().path());
+        let mut record = CallRecord::begin(&self.calls, method);
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
             *answer.status_mut() = status;
-            return self.refuse(request, answer, guard);
+            // A client takes an answer of any other HTTP status for this code.
+            record.set_code(Code::Unknown);
+            return self.refuse(request, answer, guard, record);
         }
-        let admitted =
-            admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer);
+        let admitted = admit(&self.services.callers, method.access, request.headers(), &self.peer);
         let Admitted { actor, permit } = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                self.record(&refusal, request.uri().path());
-                return self.refuse(request, self.refusals.answer(refusal), guard);
+                self.record(&refusal, method.access);
+                return self.refuse(request, self.refusals.answer(refusal), guard, record);
             }
         };
         if let Err(too_many) = self.unsent.check() {
             self.services.callers.refused().overloaded.inc();
-            return self.refuse(request, Status::from(too_many).into_http(), guard);
+            return self.refuse(request, Status::from(too_many).into_http(), guard, record);
         }
         request.extensions_mut().insert(CallContext { actor, unsent: self.unsent.clone() });
         let unsent = self.unsent.clone();
@@ -252,10 +265,11 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             let answer =
                 with_reason(timeout(span, answering).await.unwrap_or_else(exceeded)?, size_limit);
             drop(permit);
+            record.read_code(answer.headers());
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reservation>>().and_then(Arc::into_inner);
             let reserved = reserved.unwrap_or_else(|| Reservation::new(unsent));
-            Ok(Response::from_parts(head, Answer::new(body, guard, reserved)))
+            Ok(Response::from_parts(head, Answer::new(body, guard, record, reserved)))
         })
     }
 }

@@ -126,7 +126,7 @@ pub struct SizeLimit {
 
 /// The header with the status code of an answer without a message. Other answers have it in their
 /// trailers (gRPC over HTTP/2, "Responses").
-static CODE: HeaderName = HeaderName::from_static("grpc-status");
+pub static CODE: HeaderName = HeaderName::from_static("grpc-status");
 /// The header with the details of an error.
 static DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 

@@ -42,14 +42,19 @@ const HEADERS: [(&str, &str); 4] = [
     ("x-countersign-max-age", "max_age"),
 ];
 
+/// The path for demands in the query.
+pub(super) const PATH: &str = "/forward-auth";
+/// The path for demands in the path, and the prefix of all paths that follow it.
+pub(super) const PATH_IN_PATH: &str = "/forward-auth-path";
+
 pub(super) fn routes(state: Arc<HttpState>) -> Router {
-    let routes = Router::new().route("/forward-auth", any(by_query));
+    let routes = Router::new().route(PATH, any(by_query));
     // The routes for demands in the path have a prefix of their own. If they were below
     // `/forward-auth/`, a slash that was put before the query by mistake would make `by_path`
     // answer, which ignores the demands in the query.
     let routes =
-        routes.route("/forward-auth-path", any(by_path)).route("/forward-auth-path/", any(by_path));
-    routes.route("/forward-auth-path/{*path}", any(by_path)).with_state(state)
+        routes.route(PATH_IN_PATH, any(by_path)).route(&format!("{PATH_IN_PATH}/"), any(by_path));
+    routes.route(&format!("{PATH_IN_PATH}/{{*path}}"), any(by_path)).with_state(state)
 }
 
 /// Answers a gateway that makes its demands in the query.

@@ -38,8 +38,13 @@ impl Default for Readiness {
     }
 }
 
+/// The path of liveness.
+pub(super) const LIVE_PATH: &str = "/livez";
+/// The path of readiness.
+pub(super) const READY_PATH: &str = "/readyz";
+
 pub(super) fn routes(readiness: Readiness) -> Router {
-    Router::new().route("/livez", get(live)).route("/readyz", get(ready)).with_state(readiness)
+    Router::new().route(LIVE_PATH, get(live)).route(READY_PATH, get(ready)).with_state(readiness)
 }
 
 async fn live() -> &'static str {

@@ -15,8 +15,11 @@ use axum::{
 
 use crate::metrics::{Format, Metrics};
 
+/// The path of the metrics.
+pub(super) const PATH: &str = "/metrics";
+
 pub(super) fn routes(metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/metrics", get(serve)).with_state(metrics)
+    Router::new().route(PATH, get(serve)).with_state(metrics)
 }
 
 async fn serve(

@@ -7,6 +7,7 @@ mod head;
 pub mod health;
 mod metrics;
 mod oauth;
+pub mod requests;
 pub mod server;
 mod well_known;
 

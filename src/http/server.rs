@@ -1,15 +1,10 @@
 //! The server, which speaks HTTP/1.1, keeps connections within limits, and closes those without
 //! requests.
 
-use std::{
-    convert::Infallible,
-    future::{Ready, ready},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 
 use axum::{Router, response::Response};
-use futures_util::future::Either;
+use futures_util::future::{BoxFuture, Either};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
@@ -22,10 +17,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::head;
-use crate::net::{
-    accept::Acceptor,
-    connection::{Connection, Peer},
+use super::{head, requests};
+use crate::{
+    instruments::{EventSource, Events},
+    net::{
+        accept::Acceptor,
+        connection::{Connection, Peer},
+    },
 };
 
 /// The most bytes of a request's head. Gateways send the head of the request that they ask about,
@@ -71,13 +69,15 @@ pub struct Routes {
 pub async fn serve(
     acceptor: Option<Acceptor>,
     routes: Routes,
+    requests: Arc<Events>,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
     let Some(acceptor) = acceptor else { return stop.cancelled().await };
     let stopping = stop.clone();
     let serve = move |connection, peer: Peer| {
-        serve_connection(connection, peer, routes.clone(), limits, stopping.clone())
+        let requests = EventSource::new(requests.clone());
+        serve_connection(connection, peer, routes.clone(), requests, limits, stopping.clone())
     };
     acceptor.run(stop, serve).await;
 }
@@ -86,13 +86,17 @@ async fn serve_connection(
     connection: Connection,
     peer: Peer,
     routes: Routes,
+    requests: EventSource,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
     let (progress, is_reserved) = (connection.write_progress(), connection.is_reserved());
     let routes = if is_reserved { routes.reserved } else { routes.all };
-    let service =
-        ConnectionService { routes: TowerToHyperService::new(routes), peer: Arc::new(peer) };
+    let service = ConnectionService {
+        routes: TowerToHyperService::new(routes),
+        peer: Arc::new(peer),
+        requests,
+    };
     let mut http1 = http1::Builder::new();
     let http1 = http1
         .timer(TokioTimer::new())
@@ -136,26 +140,32 @@ async fn discard(mut connection: Connection) {
     }
 }
 
-/// The service of one connection, which adds the peer to each request.
+/// The service of one connection, which adds the peer to each request, and counts it.
 struct ConnectionService {
     routes: TowerToHyperService<Router>,
     peer: Arc<Peer>,
+    requests: EventSource,
 }
 
 impl Service<Request<Incoming>> for ConnectionService {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<
-        Ready<Result<Response, Infallible>>,
-        <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future,
-    >;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        if let Err(refusal) = head::check(&request) {
-            return Either::Left(ready(Ok(refusal.answer())));
-        }
-        request.extensions_mut().insert(self.peer.clone());
-        Either::Right(self.routes.call(request))
+        let mut event = requests::begin(&self.requests, request.uri().path());
+        let answer = match head::check(&request) {
+            Err(refusal) => Either::Left(ready(Ok(refusal.answer()))),
+            Ok(()) => {
+                request.extensions_mut().insert(self.peer.clone());
+                Either::Right(self.routes.call(request))
+            }
+        };
+        Box::pin(async move {
+            let answer = answer.await?;
+            requests::answered(&mut event, answer.status());
+            Ok(answer)
+        })
     }
 }
 
@@ -193,7 +203,13 @@ mod tests {
             reserved: super::super::reserved_routes(Default::default()),
         };
         let limits = ConnectionLimits { head: HEAD, answer: ANSWER };
-        tokio::spawn(serve(Some(acceptor), routes, limits, CancellationToken::new()));
+        tokio::spawn(serve(
+            Some(acceptor),
+            routes,
+            Arc::new(requests::counters()),
+            limits,
+            CancellationToken::new(),
+        ));
         (address, counts)
     }
 

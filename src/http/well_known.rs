@@ -16,8 +16,8 @@ use serde_json::json;
 use super::oauth::{INTROSPECT_PATH, REVOKE_PATH};
 use crate::authority::ready::Ready;
 
-const JWKS_PATH: &str = "/.well-known/jwks.json";
-const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
+pub(super) const JWKS_PATH: &str = "/.well-known/jwks.json";
+pub(super) const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 /// The metadata changes only with the configuration, so caches may keep it for an hour.
 const METADATA_MAX_AGE: &str = "public, max-age=3600";
 

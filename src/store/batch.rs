@@ -6,12 +6,14 @@
 
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
+use prometheus_client::metrics::{gauge::Gauge, histogram::Histogram};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     time::Instant,
 };
 
 use super::StoreError;
+use crate::instruments::Durations;
 
 /// The limits of the batches of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +68,39 @@ impl Failure {
     }
 }
 
+/// The counts of a queue since the start of the process.
+#[derive(Debug)]
+pub struct QueueCounts {
+    /// The name of the queue in metrics.
+    pub name: &'static str,
+    /// The number of writes that wait.
+    pub waiting: Gauge,
+    /// How long writes have waited until their batch began.
+    pub waits: Durations,
+    /// The number of writes in each batch.
+    pub writes: Histogram,
+    /// How long batches have taken, with all their attempts.
+    pub commits: Durations,
+}
+
+/// The upper bounds of the buckets of the number of writes in a batch.
+const BATCH_SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+impl QueueCounts {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            waiting: Gauge::default(),
+            waits: Durations::default(),
+            writes: Histogram::new(BATCH_SIZES),
+            commits: Durations::default(),
+        }
+    }
+}
+
 struct Pending<W, O> {
     write: W,
+    queued_at: Instant,
     reply: oneshot::Sender<Result<O, StoreError>>,
 }
 
@@ -105,6 +138,7 @@ impl<W, O> Consumer<W, O> {
 /// The queue of one kind of write.
 pub struct GroupCommit<W, O> {
     queue: mpsc::Sender<Pending<W, O>>,
+    counts: Arc<QueueCounts>,
 }
 
 impl<W, O> fmt::Debug for GroupCommit<W, O> {
@@ -118,8 +152,9 @@ where
     W: Clone + Send + Sync + 'static,
     O: Send + 'static,
 {
-    /// Starts the tasks that commit batches with `commit`. They end when the queue is dropped.
-    pub fn start<F, R>(shape: Shape, commit: F) -> Self
+    /// Starts the tasks that commit batches with `commit`. They end when the queue is dropped. The
+    /// name is that of the queue in metrics.
+    pub fn start<F, R>(name: &'static str, shape: Shape, commit: F) -> Self
     where
         F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
         R: Future<Output = BatchOutcome<O>> + Send + 'static,
@@ -127,10 +162,16 @@ where
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         let (consumer, commit) =
             (Arc::new(Mutex::new(Consumer { waiting, next: None })), Arc::new(commit));
+        let counts = Arc::new(QueueCounts::new(name));
         for _ in 0..shape.workers {
-            tokio::spawn(run(consumer.clone(), shape.most, commit.clone()));
+            tokio::spawn(run(consumer.clone(), shape.most, commit.clone(), counts.clone()));
         }
-        Self { queue }
+        Self { queue, counts }
+    }
+
+    /// Returns the counts of the queue.
+    pub fn counts(&self) -> Arc<QueueCounts> {
+        self.counts.clone()
     }
 
     /// Waits until the workers have stopped, after which no write succeeds any more.
@@ -142,10 +183,15 @@ where
     /// has started, it is not made.
     pub async fn write(&self, write: W) -> Result<O, StoreError> {
         let (reply, outcome) = oneshot::channel();
-        self.queue.try_send(Pending { write, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => {
-                StoreError::Unavailable("it is being closed".to_owned())
+        let pending = Pending { write, queued_at: Instant::now(), reply };
+        self.counts.waiting.inc();
+        self.queue.try_send(pending).map_err(|error| {
+            self.counts.waiting.dec();
+            match error {
+                mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => {
+                    StoreError::Unavailable("it is being closed".to_owned())
+                }
             }
         })?;
         outcome
@@ -154,8 +200,12 @@ where
     }
 }
 
-async fn run<W, O, F, R>(consumer: Arc<Mutex<Consumer<W, O>>>, most: usize, commit: Arc<F>)
-where
+async fn run<W, O, F, R>(
+    consumer: Arc<Mutex<Consumer<W, O>>>,
+    most: usize,
+    commit: Arc<F>,
+    counts: Arc<QueueCounts>,
+) where
     W: Clone + Send + Sync + 'static,
     O: Send + 'static,
     F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
@@ -168,6 +218,11 @@ where
         if batch.is_empty() {
             return;
         }
+        let began = Instant::now();
+        counts.waiting.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
+        for pending in &batch {
+            counts.waits.observe(began.duration_since(pending.queued_at));
+        }
         let (writes, replies): (Vec<W>, Vec<_>) = batch
             .into_iter()
             .filter(|pending| !pending.reply.is_closed())
@@ -176,6 +231,9 @@ where
         if writes.is_empty() {
             continue;
         }
+        // A batch has at most some hundred writes.
+        #[allow(clippy::cast_precision_loss)]
+        counts.writes.observe(writes.len() as f64);
         let writes = Arc::new(writes);
         let mut committing = pin!(write_all(writes, &*commit));
         // The next worker is woken only when there is something for it to do. If writes come one at
@@ -188,6 +246,7 @@ where
                 (committing.await, None)
             }
         };
+        counts.commits.observe(began.elapsed());
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
             // The caller may have gone away. The write stands.
             let _ = reply.send(outcome);
@@ -299,7 +358,9 @@ mod tests {
 
     fn start(recorder: &Arc<Recorder>) -> Arc<GroupCommit<u32, u32>> {
         let recorder = recorder.clone();
-        Arc::new(GroupCommit::start(Shape::SINGLE, move |writes| commit(recorder.clone(), writes)))
+        Arc::new(GroupCommit::start("test", Shape::SINGLE, move |writes| {
+            commit(recorder.clone(), writes)
+        }))
     }
 
     /// Queues writes in this order and returns once all of them wait.
@@ -335,7 +396,7 @@ mod tests {
         const SHAPE: Shape = Shape { workers: 2, most: 3 };
         let meeting = Arc::new(tokio::sync::Barrier::new(SHAPE.workers));
         let batches = Arc::new(AtomicUsize::new(0));
-        let group = Arc::new(GroupCommit::start(SHAPE, move |writes: Arc<Vec<u32>>| {
+        let group = Arc::new(GroupCommit::start("test", SHAPE, move |writes: Arc<Vec<u32>>| {
             let (meeting, batch) = (meeting.clone(), batches.fetch_add(1, Ordering::Relaxed));
             async move {
                 assert!(writes.len() <= SHAPE.most);

@@ -2,6 +2,8 @@
 //! domain types.
 
 pub mod batch;
+pub mod counts;
+pub mod observed;
 pub mod postgres;
 pub mod replicas;
 pub mod ring;
@@ -13,6 +15,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use self::{
+    counts::StoreCounts,
     replicas::{Members, RenewalClient},
     ring::{RingChange, SealedRing},
 };
@@ -380,6 +383,11 @@ pub trait Store: Send + Sync + 'static {
     /// the engine does not do so by itself. Returns whether there is more to give back.
     async fn release_space(&self) -> Result<bool, StoreError> {
         Ok(false)
+    }
+
+    /// Returns the counts of the engine for metrics.
+    fn counts(&self) -> StoreCounts {
+        StoreCounts::default()
     }
 
     /// Waits until an essential part of the engine has stopped, which normally never happens.

@@ -7,9 +7,9 @@
 use std::{mem::size_of, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter, sync::Cache};
 
-use crate::domain::claims::AccessClaims;
+use crate::{domain::claims::AccessClaims, instruments::Counters};
 
 /// A token whose signature was verified.
 #[derive(Debug)]
@@ -51,9 +51,52 @@ impl Weighter<TokenDigest, Arc<VerifiedToken>> for ByMemory {
     }
 }
 
+/// The numbers of the counters.
+const HITS: usize = 0;
+const MISSES: usize = 1;
+const EVICTIONS: usize = 2;
+
+/// Counts the tokens that are evicted.
+#[derive(Clone, Debug)]
+struct CountEvictions(Arc<Counters>);
+
+impl Lifecycle<TokenDigest, Arc<VerifiedToken>> for CountEvictions {
+    /// The tokens that a call has evicted, which are dropped after the lock is released. Most calls
+    /// evict one.
+    type RequestState = Option<Arc<VerifiedToken>>;
+
+    fn on_evict(
+        &self,
+        evicted: &mut Self::RequestState,
+        _: TokenDigest,
+        token: Arc<VerifiedToken>,
+    ) {
+        self.0.increment(EVICTIONS);
+        *evicted = Some(token);
+    }
+}
+
 /// A bounded cache, shared by all calls without a lock that all of them would take.
 #[derive(Debug)]
-pub struct VerifiedCache(Cache<TokenDigest, Arc<VerifiedToken>, ByMemory>);
+pub struct VerifiedCache {
+    tokens: Cache<TokenDigest, Arc<VerifiedToken>, ByMemory, DefaultHashBuilder, CountEvictions>,
+    counters: Arc<Counters>,
+}
+
+/// The counts of the cache since the start of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// How often a token was found.
+    pub hits: u64,
+    /// How often a token was not found.
+    pub misses: u64,
+    /// The tokens that made room for others.
+    pub evictions: u64,
+    /// The tokens in the cache.
+    pub tokens: usize,
+    /// The memory of the tokens in the cache.
+    pub bytes: u64,
+}
 
 impl VerifiedCache {
     /// Creates a cache whose tokens take at most about this many bytes of memory. With zero, it
@@ -61,16 +104,32 @@ impl VerifiedCache {
     pub fn with_capacity(bytes: u64) -> Self {
         const USUAL_TOKEN: u64 = 1024;
         let items = usize::try_from(bytes / USUAL_TOKEN).unwrap_or(usize::MAX);
-        Self(Cache::with_weighter(items, bytes, ByMemory))
+        let counters = Arc::new(Counters::new(3));
+        let lifecycle = CountEvictions(counters.clone());
+        let hasher = DefaultHashBuilder::default();
+        Self { tokens: Cache::with(items, bytes, ByMemory, hasher, lifecycle), counters }
     }
 
     /// Returns the token with this digest, if it is cached.
     pub fn get(&self, digest: &TokenDigest) -> Option<Arc<VerifiedToken>> {
-        self.0.get(digest)
+        let found = self.tokens.get(digest);
+        self.counters.increment(if found.is_some() { HITS } else { MISSES });
+        found
     }
 
     /// Adds a token.
     pub fn insert(&self, digest: TokenDigest, token: Arc<VerifiedToken>) {
-        self.0.insert(digest, token);
+        self.tokens.insert(digest, token);
+    }
+
+    /// Returns the counts.
+    pub fn counts(&self) -> CacheCounts {
+        CacheCounts {
+            hits: self.counters.get(HITS),
+            misses: self.counters.get(MISSES),
+            evictions: self.counters.get(EVICTIONS),
+            tokens: self.tokens.len(),
+            bytes: self.tokens.weight(),
+        }
     }
 }

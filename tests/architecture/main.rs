@@ -28,9 +28,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("callers", &["clock", "rng"]),
     ("gateway", &["authority"]),
     ("net", &["keys"]),
-    ("grpc", &["authority", "callers", "gateway", "net", "proto"]),
-    ("metrics", &["authority", "callers", "gateway", "net", "revocation"]),
-    ("http", &["authority", "callers", "gateway", "metrics", "net", "token"]),
+    ("instruments", &[]),
+    ("grpc", &["authority", "callers", "gateway", "instruments", "net", "proto"]),
+    ("metrics", &["authority", "callers", "gateway", "instruments", "net", "revocation"]),
+    ("http", &["authority", "callers", "gateway", "instruments", "metrics", "net", "token"]),
     ("config", &["callers", "gateway", "net"]),
     ("telemetry", &["config"]),
     (

@@ -12,7 +12,7 @@ use crate::{
     callers::{Callers, Credentials, Refusal, meter::CallPermit},
     domain::caller::Actor,
     gateway::bearer::bearer_token,
-    grpc::access::{Access, needed},
+    grpc::methods::Access,
     net::connection::Peer,
 };
 
@@ -34,10 +34,10 @@ pub struct CallContext {
     pub unsent: Arc<UnsentBytes>,
 }
 
-/// Admits a call, or returns the reason for which it is refused.
+/// Admits a call that needs this access, or returns the reason for which it is refused.
 pub fn admit(
     callers: &Callers,
-    path: &str,
+    access: Access,
     headers: &HeaderMap,
     peer: &Peer,
 ) -> Result<Admitted, Refusal> {
@@ -46,7 +46,7 @@ pub fn admit(
         certificate_names: &peer.certificate_names,
         name: None,
     };
-    match needed(path) {
+    match access {
         Access::Open => Ok(Admitted { actor: None, permit: None }),
         Access::Known if callers.knows(credentials()) => Ok(Admitted { actor: None, permit: None }),
         Access::Known => Err(Refusal::Unknown),

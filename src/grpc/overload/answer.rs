@@ -14,6 +14,7 @@ use super::{
     activity::ActivityGuard,
     unsent::{FREE_BYTES, Reservation},
 };
+use crate::grpc::calls::CallRecord;
 
 /// The body of an answer. Its connection is not idle while it is being sent. The library asks for
 /// the next part when the client has room for the one before.
@@ -21,16 +22,22 @@ use super::{
 pub struct Answer {
     body: Body,
     guard: ActivityGuard,
+    record: CallRecord,
     /// Set while a part that was given to the connection waits for the client.
     is_waiting: bool,
     reserved: Reservation,
 }
 
 impl Answer {
-    /// Wraps the body of an answer to the call of `guard`. `reserved` are the bytes that already
-    /// count for it.
-    pub fn new(body: Body, guard: ActivityGuard, reserved: Reservation) -> Self {
-        Self { body, guard, is_waiting: false, reserved }
+    /// Wraps the body of an answer to the call of `guard`, which `record` counts when it ends.
+    /// `reserved` are the bytes that already count for it.
+    pub fn new(
+        body: Body,
+        guard: ActivityGuard,
+        record: CallRecord,
+        reserved: Reservation,
+    ) -> Self {
+        Self { body, guard, record, is_waiting: false, reserved }
     }
 
     /// Makes a part of the answer count until its last byte has been written. The library asks for
@@ -79,7 +86,10 @@ impl http_body::Body for Answer {
         Poll::Ready(Some(Ok(match frame.into_data() {
             Ok(data) if data.len() > FREE_BYTES => Frame::data(self.unsent_part(data)),
             Ok(data) => Frame::data(data),
-            Err(trailers) => trailers,
+            Err(trailers) => {
+                trailers.trailers_ref().into_iter().for_each(|map| self.record.read_code(map));
+                trailers
+            }
         })))
     }
 

@@ -38,6 +38,7 @@ use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
     Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
+    counts::StoreCounts,
     replicas::{Members, RenewalClient},
     ring::{RingChange, SealedRing},
 };
@@ -136,6 +137,7 @@ impl PostgresStore {
         Ok(Self {
             _open: shared.pool.owner(),
             creations: shared.group(
+                "creations",
                 CREATIONS,
                 |shared, creations| async move {
                     create::commit(&shared.pool, &shared.oldest_live, &creations).await
@@ -143,11 +145,13 @@ impl PostgresStore {
                 Created::position,
             ),
             refreshes: shared.group(
+                "refreshes",
                 REFRESHES,
                 |shared, attempts| async move { refresh::commit(&shared.pool, &attempts).await },
                 Refreshed::position,
             ),
             revocations: shared.group(
+                "revocations",
                 REVOCATIONS,
                 |shared, revocations| async move { batch::commit(&shared.pool, &revocations).await },
                 |outcome: &RevocationOutcome| Some(outcome.position),
@@ -175,6 +179,7 @@ impl Shared {
     /// Starts the group commit of one kind of write.
     fn group<W, O, F, R>(
         self: &Arc<Self>,
+        name: &'static str,
         shape: Shape,
         commit: F,
         last_entry: fn(&O) -> Option<FeedPosition>,
@@ -186,7 +191,7 @@ impl Shared {
         R: Future<Output = BatchOutcome<O>> + Send,
     {
         let (shared, commit) = (self.clone(), Arc::new(commit));
-        GroupCommit::start(shape, move |writes: Arc<Vec<W>>| {
+        GroupCommit::start(name, shape, move |writes: Arc<Vec<W>>| {
             let (shared, commit) = (shared.clone(), commit.clone());
             async move { shared.announce(commit(shared.clone(), writes).await, last_entry) }
         })
@@ -362,6 +367,11 @@ impl Store for PostgresStore {
 
     async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
         with_connection!(self, audit::delete_old, until, limit)
+    }
+
+    fn counts(&self) -> StoreCounts {
+        let queues = [self.creations.counts(), self.refreshes.counts(), self.revocations.counts()];
+        StoreCounts { queues: queues.to_vec(), connections: Some(self.shared.pool.counts()) }
     }
 
     async fn stopped(&self) {

@@ -52,6 +52,7 @@ use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
     Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, Failure, GroupCommit, Retry, Shape},
+    counts::{ConnectionCounts, StoreCounts},
     replicas::RenewalClient,
     ring::{RingChange, SealedRing},
 };
@@ -170,12 +171,14 @@ impl SqliteStore {
         let stamping = Arc::new(std::sync::Mutex::new(Stamping::new()));
         let writer = Arc::new(Writer { path, connection: Mutex::default(), stamping, hints });
         Ok(Self {
-            creations: writer.group(create::create_all, Created::position),
+            creations: writer.group("creations", create::create_all, Created::position),
             refreshes: writer.group(
+                "refreshes",
                 |connection, attempts| apply_each(connection, attempts, writes::refresh),
                 Refreshed::position,
             ),
             revocations: writer.group(
+                "revocations",
                 |connection, revocations| apply_each(connection, revocations, writes::revoke),
                 |outcome| Some(outcome.position),
             ),
@@ -315,6 +318,7 @@ impl Writer {
     /// Starts the group commit of one kind of write.
     fn group<W, O>(
         self: &Arc<Self>,
+        name: &'static str,
         apply: fn(&mut SqliteConnection, &[W]) -> Result<Vec<O>, StoreError>,
         last_entry: fn(&O) -> Option<FeedPosition>,
     ) -> GroupCommit<W, O>
@@ -323,7 +327,7 @@ impl Writer {
         O: Send + 'static,
     {
         let writer = self.clone();
-        GroupCommit::start(Shape::SINGLE, move |writes: Arc<Vec<W>>| {
+        GroupCommit::start(name, Shape::SINGLE, move |writes: Arc<Vec<W>>| {
             let writer = writer.clone();
             async move {
                 let count = writes.len();
@@ -498,6 +502,14 @@ impl Store for SqliteStore {
             self.writer.transaction(move |connection| space::release(connection, surplus)).await?;
         }
         Ok(surplus > space::RELEASED_AT_ONCE)
+    }
+
+    fn counts(&self) -> StoreCounts {
+        let queues = [self.creations.counts(), self.refreshes.counts(), self.revocations.counts()];
+        StoreCounts {
+            queues: queues.to_vec(),
+            connections: Some(ConnectionCounts::of(&self.readers.state())),
+        }
     }
 
     async fn stopped(&self) {

@@ -24,6 +24,7 @@ use countersign::{
     store::{
         Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
         SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
+        counts::StoreCounts,
         replicas::{Members, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::{RingChange, SealedRing},
     },
@@ -317,6 +318,10 @@ impl Store for Double {
     ) -> Result<SweptRevocations> {
         self.sweeps.send_modify(|(count, last)| (*count, *last) = (*count + 1, until));
         self.real.delete_expired_revocations(until, limit).await
+    }
+
+    fn counts(&self) -> StoreCounts {
+        self.real.counts()
     }
 
     async fn stopped(&self) {

@@ -31,7 +31,10 @@ use super::{
     open_error::OpenError,
     origin::{LatestTimeline, Origin},
 };
-use crate::{domain::revocation::Timeline, store::StoreError};
+use crate::{
+    domain::revocation::Timeline,
+    store::{StoreError, counts::ConnectionCounts},
+};
 
 /// The first and the longest pause between two attempts to connect. Up to as much again is added at
 /// random, so that replicas do not come back all at once.
@@ -213,6 +216,11 @@ impl Pool {
     /// keeps it, because tasks that share the pool may go on for a moment.
     pub fn owner(&self) -> DropGuard {
         self.closed.clone().drop_guard()
+    }
+
+    /// Returns the counts of the connections.
+    pub fn counts(&self) -> ConnectionCounts {
+        ConnectionCounts::of(&self.connections.state())
     }
 
     /// Returns the latest timeline, if it is known.

@@ -1,0 +1,99 @@
+//! The counts of the use cases since the start of the process, for metrics.
+
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+
+use super::sweep::Swept;
+use crate::{
+    domain::{inactive::InactiveReason, time::Timestamp},
+    instruments::Counters,
+};
+
+/// The counts of the use cases.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// The validated tokens.
+    pub validations: ValidationCounts,
+    /// The sweeps.
+    pub sweeps: SweepCounts,
+}
+
+/// The number of validated tokens by outcome.
+#[derive(Debug)]
+pub struct ValidationCounts(Counters);
+
+impl Default for ValidationCounts {
+    fn default() -> Self {
+        Self(Counters::new(1 + InactiveReason::ALL.len()))
+    }
+}
+
+impl ValidationCounts {
+    /// Counts a token, which is active if there is no reason why it is not.
+    pub fn count(&self, inactive: Option<InactiveReason>) {
+        self.0.increment(number(inactive));
+    }
+
+    /// Returns the number of tokens that were active.
+    pub fn active(&self) -> u64 {
+        self.0.get(number(None))
+    }
+
+    /// Returns the number of tokens that were inactive for this reason.
+    pub fn inactive(&self, reason: InactiveReason) -> u64 {
+        self.0.get(number(Some(reason)))
+    }
+}
+
+fn number(inactive: Option<InactiveReason>) -> usize {
+    inactive.map_or(0, |reason| 1 + reason as usize)
+}
+
+/// The counts of the sweeps.
+#[derive(Debug, Default)]
+pub struct SweepCounts {
+    /// The blacklist rows that were deleted.
+    pub revocations: Counter,
+    /// The sessions that were deleted.
+    pub sessions: Counter,
+    /// The audit records that were deleted.
+    pub audit: Counter,
+    /// The sessions that were recorded as expired.
+    pub expired: Counter,
+    /// The end of the last sweep that did all that was due, in seconds since 1970; 0 before the
+    /// first one.
+    pub last_success: Gauge,
+}
+
+impl SweepCounts {
+    /// Counts a sweep that ended at this time.
+    pub fn count(&self, swept: &Swept, now: Timestamp) {
+        let counts = [
+            (&self.revocations, swept.revocations),
+            (&self.sessions, swept.sessions),
+            (&self.audit, swept.audit),
+            (&self.expired, swept.expired),
+        ];
+        for (counter, rows) in counts {
+            counter.inc_by(u64::try_from(rows).unwrap_or(u64::MAX));
+        }
+        self.last_success.set(now.micros() / 1_000_000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_outcome_of_a_validation_has_a_count_of_its_own() {
+        let counts = ValidationCounts::default();
+        counts.count(None);
+        for (times, reason) in (2..).zip(InactiveReason::ALL) {
+            (0..times).for_each(|_| counts.count(Some(reason)));
+        }
+        assert_eq!(counts.active(), 1);
+        for (times, reason) in (2..).zip(InactiveReason::ALL) {
+            assert_eq!(counts.inactive(reason), times);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The methods of the gRPC port: the access that each needs, and the number under which its calls
+//! are counted.
+
+use crate::domain::permission::Operation;
+
+/// The access that a call needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// No credentials are needed: health, and the public keys.
+    Open,
+    /// Any known caller: reflection, and also calls that do not exist, so that a stranger cannot
+    /// find out which ones do.
+    Known,
+    /// A caller with the permission for this operation.
+    Allowed(Operation),
+}
+
+/// A method, or all methods that do not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// The position of the method in [`METHODS`].
+    pub number: usize,
+    /// The access that a call to it needs.
+    pub access: Access,
+}
+
+/// The path of BatchValidate, whose requests may be larger.
+pub const BATCH_VALIDATE: &str = "/countersign.v1.SessionService/BatchValidate";
+/// The path of the call that Envoy, and other proxies that speak its protocol, make.
+pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// The paths of all methods with their accesses, the most frequent method first. The last entry
+/// stands for every other path.
+pub const METHODS: [(&str, Access); 18] = [
+    ("/countersign.v1.SessionService/Validate", Access::Allowed(Operation::Validate)),
+    (CHECK, Access::Allowed(Operation::Check)),
+    (BATCH_VALIDATE, Access::Allowed(Operation::BatchValidate)),
+    ("/countersign.v1.SessionService/Refresh", Access::Allowed(Operation::Refresh)),
+    ("/countersign.v1.SessionService/CreateSession", Access::Allowed(Operation::CreateSession)),
+    ("/countersign.v1.SessionService/Revoke", Access::Allowed(Operation::Revoke)),
+    ("/countersign.v1.SessionService/GetSession", Access::Allowed(Operation::GetSession)),
+    ("/countersign.v1.SessionService/ListSessions", Access::Allowed(Operation::ListSessions)),
+    ("/countersign.v1.KeyService/GetJwks", Access::Open),
+    ("/countersign.v1.KeyService/ListKeys", Access::Allowed(Operation::ListKeys)),
+    ("/countersign.v1.KeyService/RotateKey", Access::Allowed(Operation::RotateKey)),
+    ("/countersign.v1.KeyService/RevokeKey", Access::Allowed(Operation::RevokeKey)),
+    ("/grpc.health.v1.Health/Check", Access::Open),
+    ("/grpc.health.v1.Health/Watch", Access::Open),
+    ("/grpc.health.v1.Health/List", Access::Known),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Access::Known),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Access::Known),
+    ("/other/other", Access::Known),
+];
+
+impl Method {
+    /// Returns the method with this path.
+    pub fn of(path: &str) -> Self {
+        let found = METHODS.iter().enumerate().find(|(_, (known, _))| *known == path);
+        let other = Self { number: METHODS.len() - 1, access: Access::Known };
+        found.map_or(other, |(number, (_, access))| Self { number, access: *access })
+    }
+}
+
+/// Returns the names of the service and of the method in a path.
+pub fn names(path: &'static str) -> (&'static str, &'static str) {
+    path.trim_start_matches('/').split_once('/').unwrap_or(("other", "other"))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::DescriptorPool;
+
+    use super::*;
+    use crate::{domain::permission::TABLE, proto::DESCRIPTORS};
+
+    #[test]
+    fn every_method_of_our_services_has_an_access_of_its_own() {
+        let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+        let mut seen = vec![];
+        for service in pool.services() {
+            for method in service.methods() {
+                let path = format!("/{}/{}", service.full_name(), method.name());
+                let access = Method::of(&path).access;
+                assert_ne!(access, Access::Known, "{path} is not in the table");
+                assert!(
+                    access == Access::Open || !seen.contains(&access),
+                    "{path} has the access of another method"
+                );
+                seen.push(access);
+            }
+        }
+        assert_eq!(
+            seen.iter().filter(|access| **access == Access::Open).count(),
+            1,
+            "only GetJwks"
+        );
+        for (operation, _) in TABLE {
+            // The first two are HTTP requests. The third arrives as a Revoke; its use case checks
+            // the permission, because only it knows that the target is a tenant.
+            let has_none = matches!(
+                operation,
+                Operation::ForwardAuth | Operation::Introspect | Operation::RevokeTenant
+            );
+            let methods =
+                METHODS.iter().filter(|(_, access)| *access == Access::Allowed(operation)).count();
+            assert_eq!(methods, usize::from(!has_none), "{operation:?}");
+        }
+        let known = METHODS.iter().filter(|(path, _)| path.starts_with("/countersign.")).count();
+        assert_eq!(known, seen.len(), "each path is that of a method");
+        for path in [
+            "",
+            "/",
+            "/countersign.v1.SessionService/validate",
+            "/countersign.v1.SessionService/Validate/",
+            "/x",
+        ] {
+            let other = Method { number: METHODS.len() - 1, access: Access::Known };
+            assert_eq!(Method::of(path), other, "{path}");
+        }
+    }
+}
