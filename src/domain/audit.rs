@@ -241,9 +241,9 @@ pub struct AuditEntry {
 pub struct ExpiredSession {
     /// The identifier of the session.
     pub id: SessionId,
-    /// The tenant; none if the value in the row is not a valid tenant.
+    /// The tenant, or `None` if the value in the row is not a valid tenant.
     pub tenant: Option<Tenant>,
-    /// The subject; none if the value in the row is not a valid subject.
+    /// The subject, or `None` if the value in the row is not a valid subject.
     pub subject: Option<Subject>,
     /// The instant at which the session expired.
     pub idle_expires_at: Timestamp,

@@ -84,8 +84,9 @@ pub const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_991.0;
 const MAX_PATH_CHARS: usize = 64;
 
 impl CustomClaims {
-    /// Checks the claims of a request. In contrast to claims in the database, which older versions
-    /// may have stored, they must not hold integers beyond [`MAX_EXACT_INTEGER`].
+    /// Checks the claims of a request, which must not hold integers beyond [`MAX_EXACT_INTEGER`].
+    /// Claims that are read from the database may hold such integers, because older versions
+    /// accepted them.
     pub fn requested(map: Map<String, Value>) -> Result<Self, ClaimsError> {
         let large = map.iter().find_map(|(name, value)| find_large_integer(name, value));
         let claims = Self::try_from(map)?;

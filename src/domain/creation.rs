@@ -17,7 +17,7 @@ pub struct Creation {
     /// The number of live sessions that the subject may have, including this one; zero means no
     /// limit.
     pub max_sessions: u32,
-    /// The reaction if the subject has as many live sessions as it may have.
+    /// The reaction if the subject already has as many live sessions as it may have.
     pub on_quota: OnQuota,
 }
 

@@ -64,7 +64,8 @@ impl Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Only the owner may read or change the file, except that a group of the process may read it.
-    /// Secrets that are mounted into a container belong to root and are readable by a group.
+    /// The exception is for secrets that are mounted into a container: they belong to root and are
+    /// readable by a group.
     Secret,
     /// Only the owner may read or change the file.
     Private,

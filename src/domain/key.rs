@@ -90,7 +90,7 @@ impl fmt::Display for KeyAlgorithm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyState {
     /// The key is published, but it issues no tokens yet, so that all verifiers know it before it
-    /// is used. Tokens issued under it are accepted.
+    /// is used. Tokens of the key would already be accepted.
     Pending,
     /// The key issues all new tokens.
     Active,

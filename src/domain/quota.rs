@@ -10,8 +10,8 @@ use super::{ids::SessionId, policy::OnQuota, time::Timestamp};
 /// limit. The stored number includes an expired session until the sweeper has recorded its expiry.
 pub const MOST_READ: u32 = 256;
 
-/// The largest number of sessions that one creation evicts. If a limit was lowered, a subject may
-/// have more sessions above the limit than that; the next creations evict those.
+/// The largest number of sessions that one creation evicts. If a lowered limit leaves a subject
+/// with more surplus sessions than that, the next creations evict the others.
 pub const MOST_EVICTED: usize = 16;
 
 /// The time for which a stored count that leaves no room for a new session may be used. The count

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// An attempt to refresh a session with an authentic refresh token. The MAC of the token has been
-/// checked; the existence of its session has not.
+/// checked, but the session may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshAttempt {
     /// The session that the token names.
@@ -69,8 +69,8 @@ pub enum RefreshDecision {
     Replay {
         /// The session.
         session: Box<Session>,
-        /// True if the earlier attempt may have written a blacklist entry that some replica does
-        /// not know yet.
+        /// True if the rotation whose answer is repeated may have written a blacklist entry that
+        /// some replica does not know yet.
         may_have_entry: bool,
     },
     /// The session ends.

@@ -151,14 +151,14 @@ pub struct BlacklistEntry {
     pub session_id: Option<SessionId>,
     /// The reason for the revocation.
     pub reason: EndReason,
-    /// The note of the caller that revoked.
+    /// The note of the caller that made the revocation.
     pub note: Note,
     /// The instant of the revocation.
     pub revoked_at: Timestamp,
     /// The instant from which the entry may be deleted. Every token that it stops has expired by
     /// then.
     pub expires_at: Timestamp,
-    /// True if there may still be sessions to be marked as ended that the entry covers.
+    /// True if some sessions that the entry covers may not have been marked as ended yet.
     pub unfinished: bool,
 }
 
@@ -169,7 +169,7 @@ pub struct EarlierEntry {
     pub cut_off: Option<CutOff>,
     /// The instant from which the earlier entry could have been deleted.
     pub expires_at: Timestamp,
-    /// True if there may still be sessions to be marked as ended that the earlier entry covers.
+    /// True if some sessions that the earlier entry covers may not have been marked as ended yet.
     pub unfinished: bool,
 }
 
@@ -230,9 +230,9 @@ impl BlacklistEntry {
     }
 
     /// Merges an earlier entry for the same target into this entry, which replaces it. The result
-    /// covers everything that either of the two covers, and is kept as long as the one that is kept
-    /// longer. Its time, reason and note come from the entry with the later cut-off. `end` returns
-    /// those of the earlier entry; it is called only if they are needed.
+    /// covers everything that either of the two covers, and is kept until both of them could have
+    /// been deleted. Its time, reason and note come from the entry with the later cut-off. `end`
+    /// returns those of the earlier entry; it is called only if they are needed.
     pub fn in_place_of<E>(
         mut self,
         earlier: &EarlierEntry,
@@ -250,16 +250,17 @@ impl BlacklistEntry {
         Ok(self)
     }
 
-    /// Returns the instant from which an entry may be deleted that stops all tokens of a session
-    /// which ends at `now`. No token of the session was issued later than `now`, or, if the clock
-    /// has been set back since the last refresh, later than the end of the replay window.
+    /// Returns the instant from which the entry for a session may be deleted. The session ends at
+    /// `now`, and the entry stops all its tokens. No token of the session was issued later than
+    /// `now`, or, if the clock has been set back since the last refresh, later than the end of the
+    /// replay window.
     pub fn expiry_for(session: &Session, now: Timestamp) -> Timestamp {
         let last_issue = now.max(session.last_replay());
         let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
         last_expiry.max(now).plus(RETENTION_MARGIN)
     }
 
-    /// Creates the entry that stops one access token of a session, which expires at
+    /// Creates the entry that stops one access token of a session. The token expires at
     /// `token_expires_at`.
     pub fn for_token(
         session: &Session,

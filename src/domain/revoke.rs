@@ -30,7 +30,7 @@ pub trait RevocationState {
     fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>)
     -> Result<Survey, Self::Error>;
 
-    /// Reads the live sessions of a subject, the oldest first: the first [`MOST_ENDED_AT_ONCE`].
+    /// Reads up to [`MOST_ENDED_AT_ONCE`] live sessions of a subject, the oldest first.
     fn live_sessions(
         &mut self,
         tenant: &Tenant,

@@ -160,8 +160,8 @@ impl<'a> Rotation<'a> {
         at > now.plus(self.rules.spreads_within)
     }
 
-    /// Returns the change that makes the next key the active one now. With `force`, verifiers need
-    /// not have known the key for any time.
+    /// Returns the change that makes the next key the active one now. `force` makes the key active
+    /// even if some verifiers may not know it yet.
     pub fn rotate(&self, now: Timestamp, force: bool) -> Result<Change, NotRotated> {
         let next = self.next().ok_or(NotRotated::NoNext)?;
         let ready_at = self.ready_at(next);

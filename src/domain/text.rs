@@ -31,7 +31,7 @@ pub enum TextError {
     #[error("is not an IP address")]
     NotAnAddress,
     /// A name contains a character that is not allowed in names.
-    #[error("may only contain letters, digits, and . _ - of ASCII")]
+    #[error("may only contain ASCII letters, ASCII digits, and . _ -")]
     NotAName,
     /// The service itself uses this name in audit records.
     #[error("must not be {}, which are names that the service itself uses", OWN_CALLERS.join(", "))]
