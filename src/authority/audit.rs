@@ -161,8 +161,8 @@ impl Audit {
         });
     }
 
-    /// Decides whether a record is written to the log, and whether to the table. Each `Some` holds
-    /// the number of earlier records that were left out there.
+    /// Decides whether a record is written to the log, and whether it is written to the table. Each
+    /// `Some` holds the number of earlier records that were left out there.
     fn allowed(&self, record: &AuditRecord) -> (Option<i64>, Option<i64>) {
         let is_known = record.caller != Who::Unknown;
         if is_known && record.action != AuditAction::CallerDenied {
@@ -180,7 +180,7 @@ impl Audit {
         (line, if is_known { of_caller.rows.take() } else { None })
     }
 
-    /// Waits until no record waits for the table any more, or until there is no writer any more.
+    /// Waits until no record waits for the table, or until there is no writer any more.
     pub async fn written(&self) {
         let Some(table) = &self.0.table else { return };
         let mut waiting = self.0.waiting.subscribe();

@@ -165,7 +165,8 @@ mod tests {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Sessions store fingerprints, and later versions compare theirs with them.
+    /// Sessions store fingerprints, and later versions compare their own fingerprints with the
+    /// stored ones.
     #[test]
     fn a_request_has_the_same_fingerprint_in_every_version() {
         assert_eq!(

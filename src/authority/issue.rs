@@ -48,8 +48,8 @@ impl fmt::Debug for Tokens {
 }
 
 impl Authority {
-    /// Issues tokens for the session in its given state. `issued_at` is the `iat` of the access
-    /// token.
+    /// Issues tokens for the session, with the content that the caller passes. `issued_at` is the
+    /// `iat` of the access token.
     pub(super) fn issue(
         &self,
         session: &Session,

@@ -84,8 +84,8 @@ impl From<NotGenerated> for AuthorityError {
 impl Authority {
     /// Returns the public keys that verify access tokens.
     pub fn public_keys(&self) -> PublicKeys {
-        // The lease must be checked before the ring is read. A key that is added in between and
-        // missing here does no harm, because it is published long before it is used.
+        // The lease must be checked before the ring is read. A key that is added in between may be
+        // missing here. That does no harm, because a key is published long before it is used.
         let max_age = if self.is_current() { self.settings.jwks_max_age } else { Duration::ZERO };
         PublicKeys { jwks: self.keeper.ring().jwks().clone(), max_age }
     }
@@ -177,7 +177,7 @@ impl Authority {
         self.end_key(Some(by), kid).await
     }
 
-    /// Revokes a key on behalf of a caller, or of the service itself if `by` is none.
+    /// Revokes a key on behalf of a caller, or of the service itself if `by` is `None`.
     async fn end_key(&self, by: Option<&Actor>, kid: &str) -> Result<Key, AuthorityError> {
         loop {
             let epoch = self.replica.epoch();

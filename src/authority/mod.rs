@@ -61,7 +61,7 @@ pub struct Settings {
     pub policies: HashMap<String, Policy>,
     /// The rules of those tenants that have rules of their own, by the name of the tenant.
     pub tenants: HashMap<String, TenantRules>,
-    /// The number of blacklist entries from which on Revoke adds no new ones.
+    /// The largest number of blacklist entries. Once there are so many, Revoke adds no new ones.
     pub max_blacklist_entries: usize,
     /// The number of rows that are deleted in one transaction.
     pub sweep_batch: i64,

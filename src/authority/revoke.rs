@@ -261,7 +261,7 @@ impl Authority {
             ..record
         };
         // An expired token still ends its session if the session is live. If the session is not
-        // live, the token adds no entry, because anybody can find old tokens in logs and backups.
+        // live, the token adds no entry, because old tokens can be found in logs and backups.
         let fallback_entry = (!has_expired).then_some(entry);
         if !token_only {
             return Ok(Some(RevocationPlan::for_session(

@@ -136,7 +136,8 @@ impl Authority {
     /// Records the sessions that have expired and were not ended before. Returns their number.
     ///
     /// A replica whose clock is behind may still refresh a session that has expired by our clock.
-    /// So an expiry is recorded only once the retention margin has passed since then.
+    /// So an expiry is recorded only once the retention margin has passed since the session
+    /// expired.
     async fn record_expiries(&self, now: Timestamp) -> Result<usize, AuthorityError> {
         let until = now.minus(RETENTION_MARGIN);
         let mut expired = 0;

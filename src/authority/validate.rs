@@ -100,8 +100,8 @@ impl Authority {
         Some(Answer { outcome, checked_at })
     }
 
-    /// Checks the form of a token and its signature by a key in the ring. It checks neither the
-    /// time nor revocations.
+    /// Checks the form of a token, and checks its signature with the key that the token names.
+    /// Checks neither the time nor revocations.
     pub(super) fn authenticate(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
         if token.len() > MAX_BYTES {
             return Err(InactiveReason::Malformed);

@@ -149,8 +149,8 @@ impl AuditId {
     /// records.
     pub fn new(at: Timestamp, count: u32, salt: [u8; 6]) -> Self {
         let millis = u64::try_from(at.millis()).unwrap_or(0);
-        // The UUID keeps the lowest four bits of the first byte and the lowest six of the third;
-        // the others become its version and variant.
+        // Of the first byte, the UUID keeps only the lowest four bits, and of the third byte only
+        // the lowest six bits. The version and the variant replace the other bits.
         let [_, a, b, c] = count.to_be_bytes();
         let [first, ..] = (count >> 22).to_le_bytes();
         let second = (a << 2) | (b >> 6);

@@ -33,7 +33,7 @@ pub struct Policy {
     pub absolute_lifetime: Duration,
     /// The number of live sessions that a subject may have; zero for no limit.
     pub max_sessions_per_subject: u32,
-    /// The reaction to a request for one more session.
+    /// The reaction to a request for a session beyond that number.
     pub on_quota: OnQuota,
 }
 
@@ -57,7 +57,8 @@ pub struct SessionPolicy {
     pub on_refresh: OnRefresh,
 }
 
-/// The reaction to a new session of a subject that has as many as its policy allows.
+/// The reaction to a request for a new session if the subject already has as many sessions as its
+/// policy allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnQuota {

@@ -61,7 +61,7 @@ pub struct Session {
     /// True if the session's expiry has been recorded. From then on, the session counts as expired,
     /// even if the clock is set back.
     pub expiry_recorded: bool,
-    /// The number of versions that the row has had, from 1.
+    /// The version number of the row, which starts at 1.
     pub revision: u32,
 }
 
