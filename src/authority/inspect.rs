@@ -28,7 +28,7 @@ pub struct Listing {
     pub live: Option<bool>,
     /// The largest number of sessions on the page.
     pub page_size: u16,
-    /// The token that was returned with the previous page; empty for the first page.
+    /// The token that came with the previous page; empty for the first page.
     pub page_token: String,
 }
 
@@ -89,7 +89,7 @@ impl Authority {
             token => Some(read_page_token(token, &listing).ok_or_else(|| {
                 AuthorityError::field(
                     "page_token",
-                    "does not belong to this request: send what the page before answered",
+                    "does not belong to this request: send the token of the previous page",
                 )
             })?),
         };

@@ -189,7 +189,7 @@ impl Authority {
         Ok(random(&*self.rng)?)
     }
 
-    /// Waits until a renewal that is sent now has been committed. An answer that rests only on
+    /// Waits until a renewal that is sent now has been committed. A decision that rests only on
     /// reads must wait for this, because after a failover the old primary may still answer reads,
     /// although it lacks later writes. The old primary can no longer commit a renewal.
     async fn wait_until_confirmed(&self) -> Result<(), AuthorityError> {

@@ -225,9 +225,9 @@ impl Authority {
         ended: &Ended,
         record: AuditRecord,
     ) -> Result<RevocationPlan, AuthorityError> {
-        let (id, is_there) = self.session_of_refresh_token(reach, token).await?;
+        let (id, has_row) = self.session_of_refresh_token(reach, token).await?;
         // The row of the session was lost, but its access tokens may still be valid.
-        let fallback_entry = (!is_there).then(|| self.entry_without_session(id, ended));
+        let fallback_entry = (!has_row).then(|| self.entry_without_session(id, ended));
         Ok(RevocationPlan::for_session(id, fallback_entry, record))
     }
 

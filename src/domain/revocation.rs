@@ -232,7 +232,8 @@ impl BlacklistEntry {
     /// Merges an earlier entry for the same target into this entry, which replaces it. The result
     /// covers everything that either of the two covers, and is kept until both of them could have
     /// been deleted. Its time, reason and note come from the entry with the later cut-off. `end`
-    /// returns those of the earlier entry; it is called only if they are needed.
+    /// reads the time, reason and note of the earlier entry; it is called only if the earlier entry
+    /// has the later cut-off.
     pub fn in_place_of<E>(
         mut self,
         earlier: &EarlierEntry,

@@ -273,8 +273,8 @@ mod tests {
     fn carry_out(keys: &mut Vec<Key>, change: Change, now: Timestamp) {
         keys.retain(|key| !change.drop.contains(&key.kid));
         for put in change.put {
-            let there = keys.iter().position(|key| key.kid == put.kid).unwrap();
-            keys[there] = put;
+            let index = keys.iter().position(|key| key.kid == put.kid).unwrap();
+            keys[index] = put;
         }
         if let Some(algorithm) = change.publish {
             keys.push(Key::new(format!("{} {}", now.micros(), keys.len()), algorithm, now));
@@ -520,8 +520,8 @@ mod tests {
                 }
                 prop_assert!(are(KeyState::Pending).count() <= 1);
                 for key in &before {
-                    let now_there = keys.iter().find(|there| there.kid == key.kid);
-                    let is_forward = now_there.is_none_or(|there| there.state() >= key.state());
+                    let after = keys.iter().find(|after| after.kid == key.kid);
+                    let is_forward = after.is_none_or(|after| after.state() >= key.state());
                     prop_assert!(is_forward, "a key returned to an earlier state");
                 }
             }
