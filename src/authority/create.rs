@@ -206,7 +206,10 @@ impl Authority {
             known.sort_unstable();
             AuthorityError::field(
                 "policy",
-                format!("{name:?} is not configured; there are: {}", known.join(", ")),
+                format!(
+                    "{name:?} is not configured; the configured policies are: {}",
+                    known.join(", ")
+                ),
             )
         })
     }
