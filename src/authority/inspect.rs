@@ -89,7 +89,7 @@ impl Authority {
             token => Some(read_page_token(token, &listing).ok_or_else(|| {
                 AuthorityError::field(
                     "page_token",
-                    "does not belong to this request: send the next_page_token of the previous page",
+                    "does not belong to this request: use the next_page_token of the previous page",
                 )
             })?),
         };
