@@ -24,7 +24,7 @@ pub enum OpenError {
         /// The reason.
         source: io::Error,
     },
-    /// The name is a link that leads to no file. SQLite would create a new database there.
+    /// The name is a symbolic link that leads to no file. SQLite would create a new database there.
     #[error(
         "database {path} is a symbolic link to {target}, where there is no file: correct the \
          link, or remove it to have a new database made"
@@ -35,7 +35,7 @@ pub enum OpenError {
         /// The name to which it leads.
         target: PathBuf,
     },
-    /// The name is neither that of a file nor that of a link to one.
+    /// The name is that of neither a regular file nor a link to one.
     #[error("database {0} is not a regular file: name a file in database_url")]
     NotAFile(PathBuf),
     /// Other users have rights on the file.
@@ -52,7 +52,7 @@ pub enum OpenError {
         /// The message of the database.
         problem: String,
     },
-    /// The file is not a database, or a damaged one.
+    /// The file is not a database, or it is damaged.
     #[error("database {path} is damaged ({problem}): restore it from a backup")]
     Damaged {
         /// The file.
