@@ -203,9 +203,9 @@ where
     }
 }
 
-/// Commits writes together. Then it tries, one by one, those that failed and may be tried alone. If
-/// the database is slow to refuse them, this stops after [`ALONE_FOR`], so that the last writes do
-/// not wait for all others.
+/// Commits writes together. Then tries the failed writes again, one by one, if they may be retried.
+/// If the database is slow to refuse them, this stops after [`ALONE_FOR`], so that the last writes
+/// do not wait for all others.
 async fn write_all<W, O, F, R>(writes: Arc<Vec<W>>, commit: &F) -> Vec<Result<O, StoreError>>
 where
     W: Clone,

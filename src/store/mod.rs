@@ -1,5 +1,4 @@
-//! The contract between the use cases and a database. Each method is one transaction, and uses only
-//! domain types.
+//! The contract between the use cases and a database. It uses only domain types.
 
 pub mod batch;
 pub mod postgres;
@@ -58,7 +57,7 @@ pub enum Created {
     },
     /// The same request was made before, and created this session.
     Repeated(Box<Session>),
-    /// A different request, or another caller, has used the same request id before. Nothing
+    /// The request id was used before, by a different request or by another caller. Nothing
     /// changed.
     RequestIdReused,
     /// The subject already has as many live sessions as its quota allows.
@@ -178,14 +177,14 @@ impl RevocationOutcome {
     }
 }
 
-/// An entry of the feed, which keeps the index in memory up to date.
+/// An entry of the feed. Replicas add these entries to their index in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
     /// The position of the entry in the feed.
     pub seq: Seq,
-    /// The tokens or sessions that it stops.
+    /// The sessions or the token that the entry revokes.
     pub revoked: Revoked,
-    /// The instant from which it may be deleted.
+    /// The instant from which the entry may be deleted.
     pub expires_at: Timestamp,
 }
 
@@ -247,7 +246,7 @@ pub struct SweptRevocations {
 pub struct RecordedExpiries {
     /// The audit records of the sessions.
     pub entries: Vec<AuditEntry>,
-    /// True if no other session had an expiry to record, or one that could be recorded now.
+    /// True if this was the last batch: no further session has an expiry that can be recorded now.
     pub is_last: bool,
 }
 
@@ -280,8 +279,8 @@ impl SessionQuery {
     }
 }
 
-/// A database that keeps sessions, the blacklist, the sealed keys and the audit. Every method is
-/// one transaction.
+/// A database that keeps sessions, the blacklist, the sealed keys and the audit. A creation, a
+/// refresh, a revocation and a change of the keys are each made in one transaction.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Creates a session, and evicts others if the quota of the subject requires it.
@@ -309,8 +308,8 @@ pub trait Store: Send + Sync + 'static {
     /// their own, because this entry stops their tokens. If one of their tokens expires later than
     /// the entry, the entry is written again with a later expiry.
     ///
-    /// Reads no more than `limit` sessions after `after`. If there were none to read, the entry is
-    /// marked as finished, and nothing is returned.
+    /// Reads no more than `limit` sessions after `after`. Returns none if there were none to read,
+    /// and then marks the entry as finished.
     async fn end_covered_sessions(
         &self,
         entry: Unfinished,
@@ -319,9 +318,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<EndedBatch>, StoreError>;
 
     /// Ends a batch of live sessions of all tenants that were created up to the end of the
-    /// millisecond of `until`, and writes no blacklist entries for them. So no process may be
-    /// serving from the database, and access tokens that were issued before must not be accepted
-    /// any more.
+    /// millisecond of `until`, and writes no blacklist entries for them. This may be used only if
+    /// no process serves from the database, and if access tokens that were issued before are not
+    /// accepted any more.
     ///
     /// Reads no more than `limit` sessions after `after`. Returns none if there were none to read.
     async fn end_all_sessions(

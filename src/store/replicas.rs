@@ -131,14 +131,14 @@ impl Member {
 /// The reason why a replica no longer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormerState {
-    /// The replica stopped in good order.
+    /// The replica left the register when it stopped.
     Left,
-    /// Another replica removed it, because it had not renewed its row.
+    /// Another replica removed this one, because it had not renewed its row.
     Removed,
 }
 
 impl FormerState {
-    /// Returns the name under which it is stored.
+    /// Returns the name under which the state is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Left => "left",
@@ -229,7 +229,7 @@ pub trait RenewalClient: Send {
     async fn ring(&mut self, timeout: Duration) -> Result<SealedRing, StoreError>;
 }
 
-/// The register of the replicas that serve from a database. Each method is one transaction.
+/// The register of the replicas that serve from a database.
 #[async_trait]
 pub trait Members: Send + Sync {
     /// Reads the register.

@@ -102,8 +102,8 @@ impl PostgresStore {
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let mut target = Target::load(options).await?;
         let prepared = open::prepare(&mut target, options.migrate).await?;
-        // This warning is logged only once the database is open, because a process that waits for
-        // the database calls this function again and again.
+        // This warning is logged after the database has been opened, because a process that waits
+        // for the database calls this function again and again.
         if let Some(exposure) = target.exposure() {
             tracing::warn!(database = ?target, "{exposure}: use sslmode=verify-full");
         }

@@ -20,12 +20,12 @@ use super::{
 /// tool uses.
 ///
 /// The previous version of the service must work with the schema that a migration leaves behind,
-/// because replicas are replaced one after the other. So a migration only adds to the schema (the
-/// test `a_migration_only_adds` checks this), and a migration of the next version removes what is
-/// no longer needed.
+/// because replicas are replaced one after the other. So a migration only adds to the schema; the
+/// test `a_migration_only_adds` checks this. What a migration makes obsolete may be removed only by
+/// the next version.
 const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/postgres_migrations.rs"));
-/// The storage settings of the tables. They are not a migration, because an engine that lacks such
-/// settings works too.
+/// The storage settings of the tables. They are not part of a migration, because they may fail: an
+/// engine that lacks such settings works too.
 const TUNING: &str = include_str!("tuning.sql");
 
 /// The oldest version of PostgreSQL that works, in the form of `server_version_num`.

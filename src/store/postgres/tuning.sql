@@ -1,8 +1,8 @@
 -- Storage and vacuum settings of the tables. docs/decisions/0008-postgresql.md gives the reasons.
 -- An engine that lacks these settings works without them.
 
--- Leaves room on each page for new versions of some rows. A refresh then writes the new version to
--- the page of its row, and changes no index.
+-- Leaves room on each page for new versions of some rows. A refresh then writes the new version of
+-- a row to the same page, and changes no index.
 ALTER TABLE sessions SET (
     fillfactor = 85,
     autovacuum_vacuum_scale_factor = 0.05,

@@ -52,7 +52,7 @@ pub enum BackupError {
     /// The file to be created exists already.
     #[error("{0} exists: a backup overwrites nothing, so name a file that does not exist")]
     Exists(PathBuf),
-    /// The temporary file exists already to which the backup is written first.
+    /// The temporary file to which the backup is written first exists already.
     #[error(
         "{0} exists: another backup is being written to it, or was interrupted: if none is \
          running, remove it and run the same command again"
@@ -79,9 +79,9 @@ pub enum BackupError {
     NotAFile(PathBuf),
     /// The backup has a log beside it, so the file alone may not be a whole database.
     #[error(
-        "backup {0} has a log beside it, {0}-wal, without which it is not whole: make a whole \
-         copy by `countersign backup --database-url sqlite://{0} FILE` and restore that, or, if \
-         it is whole, move the log away"
+        "backup {0} has a log beside it, {0}-wal, and may be incomplete without that log: make a \
+         complete copy by `countersign backup --database-url sqlite://{0} FILE` and restore that \
+         copy, or, if the backup is complete, move the log away"
     )]
     HasLog(PathBuf),
     /// The backup is an empty database.

@@ -76,16 +76,17 @@ pub enum OpenError {
     },
     /// There is a write-ahead log, but no database.
     #[error(
-        "database {0} does not exist, but its log {0}-wal does, which holds changes of it: put \
-         the database back beside it, run `countersign restore` with a backup, or move the log \
-         away to have a new database made"
+        "database {0} does not exist, but its log {0}-wal does, and the log contains changes to \
+         that database: put the database back beside the log, run `countersign restore` with a \
+         backup, or move the log away to have a new database made"
     )]
     LogAlone(PathBuf),
     /// The write-ahead log belongs to another file.
     #[error(
-        "database {0} was exchanged while the log {0}-wal of the one before stayed, which would \
-         undo the exchange: run `countersign restore` with the backup, which keeps the data \
-         before, or move {0}-wal and {0}-shm away to go on with the file as it is"
+        "database {0} was replaced by another file while the log {0}-wal of the one before stayed, \
+         and that log would undo the replacement: run `countersign restore` with the backup, \
+         which keeps the present files under other names, or move {0}-wal and {0}-shm away to go \
+         on with the file as it is"
     )]
     ForeignLog(PathBuf),
     /// A restore was interrupted while it replaced files.

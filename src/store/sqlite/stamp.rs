@@ -10,9 +10,10 @@
 //!
 //! A copy that was made during an earlier run of the service has an older number. A copy that was
 //! made by `countersign backup` has a mark instead of a number. A copy that was made by SQLite's
-//! own backup has a lower schema version. A higher schema version alone is no reason to reject a
-//! file, because an operator may have added an index. Then the number that is read through the log
-//! must be the same as in the file, and the schema version must not be lower.
+//! own backup has a lower schema version. So the stamps of these copies differ from the recorded
+//! one. A higher schema version alone is no reason to reject a file, because an operator may have
+//! added an index. Then the number that is read through the log must be the same as in the file,
+//! and the schema version must not be lower.
 
 use std::{
     fmt,
@@ -41,8 +42,7 @@ use super::{
 /// The fields of a file's header that distinguish it from its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
 struct Stamp {
-    /// The random number of the last process that wrote to the file, which is never negative, or
-    /// [`COPY`].
+    /// The random number, never negative, of the last process that wrote to the file; or [`COPY`].
     #[diesel(sql_type = Integer)]
     user_version: i32,
     /// The number of changes of the schema. In a copy by SQLite's own backup, it starts again from

@@ -77,8 +77,8 @@ macro_rules! delete_from {
     };
 }
 
-/// Drops the partitions of old days. Deletes old records that are in no daily partition row by row.
-/// Returns the number of records that were removed.
+/// Drops the partitions of old days. Old records that are in no daily partition are deleted row by
+/// row. Returns the number of records that were removed.
 pub async fn delete_old(
     connection: &mut PooledConnection<'_>,
     until: Timestamp,

@@ -55,7 +55,7 @@ impl Origin {
 
     /// Returns whether the latest timeline shows that another server is the primary now. A server
     /// on a timeline after the latest one may have taken over just now. It counts as replaced only
-    /// once the latest timeline has become one that is not its own.
+    /// once the latest timeline has changed to one that is not the server's own.
     pub fn is_replaced(self, latest: Option<Timeline>) -> bool {
         match latest {
             None => false,

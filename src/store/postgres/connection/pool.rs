@@ -63,9 +63,9 @@ pub struct Connection {
 }
 
 impl Drop for Connection {
-    /// Closes the connection at once if the server may still have to answer; the driver would wait
-    /// for that answer, perhaps for ever. Otherwise the driver ends the session in an orderly way,
-    /// because the server would log a connection that just breaks off.
+    /// Closes the connection at once if the server may still have to answer, because the driver
+    /// would wait for that answer, perhaps for ever. Otherwise leaves it to the driver to end the
+    /// session in an orderly way. If the connection just broke off, the server would log that.
     fn drop(&mut self) {
         if self.is_pending {
             self.driver.abort();

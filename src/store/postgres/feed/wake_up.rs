@@ -45,8 +45,8 @@ impl End {
     fn of_refusal(error: &Error) -> Self {
         match Class::of(error) {
             // LISTEN does not prepare a statement. So the class `Outdated` here means "feature not
-            // supported", which some poolers and some engines that speak the protocol of PostgreSQL
-            // answer.
+            // supported". Some poolers, and some engines that speak the protocol of PostgreSQL,
+            // answer LISTEN with this error.
             Class::Bug | Class::Outdated => Self::NoEcho,
             Class::Retry | Class::Unavailable | Class::Lost | Class::Rejected => Self::Lost,
         }

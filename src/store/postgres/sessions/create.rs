@@ -368,9 +368,9 @@ struct Read<'a> {
 ///
 /// A read begins where [`OldestLive`] remembers the oldest session. If a remembered start is too
 /// late, the limit is enforced nevertheless: the read finds fewer sessions than expected, and the
-/// subject is read again from the beginning. There is an exception, if a subject has more sessions
-/// than its limit, or a limit above [`MOST_READ`]. Then the read may miss the oldest session for as
-/// long as the start is trusted, and a newer session is evicted in its place.
+/// subject is read again from the beginning. There is one exception: if a subject has more sessions
+/// than its limit, or a limit above [`MOST_READ`], the read may miss the oldest session for as long
+/// as the start is trusted. A newer session is then evicted in its place.
 async fn oldest(
     connection: &mut PooledConnection<'_>,
     oldest_live: &OldestLive,

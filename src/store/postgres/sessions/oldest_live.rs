@@ -100,7 +100,7 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_read_begins_two_skews_before_the_oldest_session_that_was_found() {
+    fn a_read_begins_twice_the_clock_skew_before_the_oldest_known_session() {
         let oldest_live = OldestLive::new(SKEW);
         assert!(oldest_live.start("acme", "alice", NOW).is_beginning());
         oldest_live.remember(

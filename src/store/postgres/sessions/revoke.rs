@@ -109,8 +109,8 @@ impl BatchWrite for Revocation {
     }
 }
 
-/// The live sessions of a subject, the oldest first. There are at most as many as one transaction
-/// may end.
+/// The oldest live sessions of a subject, the oldest first: at most as many as one transaction may
+/// end.
 #[derive(Default)]
 struct LiveIds {
     ids: Vec<SessionId>,
