@@ -192,7 +192,7 @@ impl Shared {
         })
     }
 
-    /// Announces the newest entry of a committed batch to this process and to the others.
+    /// Announces the newest entry of a committed batch to this process and to the other replicas.
     fn announce<O>(
         &self,
         outcomes: BatchOutcome<O>,

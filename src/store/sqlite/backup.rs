@@ -331,8 +331,8 @@ impl Restoration {
     /// old database, if there was one. The caller must have closed the copy.
     ///
     /// The process may be killed at any instant. The old files are then complete, either under
-    /// their old names or under the new ones, and no start takes some of them for the whole
-    /// database.
+    /// their old names or under the new ones, and a later start never takes only some of them for
+    /// the whole database.
     pub fn finish(self, aside_end: &str) -> Result<Option<PathBuf>, BackupError> {
         self.settle()?;
         let ready = beside(&self.path, READY);

@@ -45,8 +45,7 @@ struct Stamp {
     /// The random number, never negative, of the last process that wrote to the file; or [`COPY`].
     #[diesel(sql_type = Integer)]
     user_version: i32,
-    /// The number of changes of the schema. In a copy by SQLite's own backup, it starts again from
-    /// 1.
+    /// The number of changes of the schema. In a copy by SQLite's own backup, it begins at 1 again.
     #[diesel(sql_type = Integer)]
     schema_version: i32,
 }

@@ -53,7 +53,7 @@ pub struct Connection {
     in_doubt: bool,
     /// True if the server may still have to answer a statement.
     is_pending: bool,
-    /// Set once the server has sent a warning since the checkout.
+    /// True if the server has sent a warning since the checkout.
     warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
@@ -79,7 +79,7 @@ pub struct Manager {
     latest: Arc<LatestTimeline>,
     /// The reason why no connection can be made at present, if there is one.
     failure: Arc<Mutex<Option<String>>>,
-    /// Ends the attempts to connect.
+    /// Is cancelled to end the attempts to connect.
     closed: CancellationToken,
 }
 

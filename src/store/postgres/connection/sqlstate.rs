@@ -28,8 +28,8 @@ pub enum Class {
     Bug,
 }
 
-/// The class of each prefix of a code. The longest prefix that matches counts. Any other code is a
-/// [`Class::Bug`].
+/// The class of the codes with each prefix. If several prefixes match, the longest one counts. If
+/// none matches, the class is [`Class::Bug`].
 const CLASSES: &[(&str, Class)] = &[
     // Connection exceptions. Poolers report wrong settings with the code of a protocol violation
     // (08P01).

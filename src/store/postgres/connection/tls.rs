@@ -39,7 +39,7 @@ pub enum SslMode {
     Require,
     /// TLS with a certificate of a known authority.
     VerifyCa,
-    /// TLS with a certificate of a known authority that is valid for the name of the host.
+    /// TLS with a certificate that a known authority has issued for the name of the host.
     VerifyFull,
 }
 

@@ -23,8 +23,9 @@ const CHANNEL: &str = "countersign_feed";
 
 /// The time without a notification after which a listener sends one to itself.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The time within which a listener must receive its own notification. If it does not, it counts as
-/// having no echo.
+/// The time within which a listener must receive the notification that it has sent to itself. If it
+/// does not, it stops with [`End::NoEcho`], or with [`End::Lost`] if it received notifications
+/// before.
 const ECHO: Duration = Duration::from_secs(2);
 /// The pauses before a listener connects again: after it lost its connection, and after it had no
 /// echo.

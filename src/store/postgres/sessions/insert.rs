@@ -1,4 +1,4 @@
-//! Writes new sessions by one statement, for one row or for many.
+//! Writes one or many new sessions by one statement.
 
 use std::collections::HashMap;
 
