@@ -1,6 +1,6 @@
-//! The metrics for operators in the text of OpenMetrics 1.0, with their names, units and meanings.
-//! The parts of the process count events themselves; other values are read from them at each
-//! scrape.
+//! Writes the metrics for operators in the text format of OpenMetrics 1.0, and defines their names,
+//! units and meanings. The parts of the process count their events themselves. All other values are
+//! read from these parts at each scrape.
 
 mod plain_text;
 
@@ -43,7 +43,7 @@ impl Format {
     }
 }
 
-/// The prefix of each name.
+/// The prefix of the name of each metric.
 const PREFIX: &str = "countersign";
 
 /// The parts of the process whose metrics are written.
@@ -63,12 +63,12 @@ pub struct Observed {
     pub outcomes: Arc<Outcomes>,
 }
 
-/// The counts of connections of both servers.
+/// The counts of the connections of both servers.
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
-    /// Connections for gRPC.
+    /// The counts of the gRPC server.
     pub grpc: Arc<Counts>,
-    /// Connections for HTTP.
+    /// The counts of the HTTP server.
     pub http: Arc<Counts>,
 }
 
@@ -121,7 +121,7 @@ fn encode_lease(page: &mut Page<'_>, standing: &Standing, counts: &counts::Count
         "1 while there is a lease, so that tokens can be validated here; else 0.",
         u32::from(standing.lease.is_some()),
     )?;
-    // Without other replicas the lease does not end.
+    // The lease of a replica that is alone does not end, and has no remaining time to show.
     let remaining = standing.lease.unwrap_or_default();
     if remaining != Duration::MAX {
         page.seconds("lease_remaining", "Time until the lease ends.", remaining)?;
@@ -405,7 +405,7 @@ impl Page<'_> {
         self.by("outcome", name, help, unit, metrics)
     }
 
-    /// Writes a metric of several kinds, which a label distinguishes.
+    /// Writes a metric that has one value for each kind. The label names the kind.
     fn by<M: EncodeMetric>(
         &mut self,
         label: &str,
@@ -422,7 +422,7 @@ impl Page<'_> {
     }
 }
 
-/// Converts a count to the number of a gauge. A larger one becomes the largest possible.
+/// Converts a count to the type of a gauge. A count that is too large becomes the largest value.
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

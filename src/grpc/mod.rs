@@ -1,4 +1,4 @@
-//! The gRPC server, which converts messages to domain types and back, and errors to statuses.
+//! The gRPC server. It converts messages to domain types and back, and errors to statuses.
 
 mod access;
 mod answers;
@@ -15,6 +15,6 @@ pub mod services;
 mod session_service;
 mod status;
 
-/// Exported for the fuzz targets: these conversions are functions, not implementations of traits.
+/// Exported for the fuzz targets, which reach all other conversions through public traits.
 #[cfg(fuzzing)]
 pub use self::requests::{question, requested_session};
