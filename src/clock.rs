@@ -73,9 +73,9 @@ impl SharedClock {
         Timestamp::from_micros(own.micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
     }
 
-    /// Adjusts the correction by `shared`, the time that the database's clock showed at some instant
-    /// between `before` and `after` of this machine's clock. The correction changes no more than
-    /// these bounds require, so that it does not vary with the duration of the request.
+    /// Adjusts the correction by `shared`, the time that the database's clock showed at some
+    /// instant between `before` and `after` of this machine's clock. The correction changes no more
+    /// than these bounds require, so that it does not vary with the duration of the request.
     pub fn adjust_correction(&self, before: Timestamp, shared: Timestamp, after: Timestamp) {
         let least = shared.micros().saturating_sub(after.micros());
         let most = shared.micros().saturating_sub(before.micros()).max(least);

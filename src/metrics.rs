@@ -181,12 +181,12 @@ fn encode_register(
     )?;
     page.encode(
         "replicas_removed",
-        "Replicas that had gone without leaving, removed by this one.",
+        "Replicas that had stopped without leaving and were removed by this replica.",
         &counts.removals,
     )?;
     page.encode(
         "rejoins",
-        "Times that this replica had been removed as gone and joined again.",
+        "Times that this replica joined again because it had been removed.",
         &counts.rejoins,
     )
 }
@@ -199,12 +199,11 @@ fn encode_acknowledgements(
     let unacknowledged = count(standing.unacknowledged);
     page.number(
         "unacknowledged_revocations",
-        "Revocations that wait until all replicas know them.",
+        "Revocations that wait until no replica accepts the revoked tokens.",
         unacknowledged,
     )?;
     let outcomes = &counts.acknowledgements;
-    let help =
-        "Time from the commit of a revocation until no replica accepts any more what it stops.";
+    let help = "Time from the commit of a revocation until no replica accepts the revoked tokens.";
     page.by_outcome(
         "acknowledgement_duration",
         help,
@@ -337,7 +336,7 @@ impl Collector for AuditCollector {
             "Records of the audit that are not in its table yet.",
             count(self.0.waiting()),
         )?;
-        let help = "Records of the audit that its table will never have. They are in the log.";
+        let help = "Records of the audit that are only in the log and will not be in its table.";
         page.encode("audit_records_dropped", help, self.0.dropped())?;
         let help =
             "Records of denied callers that were left out of the log, because there were too many.";

@@ -104,8 +104,8 @@ impl ExtAuthz {
     fn passed(&self, http: &HttpRequest, passed: Passed<'_>) -> CheckResponse {
         let mut answer = OkHttpResponse::default();
         // Some applications treat an underscore in the name of a header as a hyphen. They would
-        // mistake a header that the client has sent, such as `x_user`, for a header of the gateway,
-        // such as `x-user`.
+        // mistake a header that the client has sent, such as `x_auth_subject`, for a header that
+        // this answer adds, such as `x-auth-subject`.
         let is_alike = |name: &str| {
             name.contains('_')
                 && self

@@ -15,6 +15,7 @@ pub mod services;
 mod session_service;
 mod status;
 
-/// Exported for the fuzz targets, which reach all other conversions through public traits.
+/// Exported for the fuzz targets. The other conversions of requests implement traits, and need no
+/// export.
 #[cfg(fuzzing)]
 pub use self::requests::{question, requested_session};

@@ -1,5 +1,5 @@
-//! The part of the index for tenants and subjects all of whose sessions were revoked up to an
-//! instant.
+//! The part of the index that holds cut-offs: revocations of all sessions that a tenant or a
+//! subject had created up to an instant.
 
 use std::{
     collections::HashSet,
@@ -25,7 +25,8 @@ pub struct CutOffs {
 }
 
 impl CutOffs {
-    /// Creates an empty map with this many shards, each of which has a lock of its own.
+    /// Creates an empty collection whose map has this many shards. Each shard has a lock of its
+    /// own.
     pub fn new(shards: usize) -> Self {
         Self {
             by_key: DashMap::with_hasher_and_shard_amount(RandomState::new(), shards),
@@ -34,7 +35,7 @@ impl CutOffs {
         }
     }
 
-    /// Adds a cut-off. Sessions that were covered before stay covered.
+    /// Adds a cut-off. Sessions that an earlier cut-off covers stay covered.
     pub fn apply(
         &self,
         tenant: &str,
@@ -58,8 +59,8 @@ impl CutOffs {
         if is_subject { &self.subjects } else { &self.tenants }
     }
 
-    /// Returns whether the cut-off of its tenant or of its subject covers a session. The counters
-    /// make this cheap while there are no cut-offs.
+    /// Returns whether a session is covered by the cut-off of its tenant or of its subject. While
+    /// there are no cut-offs, the counters save the look-ups.
     pub fn cover(&self, session: SessionId, tenant: &str, subject: &str) -> bool {
         let is_covered =
             |key: &str| self.by_key.get(key).is_some_and(|there| there.0.covers(session));
@@ -92,8 +93,8 @@ impl CutOffs {
         })
     }
 
-    /// Drops the cut-offs that expired up to `until`, except those with a key ([`cut_off_key`]) in
-    /// `kept`.
+    /// Drops the cut-offs that expired up to `until`, except those whose key ([`cut_off_key`]) is
+    /// in `kept`.
     pub fn purge(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = [0, 0];
         self.by_key.retain(|key, (_, expires_at)| {
