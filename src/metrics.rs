@@ -351,13 +351,13 @@ struct GatewaysCollector(Arc<Outcomes>);
 impl Collector for GatewaysCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help =
-            "Requests that were judged for gateways, and tokens for callers that speak OAuth.";
+            "Requests checked for gateways, and tokens introspected by callers that speak OAuth.";
         let mut family =
             encoder.encode_descriptor("gateway_checks", help, None, MetricType::Counter)?;
         self.0.iter().try_for_each(|(kind, outcome, counter)| {
             counter.encode(family.encode_family(&[("kind", kind), ("outcome", outcome)])?)
         })?;
-        let help = "Of the requests judged for gateways, those whose cookies for the token differ.";
+        let help = "Requests checked for gateways whose cookies for the token differed.";
         let mut family = encoder.encode_descriptor(
             "gateway_conflicting_cookies",
             help,

@@ -411,12 +411,12 @@ mod tests {
         let concurrency = concurrency(10, 1);
         let (caller, _) = meter(&concurrency, 10, 0);
         let begun = caller.begin(CostClass::Batch).unwrap();
-        let judged: Vec<_> =
+        let validating: Vec<_> =
             (0..SUSTAINED_DIVISOR).map(|_| concurrency.acquire_batch().unwrap()).collect();
         assert!(concurrency.acquire_batch().is_none());
         assert!(matches!(caller.begin(CostClass::Batch), Err(Refusal::Overloaded { .. })));
         let _light = caller.begin(CostClass::Light).unwrap();
-        drop(judged);
+        drop(validating);
         let _waits = [
             caller.begin(CostClass::Batch).unwrap(),
             caller.begin(CostClass::Batch).unwrap(),

@@ -3,8 +3,8 @@
 /// Reads the token in a value of `authorization` whose scheme is `Bearer`. Returns `None` for
 /// another scheme.
 ///
-/// Spaces and one `b64token` must follow the scheme. If anything else follows it, the result is an
-/// empty token, which is never valid, because text that can be read in two ways must not be
+/// Spaces and one `b64token` must follow the scheme. If anything else follows the scheme, the
+/// result is an empty token, which is never valid. Text that can be read in two ways must not be
 /// accepted in either.
 pub fn bearer_token(value: &[u8]) -> Option<&str> {
     const SCHEME: &[u8] = b"bearer";
@@ -16,7 +16,7 @@ pub fn bearer_token(value: &[u8]) -> Option<&str> {
 }
 
 /// Reads the spaces and the `token68` that follow the name of an authentication scheme (RFC 9110,
-/// section 11.2). Returns `None` if anything else follows it.
+/// section 11.2). Returns `None` if anything else follows the name.
 pub fn token68(after_scheme: &[u8]) -> Option<&str> {
     let token = std::str::from_utf8(after_scheme).ok()?.trim_start_matches(' ');
     let is_separate = token.len() < after_scheme.len();

@@ -61,8 +61,8 @@ impl Default for Outcomes {
 impl Outcomes {
     /// Counts an outcome.
     pub fn count(&self, kind: Kind, outcome: &str) {
-        // The search is cheap, because the list has a few dozen entries, with the most frequent
-        // outcome of each kind first. It needs no lock.
+        // The search needs no lock. It is cheap, because the list has a few dozen entries, with the
+        // most frequent outcome of each kind first.
         if let Some((_, _, counter)) =
             self.0.iter().find(|(of, name, _)| *of == kind && *name == outcome)
         {

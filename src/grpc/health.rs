@@ -18,7 +18,8 @@ const HEALTH_NAMES: [&str; 3] = ["", "countersign.v1.SessionService", "countersi
 pub struct Health(HealthReporter);
 
 impl Health {
-    /// Creates the health service's state, which reports that the server is not ready.
+    /// Creates a reporter. Until [`Self::serving`] is called, it reports that the server is not
+    /// ready.
     pub async fn new() -> Self {
         let health = Self(HealthReporter::new());
         health.set(ServingStatus::NotServing).await;

@@ -30,7 +30,7 @@ const FIRST_PAGE_BYTES: usize = 64 << 10;
 /// The maximum number of bytes that an element of a repeated field takes in addition to its own
 /// encoding.
 const FIELD_BYTES: usize = 8;
-/// The number of tokens that are validated before the task yields to other tasks. To check one
+/// The number of tokens that are validated before the task yields to other tasks. Checking one
 /// signature takes some 26 microseconds.
 const YIELD_EVERY: usize = 4;
 

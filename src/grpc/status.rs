@@ -95,7 +95,8 @@ impl From<Refusal> for Status {
             }
             Refusal::Overloaded { wait } => {
                 let message =
-                    "the server has as many calls under way as it can: try again later".to_owned();
+                    "the server has as many calls under way as its limits allow: try again later"
+                        .to_owned();
                 (Code::ResourceExhausted, "OVERLOADED", message, Some(wait))
             }
         };

@@ -76,7 +76,7 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
 }
 
 /// Matches `uri-host [ ":" port ]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2). An empty value
-/// is accepted, because a client must send one if the target has no authority.
+/// is accepted, because a client must send an empty value if the target has no authority.
 fn is_host(value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else { return false };
     let (host, port) = match value.strip_prefix('[') {

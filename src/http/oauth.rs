@@ -58,7 +58,7 @@ async fn introspect(State(state): State<Arc<HttpState>>, request: Request) -> Re
 async fn introspected(state: &HttpState, request: Request) -> Result<Response, Response> {
     let (by, _permit, token) = read_request(state, request, Operation::Introspect).await?;
     let authority = state.ready.get().map_err(|error| failed(&error))?;
-    // A request for introspection does not say what its resource demands, so no demands are
+    // A request for introspection does not say what the resource demands, so no demands are
     // checked.
     let question = Question {
         access_token: &token,
@@ -68,16 +68,16 @@ async fn introspected(state: &HttpState, request: Request) -> Result<Response, R
         max_authentication_age: None,
     };
     let validating = async { authority.validation(&by).validate(&question).await };
-    let judged = state.in_time(validating).await?;
+    let validated = state.in_time(validating).await?;
     state.outcomes.count(
         Kind::Introspection,
-        match &judged {
+        match &validated {
             Ok(answer) => answer.outcome.as_ref().map_or_else(|reason| reason.as_str(), |_| PASSED),
             Err(_) => UNAVAILABLE,
         },
     );
     // The answer does not say why a token is inactive (RFC 7662, section 2.2).
-    let members = match judged.map_err(|error| failed(&error))?.outcome {
+    let members = match validated.map_err(|error| failed(&error))?.outcome {
         Err(_) => json!({ "active": false }),
         Ok(token) => {
             let mut members = serde_json::to_value(Payload(&token.claims)).unwrap_or_default();
@@ -105,7 +105,7 @@ async fn revoked(state: &HttpState, request: Request) -> Result<Response, Respon
         note: Note::try_from(format!("by {REVOKE_PATH}")).unwrap_or_default(),
     };
     match state.in_time(authority.revoke(&by, order)).await? {
-        // To revoke an invalid token is not an error (RFC 7009, section 2.2).
+        // Revoking an invalid token is not an error (RFC 7009, section 2.2).
         Ok(_) | Err(AuthorityError::InvalidField { .. }) => {
             Ok((StatusCode::OK, NO_STORE).into_response())
         }

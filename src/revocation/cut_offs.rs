@@ -1,5 +1,5 @@
-//! The part of the index that holds cut-offs: revocations of all sessions that a tenant or a
-//! subject had created up to an instant.
+//! The part of the index that holds cut-offs: revocations of all sessions of a tenant or a subject
+//! that were created up to an instant.
 
 use std::{
     collections::HashSet,
@@ -44,12 +44,12 @@ impl CutOffs {
         expires_at: Timestamp,
     ) {
         let mut is_new = false;
-        let mut there = self.by_key.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
+        let mut existing = self.by_key.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
             is_new = true;
             (cut_off, expires_at)
         });
-        *there = (there.0.union(cut_off), there.1.max(expires_at));
-        drop(there);
+        *existing = (existing.0.union(cut_off), existing.1.max(expires_at));
+        drop(existing);
         if is_new {
             self.count(subject.is_some()).fetch_add(1, Ordering::Release);
         }
@@ -63,7 +63,7 @@ impl CutOffs {
     /// there are no cut-offs, the counters save the look-ups.
     pub fn cover(&self, session: SessionId, tenant: &str, subject: &str) -> bool {
         let is_covered =
-            |key: &str| self.by_key.get(key).is_some_and(|there| there.0.covers(session));
+            |key: &str| self.by_key.get(key).is_some_and(|existing| existing.0.covers(session));
         (self.tenants.load(Ordering::Acquire) > 0 && is_covered(tenant))
             || (self.subjects.load(Ordering::Acquire) > 0
                 && is_covered(&cut_off_key(tenant, Some(subject))))
@@ -81,8 +81,8 @@ impl CutOffs {
     ) -> impl Iterator<Item = (Revoked, Timestamp)> + 'a {
         self.by_key.iter().filter_map(|entry| {
             let (cut_off, expires_at) = *entry.value();
-            let there = other.by_key.get(entry.key()).map(|there| there.0);
-            if there.is_some_and(|there| there.union(cut_off) == there) {
+            let existing = other.by_key.get(entry.key()).map(|existing| existing.0);
+            if existing.is_some_and(|existing| existing.union(cut_off) == existing) {
                 return None;
             }
             let (tenant, subject) = read_cut_off_key(entry.key());

@@ -59,9 +59,10 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Adds an entry. If the index has an entry for the same target, the result has the later of
-    /// the two expiries, and covers what either cut-off covers. The new entry may be the older one:
-    /// a database that was set back has older entries than the index.
+    /// Adds an entry. If the index already has an entry for the same target, the later of the two
+    /// expiries is kept, and what either cut-off covers stays covered. The new entry does not
+    /// simply replace the other, because a database that was set back may have older values than
+    /// the index.
     pub fn apply(&self, entry: &FeedEntry) {
         match &entry.revoked {
             Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
@@ -80,10 +81,12 @@ impl Index {
         // The second is rounded up, so that no entry is dropped too early.
         let second = u32::try_from(expires_at.seconds().saturating_add(1)).unwrap_or(u32::MAX);
         let mut is_new = false;
-        self.ids.entry(id).and_modify(|there| *there = second.max(*there)).or_insert_with(|| {
-            is_new = true;
-            second
-        });
+        self.ids.entry(id).and_modify(|existing| *existing = second.max(*existing)).or_insert_with(
+            || {
+                is_new = true;
+                second
+            },
+        );
         if is_new {
             self.id_count.fetch_add(1, Ordering::Relaxed);
         }
@@ -122,8 +125,9 @@ impl Index {
         self.purge_watermark.fetch_max(latest.micros(), Ordering::AcqRel);
     }
 
-    /// Returns the entries that are missing from `other`, with their expiries. Entries for sessions
-    /// and tokens that a sweep may have deleted are left out, so the database has lost the rest.
+    /// Returns the entries that are missing from `other`, with their expiries. If `other` holds
+    /// what the database has, these are the entries that the database has lost. Entries for
+    /// sessions and tokens that a sweep may have deleted are left out.
     pub fn missing_from(&self, other: &Self) -> Vec<(Revoked, Timestamp)> {
         let purge_watermark = Timestamp::from_micros(self.purge_watermark.load(Ordering::Acquire));
         let ids = self.ids.iter().filter_map(|entry| {
@@ -243,28 +247,28 @@ mod tests {
         {
             index.apply(&entry(revoked, later));
         }
-        let there = Index::default();
-        there.apply(&entry(Revoked::Session(session(NOW)), NOW));
-        there.apply(&entry(tenant_up_to(NOW), NOW));
-        let mut missing = index.missing_from(&there);
+        let other = Index::default();
+        other.apply(&entry(Revoked::Session(session(NOW)), NOW));
+        other.apply(&entry(tenant_up_to(NOW), NOW));
+        let mut missing = index.missing_from(&other);
         missing.sort_by_key(|(revoked, _)| matches!(revoked, Revoked::Tenant { .. }));
         let rounded_up = later.plus(Duration::from_secs(1));
         assert_eq!(missing, [(Revoked::Token(token), rounded_up), (tenant_up_to(later), later)]);
-        assert_eq!(there.missing_from(&index), []);
+        assert_eq!(other.missing_from(&index), []);
         // A missing cut-off of a subject is found even if the two cut-offs differ only in the
         // session that they spare.
         let alices = |spared| of_alice(&acme, NOW, spared);
-        there.apply(&entry(alices(Some(session(NOW))), later));
+        other.apply(&entry(alices(Some(session(NOW))), later));
         assert!(
             index
-                .missing_from(&there)
+                .missing_from(&other)
                 .iter()
                 .all(|(revoked, _)| !matches!(revoked, Revoked::Subject { .. }))
         );
         index.apply(&entry(alices(None), later));
-        assert!(index.missing_from(&there).contains(&(alices(None), later)));
-        there.apply(&entry(alices(None), later));
-        assert!(!index.missing_from(&there).contains(&(alices(None), later)));
+        assert!(index.missing_from(&other).contains(&(alices(None), later)));
+        other.apply(&entry(alices(None), later));
+        assert!(!index.missing_from(&other).contains(&(alices(None), later)));
 
         index.apply(&entry(tenant_up_to(NOW), NOW));
         assert!(
@@ -273,7 +277,7 @@ mod tests {
         );
         index.raise_purge_watermark(later);
         assert_eq!(
-            index.missing_from(&there),
+            index.missing_from(&other),
             [(tenant_up_to(later), later)],
             "a sweep may have deleted the entries of sessions and tokens"
         );
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_cut_off_is_kept_while_its_key_is_among_the_kept() {
+    fn purge_keeps_an_expired_cut_off_whose_key_it_is_told_to_keep() {
         let index = Index::default();
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         index.apply(&entry(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }, NOW));

@@ -65,9 +65,9 @@ impl Lease {
 
     /// Reads the clocks. This must happen before the renewal is sent.
     ///
-    /// The wall clock must be read first. If the process pauses between the two readings, a later
-    /// check finds that the uptime clock has advanced too little, and the lease is void. In the
-    /// opposite order, a pause could hide that the uptime clock has stood still.
+    /// The wall clock must be read first. If the process pauses between the two readings, it then
+    /// seems to a later check that the uptime clock has stood still, so a long pause only makes the
+    /// lease void. In the opposite order, a pause could hide that the uptime clock has stood still.
     pub(super) fn start(&self) -> Start {
         let now = self.clock.now();
         Start { uptime: self.clock.uptime(), now }

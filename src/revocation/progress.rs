@@ -146,7 +146,8 @@ struct State {
     applied: FeedPosition,
     /// The position up to which every replica has applied the feed.
     everywhere: Seq,
-    /// The time that must pass from then on until all leases that any replica had taken have ended.
+    /// The time that must pass after the last confirmed renewal until all leases that any replica
+    /// had taken by then have ended.
     max_validity: Duration,
     /// The number of other replicas.
     others: usize,

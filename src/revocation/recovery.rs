@@ -42,9 +42,9 @@ impl Recovery {
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Revokes again what the index has as revoked and the database has lost. To write only the
-    /// entries would not be enough, because the database no longer has the sessions as ended
-    /// either.
+    /// Carries out again the revocations that the index has and the database has lost. Writing only
+    /// the blacklist entries would not be enough, because the database has also lost the fact that
+    /// the sessions have ended.
     pub fn restore(&mut self, lost: Vec<(Revoked, Timestamp)>) {
         tracing::error!(
             revocations = lost.len(),

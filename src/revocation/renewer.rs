@@ -317,8 +317,9 @@ impl LeaseRenewer {
         let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
         if !is_last {
             counts.applied.set(membership.cursor.0);
-            // More entries follow. The head of this answer is not yet reached when they have been
-            // read up to it, because an entry among them may have moved to a later position.
+            // More entries follow. Even when they have been read, the index need not be complete up
+            // to the head of this answer, because one of them may have moved beyond that position.
+            // Only the answer with the last entries shows how far the index is complete.
             return Ok(Next::AtOnce);
         }
         replica.index().raise_purge_watermark(answer.purge_watermark);
@@ -429,8 +430,7 @@ impl Membership {
         if received.saturating_sub(since) <= max_validity {
             return None;
         }
-        // The time is restarted. If the recording fails, another attempt follows when it has
-        // passed.
+        // The time starts again, so that another attempt follows if this one fails.
         self.unsettled = Some((timeline, received));
         Some(timeline)
     }

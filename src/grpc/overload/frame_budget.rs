@@ -18,21 +18,21 @@ use tokio::{
     time::Instant,
 };
 
-/// The number of frames that a client may send in a [`PERIOD`] even if it makes no calls. It needs
-/// a few of them for keep-alive.
+/// The number of frames that a client may send in a [`PERIOD`] even if it makes no calls. A client
+/// needs a few frames for keep-alive.
 const FREE_FRAMES: u64 = 1_000;
 /// The number of additional frames that a client may send for each part of a call. A part is a
 /// HEADERS frame in either direction, or a DATA frame that the server has sent. Clients that
 /// estimate the bandwidth send a PING and two WINDOW_UPDATEs after each answer, and old browsers
 /// send a PRIORITY with each call.
 const FRAMES_A_PART: u64 = 8;
-/// The length from which a DATA frame counts as data. A shorter one from the server allows no
-/// additional frames: otherwise a client that opens its window byte by byte would gain frames with
-/// each byte. A shorter one from the client counts against the budget: otherwise a client could
-/// send any number of empty DATA frames.
+/// The minimum length of a DATA frame that counts as data. A shorter DATA frame from the server
+/// allows no additional frames. Otherwise a client that opens its window byte by byte would gain
+/// frames with each byte. A shorter DATA frame from the client counts against the budget. Otherwise
+/// a client could send any number of empty DATA frames.
 const LEAST_DATA_BYTES: usize = 64;
-/// The least time between two resets of the counts. The first frame beyond [`FREE_FRAMES`] that
-/// arrives later than this resets them. After a reset, the parts of earlier calls allow no
+/// The minimum time between two resets of the counts. When this time has passed, the next frame
+/// beyond [`FREE_FRAMES`] resets the counts. After a reset, the parts of earlier calls allow no
 /// additional frames.
 const PERIOD: Duration = Duration::from_secs(10);
 

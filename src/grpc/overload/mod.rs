@@ -5,7 +5,7 @@
 //! under way and the rate of calls. Next, memory is checked: [`unsent`] counts the bytes of the
 //! answers that clients have not read.
 //!
-//! To refuse a call must cost much less than to serve it. [`refusals`] keeps the last answer, so
+//! Refusing a call must cost much less than serving it. [`refusals`] keeps the last answer, so
 //! that a reason that repeats is encoded only once. [`spawner`] runs the answers that are ready
 //! immediately in the task that reads the connection. [`connection_driver`] then polls the
 //! connection again, which sends all these answers by one write. Each poll reads a limited number

@@ -13,9 +13,9 @@ use tonic::{Status, body::Body};
 use super::request_body::discard;
 use crate::callers::Refusal;
 
-/// Makes the answers to refused calls, and keeps the last one. A caller that calls too often is
-/// refused for the same reason again and again, and to encode the reason takes longer than to find
-/// the reason.
+/// Makes the answers to refused calls, and keeps the last answer. A caller that calls too often is
+/// refused for the same reason again and again, and encoding the reason takes longer than finding
+/// it.
 #[derive(Debug, Default)]
 pub struct RefusalCache(Mutex<Option<(Refusal, HeaderMap)>>);
 
@@ -39,7 +39,7 @@ impl RefusalCache {
 
 /// The longest time to wait for the request message of a refused call before the answer is sent.
 const REST_TIMEOUT: Duration = Duration::from_millis(5);
-/// The most bytes of the request message that are read before the answer is sent.
+/// The maximum number of bytes of the request message that are read before the answer is sent.
 const MOST_BYTES: usize = 64 * 1024;
 
 /// Reads the rest of the request message of a refused call, unless the message is long or arrives
