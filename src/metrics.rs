@@ -1,6 +1,6 @@
-//! The metrics for operators in the text of OpenMetrics 1.0, with their names, units and meanings.
-//! The parts of the process count events themselves; other values are read from them at each
-//! scrape.
+//! Writes the metrics for operators in the text format of OpenMetrics 1.0, and defines their names,
+//! units and meanings. The parts of the process count their events themselves. All other values are
+//! read from these parts at each scrape.
 
 mod plain_text;
 
@@ -43,7 +43,7 @@ impl Format {
     }
 }
 
-/// The prefix of each name.
+/// The prefix of the name of each metric.
 const PREFIX: &str = "countersign";
 
 /// The parts of the process whose metrics are written.
@@ -63,12 +63,12 @@ pub struct Observed {
     pub outcomes: Arc<Outcomes>,
 }
 
-/// The counts of connections of both servers.
+/// The counts of the connections of both servers.
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
-    /// Connections for gRPC.
+    /// The counts of the gRPC server.
     pub grpc: Arc<Counts>,
-    /// Connections for HTTP.
+    /// The counts of the HTTP server.
     pub http: Arc<Counts>,
 }
 
@@ -121,7 +121,7 @@ fn encode_lease(page: &mut Page<'_>, standing: &Standing, counts: &counts::Count
         "1 while there is a lease, so that tokens can be validated here; else 0.",
         u32::from(standing.lease.is_some()),
     )?;
-    // Without other replicas the lease does not end.
+    // The lease of a replica that is alone does not end, and has no remaining time to show.
     let remaining = standing.lease.unwrap_or_default();
     if remaining != Duration::MAX {
         page.seconds("lease_remaining", "Time until the lease ends.", remaining)?;
@@ -181,12 +181,12 @@ fn encode_register(
     )?;
     page.encode(
         "replicas_removed",
-        "Replicas that had gone without leaving, removed by this one.",
+        "Replicas that had stopped without leaving and were removed by this replica.",
         &counts.removals,
     )?;
     page.encode(
         "rejoins",
-        "Times that this replica had been removed as gone and joined again.",
+        "Times that this replica joined again because it had been removed.",
         &counts.rejoins,
     )
 }
@@ -199,12 +199,11 @@ fn encode_acknowledgements(
     let unacknowledged = count(standing.unacknowledged);
     page.number(
         "unacknowledged_revocations",
-        "Revocations that wait until all replicas know them.",
+        "Revocations that wait until no replica accepts the revoked tokens.",
         unacknowledged,
     )?;
     let outcomes = &counts.acknowledgements;
-    let help =
-        "Time from the commit of a revocation until no replica accepts any more what it stops.";
+    let help = "Time from the commit of a revocation until no replica accepts the revoked tokens.";
     page.by_outcome(
         "acknowledgement_duration",
         help,
@@ -337,7 +336,7 @@ impl Collector for AuditCollector {
             "Records of the audit that are not in its table yet.",
             count(self.0.waiting()),
         )?;
-        let help = "Records of the audit that its table will never have. They are in the log.";
+        let help = "Records of the audit that are only in the log and will not be in its table.";
         page.encode("audit_records_dropped", help, self.0.dropped())?;
         let help =
             "Records of denied callers that were left out of the log, because there were too many.";
@@ -352,13 +351,13 @@ struct GatewaysCollector(Arc<Outcomes>);
 impl Collector for GatewaysCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help =
-            "Requests that were judged for gateways, and tokens for callers that speak OAuth.";
+            "Requests checked for gateways, and tokens introspected by callers that speak OAuth.";
         let mut family =
             encoder.encode_descriptor("gateway_checks", help, None, MetricType::Counter)?;
         self.0.iter().try_for_each(|(kind, outcome, counter)| {
             counter.encode(family.encode_family(&[("kind", kind), ("outcome", outcome)])?)
         })?;
-        let help = "Of the requests judged for gateways, those whose cookies for the token differ.";
+        let help = "Requests checked for gateways whose cookies for the token differed.";
         let mut family = encoder.encode_descriptor(
             "gateway_conflicting_cookies",
             help,
@@ -405,7 +404,7 @@ impl Page<'_> {
         self.by("outcome", name, help, unit, metrics)
     }
 
-    /// Writes a metric of several kinds, which a label distinguishes.
+    /// Writes a metric that has one value for each kind. The label names the kind.
     fn by<M: EncodeMetric>(
         &mut self,
         label: &str,
@@ -422,7 +421,7 @@ impl Page<'_> {
     }
 }
 
-/// Converts a count to the number of a gauge. A larger one becomes the largest possible.
+/// Converts a count to the type of a gauge. A count that is too large becomes the largest value.
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Maps the path of a call to the access that it needs.
+//! Maps the path of a call to the access that the call needs.
 
 use crate::domain::permission::{Operation, TABLE};
 
@@ -7,8 +7,8 @@ use crate::domain::permission::{Operation, TABLE};
 pub enum Access {
     /// No credentials are needed: health, and the public keys.
     Open,
-    /// Any known caller: reflection, and also calls that do not exist, so that a stranger cannot
-    /// find out which ones do.
+    /// Any known caller may make the call. This is the access of reflection, and also of calls that
+    /// do not exist, so that an unknown caller cannot find out which calls exist.
     Known,
     /// A caller with the permission for this operation.
     Allowed(Operation),
@@ -16,7 +16,7 @@ pub enum Access {
 
 /// The path of BatchValidate, whose requests may be larger.
 pub const BATCH_VALIDATE: &str = "/countersign.v1.SessionService/BatchValidate";
-/// The path of the call that Envoy, and other proxies that speak its protocol, make.
+/// The path of the call that is made by Envoy, and by other proxies that speak Envoy's protocol.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// The calls that are open to everybody.
@@ -41,8 +41,9 @@ const fn path_of(operation: Operation) -> Option<&'static str> {
         Operation::RotateKey => "/countersign.v1.KeyService/RotateKey",
         Operation::RevokeKey => "/countersign.v1.KeyService/RevokeKey",
         Operation::Check => CHECK,
-        // The first two are HTTP requests. The third arrives as a Revoke; its use case checks the
-        // permission, because only it knows that the target is a tenant.
+        // `ForwardAuth` and `Introspect` are HTTP requests. `RevokeTenant` arrives as a call of
+        // Revoke. Its permission is checked by the use case, because only the use case knows that
+        // the target is a tenant.
         Operation::ForwardAuth | Operation::Introspect | Operation::RevokeTenant => return None,
     })
 }
@@ -87,7 +88,7 @@ mod tests {
         );
         let paths = TABLE.iter().filter_map(|(operation, _)| path_of(*operation));
         let of_ours = paths.filter(|path| *path != CHECK).count();
-        assert_eq!(seen.len(), of_ours + 1, "each path is one of a method, and GetJwks is open");
+        assert_eq!(seen.len(), of_ours + 1, "each path of an operation is the path of a method");
         for path in [
             "",
             "/",
