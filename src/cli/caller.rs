@@ -17,10 +17,10 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub enum CallerCommand {
-    /// Make an API key, and print it and the lines for the configuration file.
+    /// Make an API key. Print the key, and the section for the configuration file.
     ///
-    /// Nothing is stored: the service knows the key by the hash in those lines, and loads them
-    /// within some seconds after they are in the file.
+    /// The command stores nothing. The service knows the key by the hash in that section, and loads
+    /// the section a few seconds after it has been added to the file.
     New(New),
 }
 

@@ -10,11 +10,11 @@ use crate::app;
 
 #[derive(Debug, Subcommand)]
 pub enum DatabaseCommand {
-    /// Check the whole of an SQLite database for damage, also while a service uses it.
+    /// Check a whole SQLite database for damage. A service may be using the database.
     ///
-    /// `serve` does this by itself after it was killed, and otherwise checks only the header and
-    /// the schema. The check takes several seconds per gigabyte. If the database is damaged, the
-    /// exit code is 2.
+    /// `serve` does this itself when it starts after it was killed. After an orderly stop it checks
+    /// only the header and the schema. The check takes several seconds per gigabyte. If the
+    /// database is damaged, the exit code is 2.
     Check(Check),
 }
 
