@@ -28,7 +28,8 @@ pub enum NotGenerated {
     Seal(#[from] SealError),
 }
 
-/// Generates a new pending key. RSA takes long, so this must not block an async thread.
+/// Generates a new pending key. An RSA key takes long, so a service that answers calls must not do
+/// this on a thread of the async runtime.
 pub fn generate(
     master: &MasterKey,
     rng: &dyn Rng,

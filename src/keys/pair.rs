@@ -98,8 +98,8 @@ pub enum NotImported {
 const TRIAL: &[u8] = b"countersign";
 
 impl SigningPair {
-    /// Generates a pair, and returns it with its private key in PKCS #8. RSA takes long, so this
-    /// must not block an async thread.
+    /// Generates a pair, and returns it with its private key in PKCS #8. An RSA key takes long, so
+    /// a service that answers calls must not do this on a thread of the async runtime.
     pub fn generate(algorithm: KeyAlgorithm, rng: &dyn Rng) -> Result<(Self, Secret), PairError> {
         let refused = |_| PairError::Refused(algorithm);
         let pair = match algorithm {
@@ -139,8 +139,8 @@ impl SigningPair {
     /// Reads a key that was made elsewhere, and refuses a weak one.
     pub fn from_pem(pem: &[u8]) -> Result<(Self, Secret), NotImported> {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| NotImported::NoPem)?;
-        // The check of RSA keys comes first, because the library refuses some weak keys without a
-        // reason, and accepts others.
+        // RSA keys are checked first, because the library accepts some weak keys, and refuses
+        // others without a reason.
         if let Some(public) = RsaPublic::of_private(&key) {
             public.check()?;
         }
@@ -148,7 +148,8 @@ impl SigningPair {
             PrivateKeyDer::Pkcs8(key) => {
                 let key = key.secret_pkcs8_der();
                 let all = KeyAlgorithm::SIGNING.into_iter();
-                // Some tools write the public key too (RFC 5958, version 2).
+                // The file may also contain the public key, which some tools write (RFC 5958,
+                // version 2).
                 all.filter_map(|algorithm| Self::read(algorithm, key)).next()
             }
             PrivateKeyDer::Sec1(key) => EcdsaKeyPair::from_private_key_der(
@@ -324,7 +325,7 @@ impl RsaPublic {
         })
     }
 
-    /// Returns the exponent; `None` if it is longer than 64 bits.
+    /// Returns the exponent, or `None` if it is longer than 64 bits.
     fn exponent(&self) -> Option<u64> {
         (self.exponent.len() <= 8)
             .then(|| self.exponent.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
@@ -344,7 +345,7 @@ impl RsaPublic {
                 return Err(NotImported::RsaExponent(long));
             }
         }
-        // The modulus is a product of two odd primes.
+        // The modulus is a product of two odd primes, so it is odd.
         is_odd(&self.modulus).then_some(()).ok_or(NotImported::Damaged)
     }
 }
@@ -435,16 +436,16 @@ mod tests {
         }
     }
 
-    /// Returns the beginning of a file with an RSA key of these numbers. They are checked before
-    /// the rest is read.
+    /// Returns the beginning of a file with an RSA key of these numbers. The numbers are checked
+    /// before the rest is read.
     fn rsa(modulus: &[u8], exponent: &[u8]) -> String {
         let integer = |number: &[u8]| UintRef::new(number).unwrap().to_der().unwrap();
         let numbers = [&[0][..], modulus, exponent, &[1]].map(integer).concat();
         pem("RSA PRIVATE KEY", &AnyRef::new(Tag::Sequence, &numbers).unwrap().to_der().unwrap())
     }
 
-    /// NIST SP 800-56B, section 6.2, asks for an odd exponent of at least 65537; RFC 7518, section
-    /// 3.3, for 2048 bits.
+    /// NIST SP 800-56B, section 6.2, requires an odd exponent of at least 65537. RFC 7518, section
+    /// 3.3, requires at least 2048 bits.
     #[test]
     fn an_rsa_key_with_a_weak_exponent_or_of_a_wrong_size_is_refused_with_the_reason() {
         let refusal = |text: &str| SigningPair::from_pem(text.as_bytes()).unwrap_err();
@@ -489,7 +490,7 @@ mod tests {
         let mut even = modulus;
         even[255] = 0xfe;
         assert!(matches!(refusal(&rsa(&even, &good)), NotImported::Damaged));
-        // Numbers within the bounds that are not a key are refused by the library.
+        // The library refuses numbers that are within the bounds and do not form a key.
         assert!(matches!(refusal(&rsa(&modulus, &good)), NotImported::NotSupported));
     }
 
