@@ -60,7 +60,7 @@ impl Background {
         self.spawn("the writer of the audit", tasks::audit::run(AuditWriter::new(store, queue)));
     }
 
-    /// Starts a task that returns its name when it ends, which no task should do.
+    /// Starts a task, which should never end. If it does, [`Self::stopped`] returns its name.
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(async move {
             task.await;

@@ -12,9 +12,9 @@ use crate::app;
 pub enum DatabaseCommand {
     /// Check a whole SQLite database for damage. A service may be using the database.
     ///
-    /// `serve` does this itself when it starts after it was killed. After an orderly stop it checks
-    /// only the header and the schema. The check takes several seconds per gigabyte. If the
-    /// database is damaged, the exit code is 2.
+    /// If `serve` was killed, it checks every page itself when it starts again, but not the
+    /// indexes. After an orderly stop it checks only the header and the schema. The check takes
+    /// several seconds per gigabyte. If the database is damaged, the exit code is 2.
     Check(Check),
 }
 
