@@ -1,5 +1,5 @@
 //! Reads from a log of the service which sessions were ended and which keys were revoked, so that a
-//! restore can do it again.
+//! restore can revoke them again.
 
 use std::{
     fs::File,
@@ -84,7 +84,7 @@ pub struct LoggedRevocation {
     pub end: LoggedEnd,
     /// The reason in the record.
     pub reason: EndReason,
-    /// The note that came with it.
+    /// The note in the record.
     pub note: Note,
 }
 
@@ -99,13 +99,14 @@ pub struct LoggedSession {
     pub subject: Subject,
 }
 
-/// The end of the note of a restore that ended all sessions ([`AuditAction::DatabaseRestored`]).
+/// The text that ends the note in the record ([`AuditAction::DatabaseRestored`]) of a restore that
+/// ended all sessions.
 pub const ENDED_ALL: &str = "sessions ended since the backup: all sessions were ended";
 
 /// The content of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RevocationLog {
-    /// The number of records of the audit in it.
+    /// The number of records of the audit in the log.
     pub records: usize,
     /// The revocations among them, in their order.
     pub revocations: Vec<LoggedRevocation>,
@@ -114,7 +115,7 @@ pub struct RevocationLog {
 }
 
 /// The fields of a record that matter here. Other lines of the log may have fields of these names
-/// with other types, so a line is deserialized only if its target is that of the audit.
+/// with other types, so a line is deserialized only if its target is the audit's.
 #[derive(Deserialize)]
 struct Line {
     id: String,

@@ -16,7 +16,7 @@ use crate::{
     tasks,
 };
 
-/// The running tasks. They end when this is dropped.
+/// The running tasks. They end when this value is dropped.
 pub struct Background(JoinSet<&'static str>);
 
 impl Background {

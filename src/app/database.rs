@@ -58,7 +58,7 @@ pub fn password_file_warning(config: &Config) -> Option<String> {
     Some(format!("setting database.password_file: {path} {exposure}: run `{command} {path}`"))
 }
 
-/// The pause between two attempts to reach a database: the first one, and the longest one.
+/// The first and the longest pause between two attempts to reach a database.
 const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 
 /// Opens the database that the configuration names. Retries for `database.startup_timeout` if it
@@ -129,8 +129,8 @@ pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect
 }
 
 /// Creates the data directory, and refuses one in which other users can replace files. If the
-/// database is to be in another folder, this folder is not created: its absence is probably due to
-/// a typing error.
+/// database is in another folder, that folder must exist: if it is missing, the path is probably
+/// mistyped.
 pub fn make_folders(config: &Config) -> Result<(), AppError> {
     if let DatabaseUrl::Sqlite(database) = &config.database {
         let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());

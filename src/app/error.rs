@@ -63,7 +63,7 @@ pub enum AppError {
         /// The error of the last attempt.
         error: postgres::open_error::OpenError,
     },
-    /// The database failed while starting.
+    /// The database returned an error.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The master key cannot be used.

@@ -89,7 +89,7 @@ impl Port {
     }
 }
 
-/// Both ports. Their servers end when this is dropped.
+/// Both ports. Their servers end when this value is dropped.
 pub struct Ports {
     announcer: Announcer,
     grpc: Port,

@@ -26,7 +26,7 @@ pub enum CallerCommand {
 
 #[derive(Debug, Args)]
 pub struct New {
-    /// The caller's name, for the log: letters, digits, and . _ -
+    /// The caller's name, as the log shows it. It may contain letters, digits, and . _ -
     name: String,
     /// A role of the caller; may be repeated.
     #[arg(long = "role", required = true,

@@ -44,7 +44,7 @@ const API_KEY_VARIABLE: &str = "COUNTERSIGN_API_KEY";
 /// The flags of the subcommands that call a server.
 #[derive(Debug, Args)]
 pub struct Server {
-    /// The server to call; https:// if it has a certificate.
+    /// URL of the server to call. It begins with https:// if the server has a certificate.
     #[arg(
         long,
         value_name = "URL",

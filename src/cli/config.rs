@@ -21,7 +21,7 @@ pub enum ConfigCommand {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Print all settings in force as TOML, ready to be saved as a file.
+    /// Print all settings in force as TOML, which can be saved as a configuration file.
     Print {
         #[command(flatten)]
         settings: Settings,

@@ -12,9 +12,10 @@ use crate::app;
 pub enum DatabaseCommand {
     /// Check a whole SQLite database for damage. A service may be using the database.
     ///
-    /// If `serve` was killed, it checks every page itself when it starts again, but not the
-    /// indexes. After an orderly stop it checks only the header and the schema. The check takes
-    /// several seconds per gigabyte. If the database is damaged, the exit code is 2.
+    /// `serve` makes a shorter check when it starts: of every page if it was killed before, and
+    /// otherwise only of the header and the schema. This check also compares indexes with their
+    /// tables, and takes several seconds per gigabyte. If the database is damaged, the exit code is
+    /// 2.
     Check(Check),
 }
 

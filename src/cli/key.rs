@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub enum Key {
-    /// List the keys that tokens are made with.
+    /// List the keys of access tokens and refresh tokens.
     List(List),
     /// Make the pending key the active one, and publish a new pending key.
     ///
@@ -40,8 +40,8 @@ pub enum Key {
     ///
     /// First give every replica the new master key as keys.master_key_file and the old one as
     /// keys.additional_master_key_file, and restart the replicas. Then run this command once, with
-    /// the same configuration. If the database is SQLite, stop the service before. After that the
-    /// old master key can be removed. If the command is interrupted, run it again.
+    /// the same configuration. If the database is SQLite, stop the service before you run it.
+    /// Afterwards the old master key can be removed. If the command is interrupted, run it again.
     Reseal(Reseal),
 }
 

@@ -54,7 +54,7 @@ enum Command {
     /// Validate, refresh and decode tokens.
     #[command(subcommand)]
     Token(token::Token),
-    /// List, rotate, revoke and import the keys that tokens are made with.
+    /// List, rotate, revoke and import the keys of access tokens and refresh tokens.
     #[command(subcommand)]
     Key(key::Key),
     /// Make credentials for the programs that call the service.
@@ -71,7 +71,7 @@ enum Command {
     /// file appears under its name. The copy does not contain the master key. If the database is
     /// PostgreSQL, the command only says which programs to use instead.
     Backup(backup::Backup),
-    /// Put a backup in the place of the database, while no service runs.
+    /// Replace the database with a backup, while no service runs.
     ///
     /// Checks the backup, checks that the master key opens the keys in it, and moves the previous
     /// data aside. The backup lacks all revocations that were made after it. Therefore access

@@ -55,9 +55,9 @@ fn bind(setting: &str, Listen { address }: Listen, backlog: u32) -> Result<TcpLi
 }
 
 /// Listens with a queue for `backlog` connections that wait to be accepted. The operating system
-/// may limit the queue to fewer (`net.core.somaxconn`). The libraries queue 128 by default. In a
-/// larger burst, the remaining clients would wait for a second or longer, until their systems
-/// retry.
+/// may limit the queue to fewer (`net.core.somaxconn`). The default of the libraries is 128
+/// connections. In a larger burst, the other clients would wait for a second or longer, until their
+/// systems retry.
 fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restarted process must be able to listen while connections of the previous process are

@@ -33,7 +33,7 @@ pub struct Create {
     /// The subject's tenant; without it, the default tenant.
     #[arg(long, default_value = "", hide_default_value = true)]
     tenant: String,
-    /// OAuth client.
+    /// Identifier of the OAuth client.
     #[arg(long, default_value = "", hide_default_value = true)]
     client_id: String,
     /// Audience of the access tokens, such as a resource server; may be repeated.
@@ -54,10 +54,10 @@ pub struct Create {
     /// Name of a policy in the server's configuration.
     #[arg(long, default_value = "", hide_default_value = true)]
     policy: String,
-    /// Shorter lifetime for access tokens, like 2m.
+    /// Lifetime of access tokens, if it is to be shorter than in the policy, like 2m.
     #[arg(long, value_parser = super::parse_span)]
     access_token_ttl: Option<Duration>,
-    /// Shorter lifetime for the session, like 8h.
+    /// Lifetime of the session, if it is to be shorter than in the policy, like 8h.
     #[arg(long, value_parser = super::parse_span)]
     max_lifetime: Option<Duration>,
     /// Idempotency key. A repetition of the command with the same key creates no second session. A

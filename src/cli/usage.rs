@@ -22,7 +22,7 @@ pub fn wants_json() -> bool {
         .any(|argument| argument == OsStr::new("--json"))
 }
 
-/// Prints help where it was asked for, and otherwise the error. Returns the exit code.
+/// Prints help if the user asked for it, and otherwise the error. Returns the exit code.
 pub fn report(error: &Error) -> ExitCode {
     let is_help = matches!(
         error.kind(),
@@ -122,7 +122,7 @@ fn option(text: String) -> String {
 }
 
 /// Returns `countersign` and the valid subcommands that follow it on the command line. The error
-/// suggests to run this with `--help`.
+/// suggests running this command with `--help`.
 fn command_path(arguments: impl Iterator<Item = OsString>) -> String {
     let mut path = vec!["countersign".to_owned()];
     let mut command = Cli::command();

@@ -1,5 +1,5 @@
-//! Configuration errors. Each is one line that names the setting, says where it was set, and how to
-//! correct it.
+//! Configuration errors. Each error is one line that says which setting is wrong, where it was set,
+//! and how to correct it.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -18,7 +18,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The error of the read.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A setting is unknown or wrong.

@@ -187,8 +187,8 @@ impl RawKeys {
             })
     }
 
-    /// Checks that a key is published so early that every verifier and every replica knows it
-    /// before it signs.
+    /// Checks that a key is published so early that every verifier and every replica knows the key
+    /// before it is used.
     fn check_publication(&self, spreads_within: Duration) -> Result<(), ConfigError> {
         let needed = self.jwks_max_age.saturating_add(spreads_within);
         if self.publish_ahead < needed {
@@ -234,7 +234,7 @@ impl RawKeys {
         })
     }
 
-    /// Finds the sources of the master key and of the additional one, if there is one.
+    /// Finds the source of the master key, and of the additional master key if there is one.
     fn master_keys(
         &self,
         environment: Environment,

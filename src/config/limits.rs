@@ -21,15 +21,15 @@ pub struct Limits {
     pub listen_backlog: u32,
     /// The most concurrent calls on a connection.
     pub max_streams_per_connection: u32,
-    /// The most bytes of a request.
+    /// The largest size of a request, in bytes.
     pub max_request_bytes: usize,
-    /// The most bytes of a request to BatchValidate, or to a gateway's Check.
+    /// The largest size of a request to BatchValidate, or to a gateway's Check, in bytes.
     pub max_batch_bytes: usize,
-    /// The most bytes of a response.
+    /// The largest size of a response, in bytes.
     pub max_answer_bytes: usize,
-    /// The most bytes of all responses that wait until their clients read them.
+    /// The largest total size of the responses that clients have not read yet, in bytes.
     pub max_unsent_bytes: usize,
-    /// The most bytes of a call's metadata.
+    /// The largest size of a call's metadata, in bytes.
     pub max_metadata_bytes: u32,
     /// The most concurrent calls.
     pub max_calls: usize,

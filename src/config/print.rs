@@ -69,8 +69,8 @@ fn absolute(name: &str, value: &Value, folder: &Path) -> Value {
     resolved.map_or_else(|| value.clone(), Value::String)
 }
 
-/// Returns a value in one line. A JSON string is also a TOML string, unless it contains the
-/// character DEL.
+/// Returns a value in one line, as JSON. A JSON string is also a TOML string if the character DEL
+/// is escaped.
 fn literal(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_default().replace('\u{7f}', "\\u007f")
 }

@@ -12,7 +12,7 @@ pub const GRPC_ADDRESS: &str = "127.0.0.1:50051";
 /// The default address of the HTTP port.
 pub const HTTP_ADDRESS: &str = "127.0.0.1:8080";
 
-/// The address of a port, which has been checked to be protected.
+/// The address of a port that is protected, or whose risk the operator accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// The address.

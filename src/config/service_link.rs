@@ -15,7 +15,7 @@ enum Value {
     Number,
     /// A URL like `tcp://10.0.0.5:8080`: `_PORT_8080_TCP`.
     Url,
-    /// Such a URL under a name that a setting may have too: `_PORT`.
+    /// A URL like that of `Url`, in a variable whose name may also be that of a setting: `_PORT`.
     PlainPort,
     /// The name of a transport: `_PORT_53_UDP_PROTO`.
     Transport,
@@ -47,7 +47,8 @@ pub fn is_link(name: &str, value: Option<&str>) -> bool {
 /// a variable of this name.
 fn form(name: &str) -> Option<Value> {
     // The part of the service's name that follows the prefix stands in front of the endings below.
-    // That part is empty if the service is named `countersign`.
+    // That part is empty if the service is named `countersign`, so the underscore is added for the
+    // endings to match.
     let name = format!("_{name}");
     if name.ends_with("_service_host") {
         return Some(Value::Address);

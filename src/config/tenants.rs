@@ -1,4 +1,4 @@
-//! `[tenants.NAME]`: the rules for single tenants. A tenant without rules of its own needs no
+//! `[tenants.NAME]`: rules for individual tenants. A tenant without rules of its own needs no
 //! entry.
 
 use std::collections::BTreeMap;

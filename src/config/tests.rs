@@ -261,7 +261,7 @@ fn a_section_must_be_a_table_and_an_enum_must_be_a_name() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_needs_protection_or_insecure() {
+fn an_address_that_others_can_reach_needs_protection_or_the_setting_insecure() {
     for setting in ["listen", "http_listen"] {
         let refused = load(&format!("{setting} = '0.0.0.0:50051'")).unwrap_err();
         assert!(
@@ -327,7 +327,7 @@ fn a_flag_takes_precedence_over_the_file() {
 }
 
 #[test]
-fn printed_settings_can_be_loaded_and_print_the_same() {
+fn printed_settings_can_be_loaded_and_are_printed_the_same_again() {
     let text = load("issuer = 'https://a.example'\n[policies.short]\naccess_token_ttl = '1m'")
         .unwrap()
         .to_toml()

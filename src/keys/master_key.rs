@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_open_to_others_or_damaged_is_refused() {
+    fn a_file_that_is_damaged_or_that_others_have_rights_on_is_refused() {
         let folder = folder();
         let path = folder.path().join("master.key");
         create(&path, &SystemRng::default()).unwrap();

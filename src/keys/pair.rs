@@ -98,8 +98,8 @@ pub enum NotImported {
 const TRIAL: &[u8] = b"countersign";
 
 impl SigningPair {
-    /// Generates a pair, and returns it with its private key in PKCS #8. An RSA key takes long, so
-    /// a service that answers calls must not do this on a thread of the async runtime.
+    /// Generates a pair, and returns it with its private key in PKCS #8. Generating an RSA key
+    /// takes long, so a service that answers calls must do it on a thread that may block.
     pub fn generate(algorithm: KeyAlgorithm, rng: &dyn Rng) -> Result<(Self, Secret), PairError> {
         let refused = |_| PairError::Refused(algorithm);
         let pair = match algorithm {
@@ -237,8 +237,8 @@ impl SigningPair {
                 }),
             ),
             Self::P256(pair) => {
-                // The point is not compressed (SEC 1, section 2.3.3): a byte for the form, and the
-                // two coordinates.
+                // The point is not compressed. It consists of a byte that says so and the two
+                // coordinates (SEC 1, section 2.3.3).
                 let (_, point) = pair.public_key().as_ref().split_first()?;
                 let (x, y) = point.split_at_checked(32)?;
                 let parameters = EllipticCurveKeyParameters {
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_pair_is_sound_and_read_back() {
+    fn a_generated_pair_is_sound_and_can_be_read_and_imported() {
         for algorithm in KeyAlgorithm::SIGNING {
             let (pair, secret) = SigningPair::generate(algorithm, &SystemRng::default()).unwrap();
             assert!(pair.is_sound() && pair.algorithm() == algorithm);

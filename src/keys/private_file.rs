@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::domain::file_access::{Access, Exposure, Identity, Rule, secret_hint};
 
-/// The most bytes that are read. No key is longer, and the limit keeps the file at a wrong path
-/// from filling the memory.
+/// The most bytes that are read. No key is longer, and a large file at a wrong path cannot fill the
+/// memory.
 const MAX_BYTES: u64 = 64 << 10;
 
 /// A file with a secret was not read.

@@ -445,8 +445,8 @@ mod tests {
         let opened = KeyRing::open(&masters(), ring(1, &[&refresh, &signing])).unwrap();
         let next = new(KeyAlgorithm::EdDsa);
 
-        // One row has the secret of another key, and the secret in the other row is truncated. The
-        // secret that was known before stays in use.
+        // The row of the signing key has the secret of the next key, and the secret in the row of
+        // the next key is truncated. The signing key that was known before stays in use.
         let swapped = SealedKey { sealed: next.sealed.clone(), ..signing.clone() };
         let truncated = SealedKey { sealed: next.sealed[..30].to_vec(), ..next.clone() };
         let (followed, problems) =

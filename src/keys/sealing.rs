@@ -117,7 +117,8 @@ impl MasterKeys {
         }
     }
 
-    /// Seals a key anew under the current master key; `None` if it is sealed under that already.
+    /// Seals a key anew under the current master key. Returns `None` if the key is already sealed
+    /// under this master key.
     pub fn reseal(&self, rng: &dyn Rng, key: &SealedKey) -> Result<Option<SealedKey>, SealError> {
         if self.current.open(key).is_ok() {
             return Ok(None);
