@@ -14,8 +14,8 @@ pub enum DatabaseCommand {
     ///
     /// `serve` makes a shorter check when it starts: of every page if it was killed before, and
     /// otherwise only of the header and the schema. This check also compares indexes with their
-    /// tables, and takes several seconds per gigabyte. If the database is damaged, the exit code is
-    /// 2.
+    /// tables, and takes several seconds per gigabyte. The exit code is 2 if the database is
+    /// damaged.
     Check(Check),
 }
 

@@ -20,8 +20,8 @@ pub enum Replica {
     /// List the replicas in the register, and how far each has come in the feed of revocations.
     ///
     /// The command reads the database, and connects to no replica. A revocation waits for each live
-    /// replica that has not applied it, but at most for the time under WAIT. A replica whose state
-    /// is gone is about to be removed by the other replicas. A replica that has left (it stopped in
+    /// replica that has not applied it, but at most for the time under WAIT. A replica in the state
+    /// "gone" is about to be removed by the other replicas. A replica that has left (it stopped in
     /// good order) or that was removed stays in the list for a day; UNTIL says when it left or was
     /// removed.
     List(List),
