@@ -13,7 +13,7 @@ pub enum DatabaseCommand {
     /// Check a whole SQLite database for damage. A service may be using the database.
     ///
     /// `serve` makes a shorter check when it starts: of every page if it was killed before, and
-    /// otherwise only of the header and the schema. This check also compares indexes with their
+    /// otherwise only of the header and the schema. This command also compares indexes with their
     /// tables, and takes several seconds per gigabyte. The exit code is 2 if the database is
     /// damaged.
     Check(Check),

@@ -18,8 +18,8 @@ pub struct Restore {
     #[arg(long)]
     accept_older_tokens: bool,
     /// Repeat the revocations in this log of the service, which must be in JSON (`log.format`). If
-    /// LOG is - it is read from standard input. Give the logs of all replicas, each with an option
-    /// of its own.
+    /// LOG is -, standard input is read. Give the logs of all replicas, each with an option of its
+    /// own.
     #[arg(long, value_name = "LOG", conflicts_with = "end_all")]
     revocations_from: Vec<PathBuf>,
     /// End all sessions: everybody has to sign in again.
