@@ -16,7 +16,7 @@ use crate::{
     tasks,
 };
 
-/// The running tasks. They end when this is dropped.
+/// The running tasks. They end when this value is dropped.
 pub struct Background(JoinSet<&'static str>);
 
 impl Background {
@@ -60,7 +60,7 @@ impl Background {
         self.spawn("the writer of the audit", tasks::audit::run(AuditWriter::new(store, queue)));
     }
 
-    /// Starts a task that returns its name when it ends, which no task should do.
+    /// Starts a task, which should never end. If it does, [`Self::stopped`] returns its name.
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(async move {
             task.await;
