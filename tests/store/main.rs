@@ -1,8 +1,8 @@
 //! Tests of the contract of [`countersign::store::Store`] on every engine.
 //!
-//! Each rule is one function over `&dyn Store`. The list below makes a test of it for each engine,
-//! with a database of its own. A function that is not on the list is dead code, so `-D warnings`
-//! finds one that was forgotten.
+//! Each rule is one function over `&dyn Store`. The list below turns each function into one test
+//! per engine, and each test has its own database. A function that is missing from the list is dead
+//! code, so `-D warnings` reports it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod audit;
@@ -24,10 +24,14 @@ mod support;
 mod sweeping;
 mod tenants;
 
-/// Makes a test of each rule on one engine. The rules of the second list also get the database,
-/// because they look at tables that the contract gives no way to read.
+/// Makes a test of each rule on one engine. The rules after the semicolon also get the database,
+/// because they read or change tables in ways that the contract does not offer.
 macro_rules! tests {
-    ($engine:ident: $($area:ident { $($rule:ident,)* })*; $($table:ident { $($of_table:ident,)* })*) => {
+    (
+        $engine:ident:
+        $($area:ident { $($rule:ident,)* })*;
+        $($table:ident { $($of_table:ident,)* })*
+    ) => {
         mod $engine {
             $($(
                 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +51,7 @@ macro_rules! tests {
     };
 }
 
-/// The whole contract.
+/// Makes a test of every rule of the contract on one engine.
 macro_rules! conformance {
     ($engine:ident) => {
         tests! {
@@ -67,14 +71,14 @@ macro_rules! conformance {
                 a_duplicate_session_id_is_an_error_and_does_not_affect_concurrent_creations,
             }
             quota {
-                a_session_over_the_limit_is_refused_and_none_is_evicted,
+                a_session_over_the_limit_is_refused_without_an_eviction,
                 a_session_over_the_limit_evicts_the_oldest_session,
-                a_lowered_limit_evicts_as_many_as_are_too_many,
+                under_a_lowered_limit_a_creation_evicts_every_session_over_the_limit,
                 ended_and_expired_sessions_do_not_count,
                 sessions_of_others_do_not_count,
                 a_limit_of_zero_means_no_limit,
-                a_limit_lowered_far_is_reached_step_by_step,
-                a_limit_too_great_to_read_all_sessions_holds_too,
+                a_limit_that_was_lowered_far_is_reached_over_several_creations,
+                a_limit_holds_even_if_it_is_too_large_to_read_all_sessions,
                 concurrent_creations_of_one_subject_evict_all_sessions_over_the_limit,
                 a_repeated_request_evicts_nobody_and_is_not_refused,
             }
@@ -86,36 +90,36 @@ macro_rules! conformance {
             }
             refreshing {
                 a_rotation_writes_what_the_domain_decides_and_nothing_else,
-                a_device_is_updated_when_given_and_kept_when_not,
+                a_refresh_updates_the_device_if_one_is_given_and_keeps_it_otherwise,
                 a_replay_changes_nothing,
-                a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_rotation,
+                replays_until_used_remain_possible_after_the_grace_until_the_next_rotation,
                 a_reuse_ends_the_session_and_stops_its_tokens,
                 a_refused_attempt_changes_nothing,
                 an_unknown_session_is_refused,
-                a_kept_access_token_gets_no_entry,
-                a_revoked_access_token_is_stopped_for_as_long_as_it_lives,
+                a_refresh_that_keeps_the_previous_access_token_adds_no_entry,
+                an_access_token_that_a_refresh_revokes_is_stopped_until_it_expires,
             }
             revoking {
                 a_revoked_session_ends_and_its_tokens_are_stopped,
-                an_ended_session_is_left_as_it_ended,
-                an_expired_session_is_not_ended,
+                a_second_revocation_does_not_change_an_ended_session,
+                an_expired_session_is_not_changed_by_a_revocation,
                 an_unknown_session_is_not_found,
-                all_sessions_of_a_subject_end_but_one,
-                a_subject_revoked_twice_ends_nothing_more_and_has_one_entry,
-                a_subject_without_sessions_is_revoked_all_the_same,
+                all_sessions_of_a_subject_end_except_the_spared_one,
+                a_subject_revoked_twice_has_one_entry_and_no_more_sessions_end,
+                a_subject_without_sessions_can_be_revoked,
                 a_later_revocation_of_a_subject_cannot_spare_a_session_that_was_already_revoked,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_subject,
                 expired_sessions_of_a_subject_are_not_counted,
-                a_revoked_token_leaves_its_session_alone,
-                a_token_revoked_twice_has_one_entry_with_a_new_seq,
-                a_token_of_a_session_that_is_over_or_unknown_adds_no_entry,
-                without_room_nothing_is_done_that_would_add_an_entry,
-                an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_live,
+                the_revocation_of_one_token_does_not_change_its_session,
+                a_token_revoked_twice_has_one_entry_at_a_new_feed_position,
+                the_revocation_of_a_token_adds_no_entry_if_its_session_is_over_or_unknown,
+                a_revocation_that_would_add_an_entry_to_a_full_blacklist_does_nothing,
+                an_authentic_token_is_stopped_even_if_its_session_is_unknown_or_seems_expired,
             }
             tenants {
                 a_revoked_tenant_has_one_entry_and_its_sessions_are_counted,
                 the_default_tenant_is_a_tenant_like_others,
-                a_tenant_revoked_twice_has_one_entry_with_a_new_seq,
+                a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position,
                 a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since,
                 few_of_many_concurrent_revocations_of_a_tenant_change_something,
                 sessions_that_are_over_are_not_counted,
@@ -131,8 +135,8 @@ macro_rules! conformance {
                 all_sessions_end_in_batches_up_to_an_instant,
             }
             feed {
-                entries_come_in_the_order_of_their_seq_page_by_page,
-                a_follower_sees_every_entry_once_while_others_revoke,
+                the_feed_returns_entries_page_by_page_in_the_order_of_their_sequence_numbers,
+                a_reader_that_hints_wake_sees_every_entry_once_during_concurrent_revocations,
                 every_kind_of_new_entry_changes_the_hint,
             }
             concurrency {
@@ -149,18 +153,18 @@ macro_rules! conformance {
             }
             sweeping {
                 only_expired_entries_are_deleted,
-                entries_are_deleted_at_most_the_limit_at_a_time,
+                one_call_deletes_no_more_entries_than_the_limit,
                 the_latest_expiry_that_was_ever_deleted_is_recorded,
-                a_tenant_stays_until_its_sessions_have_ended,
-                a_tenant_stays_for_a_session_of_its_last_millisecond,
-                a_tenant_stays_for_a_session_created_with_a_clock_ahead,
-                a_tenant_does_not_stay_for_sessions_created_since,
-                a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind,
-                a_tenant_that_stays_does_not_use_up_the_limit,
-                a_seq_is_not_used_again_after_the_newest_entries_are_gone,
-                sessions_are_deleted_by_when_they_were_over,
-                a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went_back,
-                sessions_are_deleted_at_most_the_limit_at_a_time,
+                the_entry_of_a_tenant_is_kept_until_its_sessions_have_ended,
+                the_entry_of_a_tenant_is_kept_for_a_session_of_its_last_millisecond,
+                the_entry_of_a_tenant_is_kept_for_a_session_created_with_a_clock_ahead,
+                the_entry_of_a_tenant_is_not_kept_for_sessions_created_since,
+                the_entry_of_a_tenant_is_not_kept_for_a_later_session_created_with_a_clock_behind,
+                an_entry_that_must_be_kept_does_not_count_towards_the_limit_of_a_sweep,
+                sequence_numbers_are_not_reused_after_the_newest_entries_are_deleted,
+                sessions_are_deleted_by_the_time_at_which_they_ended_or_expired,
+                a_session_whose_expiry_was_recorded_stays_expired_after_the_clock_goes_back,
+                one_call_deletes_no_more_sessions_than_the_limit,
             }
             listing {
                 the_newest_session_is_listed_first,
@@ -192,7 +196,7 @@ macro_rules! conformance {
                 the_queries_in_the_documentation_can_be_run,
             }
             sweeping {
-                an_entry_that_covers_a_live_session_is_not_finished,
+                an_entry_is_kept_while_it_covers_a_live_session,
             }
         }
     };

@@ -75,7 +75,7 @@ pub async fn the_default_tenant_is_a_tenant_like_others(store: &dyn Store) {
     assert_unchanged(store, &[theirs, ours.end(ended(after(3)))]).await;
 }
 
-pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Store) {
+pub async fn a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position(store: &dyn Store) {
     create(store, of_acme(1)).await;
     let first = revoke_tenant(store, &acme(), after(2)).await;
     let second = revoke_tenant(store, &acme(), after(3)).await;
@@ -143,7 +143,10 @@ pub async fn few_of_many_concurrent_revocations_of_a_tenant_change_something(sto
     let changes: Vec<_> = outcomes.iter().filter(|outcome| outcome.changed).collect();
     // Each revocation that began before the first one committed may find no entry yet.
     assert!((1..=8).contains(&changes.len()), "{changes:?}");
-    assert!(outcomes.iter().all(|outcome| outcome.wrote && outcome.sessions == if outcome.changed { 5 } else { 0 }));
+    for outcome in &outcomes {
+        assert!(outcome.wrote, "{outcome:?}");
+        assert_eq!(outcome.sessions, if outcome.changed { 5 } else { 0 }, "{outcome:?}");
+    }
 }
 
 pub async fn sessions_that_are_over_are_not_counted(store: &dyn Store) {
