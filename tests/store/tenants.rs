@@ -37,7 +37,7 @@ async fn up_to(store: &dyn Store) -> Timestamp {
     match &entries[..] {
         [entry] => match &entry.revoked {
             Revoked::Tenant { up_to, .. } => *up_to,
-            other => panic!("a tenant's, not {other:?}"),
+            other => panic!("expected a revocation of a tenant, not {other:?}"),
         },
         other => panic!("one entry, not {other:?}"),
     }
@@ -63,7 +63,7 @@ pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: 
     assert_unchanged(store, &there).await;
 }
 
-pub async fn the_default_tenant_is_a_tenant_like_others(store: &dyn Store) {
+pub async fn the_default_tenant_can_be_revoked_like_any_other_tenant(store: &dyn Store) {
     let theirs = create(store, of_acme(1)).await;
     let ours = create(store, session(2)).await;
     let outcome = revoke_tenant(store, &Tenant::default(), after(3)).await;
@@ -81,7 +81,7 @@ pub async fn a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position(store: 
     let second = revoke_tenant(store, &acme(), after(3)).await;
     assert!(
         second.position.seq > first.position.seq,
-        "a reader that waits for it must see it come: {first:?} {second:?}"
+        "a replica that waits for the second entry must see it in the feed: {first:?} {second:?}"
     );
     assert!(up_to(store).await >= after(3));
     assert_eq!(entries(store).await[0].seq, second.position.seq);
@@ -97,7 +97,7 @@ pub async fn a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position(store: 
 }
 
 /// The outcome does not depend on whether the job has ended the sessions by then.
-pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since(
+pub async fn a_repeated_revocation_of_a_tenant_reports_a_change_only_if_sessions_were_created_since(
     store: &dyn Store,
 ) {
     create_all(store, [of_acme(1), of_acme(2)]).await;
@@ -133,8 +133,10 @@ pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_si
     assert_eq!(revoke(15).await, (false, 0));
 }
 
-/// The revocations may be in one transaction or in several.
-pub async fn few_of_many_concurrent_revocations_of_a_tenant_change_something(store: &dyn Store) {
+/// The engine may put the revocations into one transaction or into several.
+pub async fn only_a_few_of_many_concurrent_revocations_of_a_tenant_report_a_change(
+    store: &dyn Store,
+) {
     create_all(store, (1..=5).map(of_acme)).await;
     let outcomes =
         join_all((0..64).map(|n| revoke(store, RevocationTarget::Tenant(acme()), after(10 + n))))
@@ -149,7 +151,7 @@ pub async fn few_of_many_concurrent_revocations_of_a_tenant_change_something(sto
     }
 }
 
-pub async fn sessions_that_are_over_are_not_counted(store: &dyn Store) {
+pub async fn ended_and_expired_sessions_of_a_revoked_tenant_are_not_counted(store: &dyn Store) {
     let over =
         create_all(store, [of_acme(1), Session { idle_expires_at: after(10), ..of_acme(2) }]).await;
     create(store, of_acme(3)).await;
@@ -157,7 +159,9 @@ pub async fn sessions_that_are_over_are_not_counted(store: &dyn Store) {
     assert_eq!(revoke_tenant(store, &acme(), after(10)).await.sessions, 1);
 }
 
-pub async fn sessions_created_with_a_clock_ahead_are_covered(store: &dyn Store) {
+pub async fn a_revocation_of_a_tenant_covers_sessions_created_with_a_clock_ahead(
+    store: &dyn Store,
+) {
     let ahead = create(store, of_acme(100)).await;
     let further_elsewhere = create(store, session(200)).await;
     revoke_tenant(store, &acme(), after(10)).await;
@@ -170,7 +174,7 @@ pub async fn sessions_created_with_a_clock_ahead_are_covered(store: &dyn Store) 
     assert!(read(store, &ahead).await.ended.is_some());
 }
 
-pub async fn a_clock_set_back_does_not_uncover_what_was_covered(store: &dyn Store) {
+pub async fn a_later_revocation_by_a_clock_behind_covers_no_less_than_the_first(store: &dyn Store) {
     let before = create(store, of_acme(90)).await;
     revoke_tenant(store, &acme(), after(100)).await;
     let covered = up_to(store).await;
@@ -182,7 +186,9 @@ pub async fn a_clock_set_back_does_not_uncover_what_was_covered(store: &dyn Stor
     assert!(up_to(store).await >= covered);
 }
 
-pub async fn revoked_tenants_are_listed_with_how_they_end(store: &dyn Store) {
+pub async fn unfinished_revocations_of_tenants_are_listed_with_how_their_sessions_end(
+    store: &dyn Store,
+) {
     let there = create_all(store, [rich_session(1), session(2), session(3)]).await;
     revoke_session(store, &there[1], after(4)).await;
     revoke_token(store, &there[2], there[2].access_token_id, after(4)).await;
@@ -217,7 +223,7 @@ pub async fn revoked_tenants_are_listed_with_how_they_end(store: &dyn Store) {
     );
 }
 
-pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dyn Store) {
+pub async fn covered_sessions_end_in_batches_and_later_sessions_do_not_end(store: &dyn Store) {
     let at = after(10);
     let with_id = |millis: u64, random| Session {
         id: SessionId::new(at.plus(Duration::from_millis(millis)), [random; 10]),
@@ -287,8 +293,8 @@ pub async fn a_tenant_revocation_does_not_change_sessions_that_had_ended_before(
     assert_unchanged(store, &[expired, revoked]).await;
 }
 
-/// A clock may have been ahead when a session was refreshed. The tokens of that session live
-/// accordingly longer, and so must the entry.
+/// If a replica's clock was ahead when it refreshed a session, the tokens of that session expire
+/// later. The entry must be kept until they have expired.
 pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(store: &dyn Store) {
     let mut sessions = create_all(store, [of_acme(1), of_acme(2)]).await;
     sessions.push(
@@ -310,10 +316,14 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(s
     let kept_until = entries(store).await[0].expires_at;
     let needed =
         sessions.iter().map(|session| BlacklistEntry::expiry_for(session, after(10))).max();
-    assert_eq!(Some(kept_until), needed, "and no longer, however long a replay may last");
+    assert_eq!(
+        Some(kept_until),
+        needed,
+        "the entry is kept no longer, however long a replay may last"
+    );
 }
 
-/// The job goes on with the entry as it read it before the newer revocation.
+/// The job still works with the entry as it was before the newer revocation.
 pub async fn a_late_job_does_not_undo_a_newer_revocation_of_the_tenant(store: &dyn Store) {
     let (idle_expires_at, expires_at) = (after(99_000), after(99_000));
     let policy = SessionPolicy { replay: Replay::UntilUsed, ..of_acme(1).policy };
@@ -353,11 +363,11 @@ pub async fn a_late_job_does_not_undo_a_newer_revocation_of_the_tenant(store: &d
     revoke_tenant(store, &acme(), after(12)).await;
     assert!(
         entries(store).await[0].expires_at >= kept_until,
-        "a repeated revocation does not shorten it either"
+        "a repeated revocation does not make the entry expire earlier either"
     );
 }
 
-/// The database may have lost sessions whose access tokens live on.
+/// The database may have lost sessions whose access tokens are still valid.
 pub async fn a_tenant_without_known_sessions_can_be_revoked(store: &dyn Store) {
     create(store, session(1)).await;
     for changed in [true, false] {
@@ -379,7 +389,7 @@ pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant
     assert_eq!(
         refreshed,
         Refreshed::Refused(RefreshRefusal::Ended),
-        "before the job has come to it"
+        "the session is refused although the job has not ended it yet"
     );
     assert_unchanged(store, &[before]).await;
 
