@@ -7,7 +7,7 @@
 //! | it is slow, or silent | `cluster/slow.rs`; `cluster/stuck.rs`; `service/faults.rs`: `writes_wait_for_a_locked_database_while_reads_and_validate_go_on` |
 //! | it is full | `process/disk.rs`: `on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays`; `operation_on_postgres.rs` |
 //! | it is corrupt | `process/start.rs`: `a_file_that_is_no_database_is_refused` and the two after it; a single row: `service/faults.rs`, `process/keys.rs` |
-//! | the pool is exhausted | `operation_on_postgres.rs`; `cluster/stuck.rs`: `readers_who_give_up_do_not_add_connections` |
+//! | the pool is exhausted | `operation_on_postgres.rs`; `cluster/stuck.rs`: `reads_whose_callers_give_up_do_not_add_connections` |
 //! | a call is cancelled in the middle of its transaction | `cluster/cancelled.rs`; `service/faults.rs`: `a_revocation_whose_caller_leaves_at_any_moment_takes_effect_fully_or_not_at_all` |
 //! | the wall clock jumps by an hour | `service/clock.rs`; `cluster/lapsed.rs`; `process/pauses.rs` |
 //! | `kill -9` at any instant | `process/crash.rs`; `cluster/killed.rs` |

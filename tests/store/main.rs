@@ -120,7 +120,7 @@ macro_rules! conformance {
                 a_revoked_tenant_has_one_entry_and_its_sessions_are_counted,
                 the_default_tenant_can_be_revoked_like_any_other_tenant,
                 a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position,
-                a_repeated_revocation_of_a_tenant_reports_a_change_only_if_sessions_were_created_since,
+                a_repeated_revocation_of_a_tenant_reports_a_change_only_for_new_sessions,
                 only_a_few_of_many_concurrent_revocations_of_a_tenant_report_a_change,
                 ended_and_expired_sessions_of_a_revoked_tenant_are_not_counted,
                 a_revocation_of_a_tenant_covers_sessions_created_with_a_clock_ahead,

@@ -245,7 +245,7 @@ async fn old_records_are_deleted_even_if_all_tables_are_published() {
 /// During a rolling upgrade, replicas of the previous version continue to use statements that they
 /// prepared before the migration.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_of_the_version_without_partitions_can_still_write_and_sweep() {
+async fn a_replica_of_the_version_without_partitions_writes_and_sweeps() {
     let url = before_partitions().await;
     let (old, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);

@@ -97,7 +97,7 @@ pub async fn a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position(store: 
 }
 
 /// The outcome does not depend on whether the job has ended the sessions by then.
-pub async fn a_repeated_revocation_of_a_tenant_reports_a_change_only_if_sessions_were_created_since(
+pub async fn a_repeated_revocation_of_a_tenant_reports_a_change_only_for_new_sessions(
     store: &dyn Store,
 ) {
     create_all(store, [of_acme(1), of_acme(2)]).await;

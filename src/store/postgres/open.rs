@@ -359,7 +359,7 @@ mod tests {
 
     /// Statements that only seem to remove something: they leave a table of the same name, on which
     /// the statements of older replicas work, as
-    /// `a_replica_of_the_version_without_partitions_can_still_write_and_sweep` in `tests/store` shows.
+    /// `a_replica_of_the_version_without_partitions_writes_and_sweeps` in `tests/store` shows.
     const EXCEPTIONS: [(&str, &str); 5] = [
         ("0011", "ALTER TABLE audit RENAME TO audit_before;"),
         ("0011", "ALTER INDEX audit_pkey RENAME TO audit_before_pkey;"),
