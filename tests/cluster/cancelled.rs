@@ -159,7 +159,7 @@ async fn a_call_that_its_client_drops_is_carried_out_completely_or_not_at_all() 
     let (evicted, not) =
         (subjects(&cluster, "two", "n = 3").await, subjects(&cluster, "two", "n = 2").await);
     println!(
-        "of {each} subjects {evicted} have a session in the place of another and {not} have not"
+        "{evicted} of {each} subjects have a new session in the place of the oldest, {not} do not"
     );
     assert_eq!(evicted + not, each);
     assert_eq!(

@@ -1,5 +1,5 @@
 //! Tests of the keys that several replicas share. A rotation under load must not make any call
-//! fail, and no replica may accept a token under a revoked key.
+//! fail, and no replica may accept a token that was signed with a revoked key.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -189,7 +189,7 @@ async fn no_call_fails_while_keys_rotate_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_replica_accepts_a_token_under_a_revoked_key_after_the_acknowledgement() {
+async fn no_replica_accepts_a_token_of_a_revoked_key_after_the_acknowledgement() {
     let (cluster, links) = Cluster::linked(&new_database().await, &SHORT_LEASE).await;
     let mut clients = cluster.clients().await;
     for (what, cut_off) in
@@ -246,7 +246,7 @@ async fn no_replica_accepts_a_token_under_a_revoked_key_after_the_acknowledgemen
 /// Every replica publishes a key before any replica signs with it, so a replica that does not know
 /// of the rotation yet already knows the key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_learns_late_of_a_rotation_accepts_tokens_under_the_next_key() {
+async fn a_replica_that_learns_late_of_a_rotation_accepts_tokens_of_the_next_key() {
     const LATE: Duration = Duration::from_millis(200);
     // The delays of the link make a renewal take longer, and it must still complete before the
     // lease ends.
@@ -271,8 +271,8 @@ async fn a_replica_that_learns_late_of_a_rotation_accepts_tokens_under_the_next_
             refresh_token = tokens.refresh_token;
         }
         rotating.await.unwrap().unwrap();
-        // The refresh token may be under the next key, and this replica may not have learnt of that
-        // key yet.
+        // The refresh token may depend on the next key, and this replica may not have learnt of
+        // that key yet.
         links[2].restore();
         refresh(&mut clients[2], &refresh_token).await.unwrap();
     }

@@ -83,8 +83,8 @@ async fn a_role_that_may_only_read_can_list_replicas_with_their_state() {
     assert_eq!(table.lines().nth(3), Some("head of the feed: 1; all who may answer are listed"));
     assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 2, "the command does not join");
 
-    // No replica is left that would remove the rows of the two. The update simulates a feed that
-    // has advanced in a timeline other than the server's.
+    // When both replicas are killed, none is left that would remove their rows. The update
+    // simulates a feed that has advanced in a timeline other than the server's.
     cluster.kill(0).await;
     cluster.kill(1).await;
     execute(&url, "UPDATE feed_head SET seq = 7, timeline = 0").await;

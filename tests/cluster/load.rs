@@ -239,7 +239,7 @@ impl Validator {
             }
             assert!(
                 trouble == Trouble::Database || refusals < answers,
-                "{refusals} refusals for want of a lease, {answers} answers"
+                "{refusals} refusals for lack of a lease, {answers} answers"
             );
             answers
         });

@@ -103,7 +103,7 @@ async fn sessions_revoked_after_a_dump_stay_revoked_after_its_restore() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn backup_and_restore_of_a_file_are_refused_and_name_the_program_of_postgresql() {
+async fn backup_and_restore_of_a_file_are_refused_and_the_error_names_the_right_program() {
     let url = new_database().await;
     let cluster = Cluster::new(&url);
     for (arguments, says) in

@@ -51,7 +51,7 @@ async fn a_very_slow_database_makes_only_writes_fail_and_does_not_fill_the_memor
     cluster.verify(&mut accounts).await;
 }
 
-/// A proxy or a firewall may drop a connection without a sign to either end.
+/// A proxy or a firewall may drop a connection without telling either end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_fall_silent_are_given_up_and_replaced() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;

@@ -40,7 +40,7 @@ async fn replicas_that_start_together_on_an_empty_database_share_one_schema_and_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_whose_process_is_killed_is_made_by_the_next_start() {
+async fn a_migration_whose_process_is_killed_is_carried_out_by_the_next_start() {
     let before_it_begins = MIGRATION_LOCK;
     // The migration creates this table after other tables, so it waits here in the middle of its
     // work.

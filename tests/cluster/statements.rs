@@ -59,7 +59,7 @@ impl Logged {
     }
 
     /// Starts concurrent callers, each of which makes `each` calls one after the other. The task
-    /// returns the number of calls that were refused for want of a lease, and checks the answers to
+    /// returns the number of calls that were refused for lack of a lease, and checks the answers to
     /// the others.
     fn ask(&self, callers: usize, each: usize) -> JoinHandle<usize> {
         let callers = (0..callers).map(|n| {

@@ -21,7 +21,7 @@ pub enum Broken {
     WaitIsOneLease,
     WaitWithoutMargin,
     DeadlineFromReply,
-    /// `CLOCK_MONOTONIC` instead of `CLOCK_BOOTTIME`.
+    /// The clock is `CLOCK_MONOTONIC` instead of `CLOCK_BOOTTIME`.
     ClockStopsInSuspend,
 }
 

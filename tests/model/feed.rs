@@ -46,8 +46,8 @@ pub struct State {
     index: u8,
     /// The position that the replica reports as applied.
     applied: u8,
-    /// True if the replica has read the last page and has yet to read the head. This occurs only if
-    /// `HeadReadLater` is broken.
+    /// True if the replica has read the last page and has yet to read the head. This occurs only
+    /// with `Broken::HeadReadLater`.
     is_at_end: bool,
 }
 

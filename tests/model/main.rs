@@ -387,7 +387,7 @@ fn a_revoked_token_stays_inactive_after_its_entry_is_swept() {
 
 /// The rule holds however many answers are lost, and whenever the client retries.
 #[test]
-fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
+fn a_client_that_loses_answers_is_not_signed_out_while_replays_are_possible() {
     let alone = |replay, lasts| Replaying { replay, lasts, has_thief: false };
     holds("replays within the grace", alone(Replay::Grace, 1));
     holds("replays until use", alone(Replay::UntilUsed, 4));
@@ -395,7 +395,7 @@ fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
     is_violated("a retry after the limit", alone(Replay::UntilUsed, 5));
 }
 
-/// With replays until use, it is easier for a thief to refresh in turn with the client without
+/// With replays until used, it is easier for a thief to refresh in turn with the client without
 /// being detected. Even then, a refresh token whose successor was used never yields tokens.
 #[test]
 fn a_refresh_token_whose_successor_was_used_yields_no_tokens() {

@@ -85,8 +85,8 @@ pub struct Replica {
     /// True if the replica knows of a commit of its own row that a failover would lose.
     ahead: bool,
     /// Entries that the replica holds and the database has lost, so that the replica has to write
-    /// them again. If the rule `LeaseBeforeApplied` is broken: entries that the replica has
-    /// received and not applied.
+    /// them again. With `Broken::LeaseBeforeApplied`: entries that the replica has received and not
+    /// applied.
     set_aside: u8,
     /// True if the replica has joined again after the database was set back, and so knows that the
     /// list of members may be incomplete.
@@ -307,9 +307,9 @@ pub struct Protocol {
     pub revocations: usize,
     /// The number of replicas that are members at the beginning, with a lease. The others may join.
     pub members: usize,
-    /// The most processes that crash or leave, counted together.
+    /// The largest number of processes that crash or leave, counted together.
     pub crashes: u8,
-    /// The most members that others remove.
+    /// The largest number of members that others remove.
     pub removals: u8,
     /// True if leases may end by themselves, and not only because a wait has outlasted them.
     pub leases_end_early: bool,
@@ -322,7 +322,7 @@ pub struct Protocol {
     /// True if waits for the standby may be cancelled.
     pub cancels: bool,
     /// True if the standby of an asynchronous primary receives nothing from the beginning on,
-    /// instead of from any moment on. With a set-back: whether the dump was made at the beginning.
+    /// instead of from any moment on. With a set-back: true if the dump was made at the beginning.
     pub standby_behind: bool,
     /// True if revocation 0 has been acknowledged and applied by all members at the beginning, but
     /// is not in the dump.
@@ -608,9 +608,9 @@ impl Protocol {
         PendingRevoke { by: by as u8, seq, history, asks, restores, asked_since }
     }
 
-    /// Lets a call wait until its replica's index reaches the entry. If the rule
-    /// `EarlierRenewalCounts` is broken, the index, and even all members, may have reached the
-    /// entry already.
+    /// Lets a call wait until its replica's index reaches the entry. With
+    /// `Broken::EarlierRenewalCounts`, the index, and even all members, may have reached the entry
+    /// already.
     fn begin_to_reach(&self, state: &mut State, key: usize, pending: PendingRevoke) {
         state.revokes[key] = Revoke::Reaching(pending);
         let replica = state.replicas[usize::from(pending.by)];

@@ -167,7 +167,7 @@ pub async fn records_are_deleted_when_they_are_old_and_no_sooner(
     assert_eq!(database.audit().await, rows(&entries[1..]));
     assert_eq!(store.delete_old_audit(after(2).plus(TICK), ALL).await.unwrap(), 2);
     assert_eq!(database.audit().await, rows(&entries[3..]));
-    // If the retention is very long, the instant is the earliest that there is.
+    // With a very long retention, the instant is the earliest possible one.
     assert_eq!(store.delete_old_audit(Timestamp::from_micros(i64::MIN), ALL).await.unwrap(), 0);
     assert_eq!(database.audit().await, rows(&entries[3..]));
 }

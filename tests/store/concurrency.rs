@@ -96,7 +96,7 @@ pub async fn only_one_of_many_concurrent_creations_for_one_request_is_new(store:
 pub async fn a_concurrent_revocation_returns_no_position_before_the_entry_of_the_session(
     store: &dyn Store,
 ) {
-    // After this revocation the feed is no longer at its beginning.
+    // After this revocation the feed has an entry already, and so has moved on from its beginning.
     revoke_session(store, &create(store, session(1)).await, after(2)).await;
     let there = create(store, session(3)).await;
     let target = RevocationTarget::Session(there.id);

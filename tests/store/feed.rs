@@ -80,7 +80,7 @@ pub async fn a_reader_that_hints_wake_sees_every_entry_once_during_concurrent_re
     let following = tokio::time::timeout(WATCHDOG, follow(store, sessions.len()));
     let (seen, _) = join(following, join_all(revokers)).await;
 
-    let seen = seen.expect("the follower sees all of them");
+    let seen = seen.expect("the reader sees all entries in time");
     assert_eq!(seen, entries(store).await);
     let distinct: HashSet<_> = seen.into_iter().map(|entry| entry.revoked).collect();
     assert_eq!(distinct, sessions.iter().map(|session| Revoked::Session(session.id)).collect());

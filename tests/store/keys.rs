@@ -105,7 +105,7 @@ pub async fn only_one_of_two_concurrent_key_changes_is_made(store: &dyn Store) {
     }
 }
 
-pub async fn a_refresh_key_is_in_use_as_long_as_a_live_session_has_a_token_under_it(
+pub async fn a_refresh_key_is_in_use_as_long_as_a_live_session_has_a_token_of_it(
     store: &dyn Store,
 ) {
     let (old, new) = (RefreshKeyId([1; 8]), RefreshKeyId([2; 8]));

@@ -53,8 +53,8 @@ pub async fn a_list_is_filtered_by_tenant_subject_and_state(store: &dyn Store) {
     }
 }
 
-/// A database index holds the sessions that are over, and the list is read from it. The index
-/// contains an expired session only after its expiry was recorded.
+/// The list of sessions that are over is read from a database index. The index contains an expired
+/// session only after its expiry was recorded.
 pub async fn a_session_is_listed_as_live_until_it_expires_and_as_over_once_that_is_recorded(
     store: &dyn Store,
 ) {

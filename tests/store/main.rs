@@ -177,7 +177,7 @@ macro_rules! conformance {
                 keys_are_read_back_in_every_state,
                 a_change_is_applied_once_and_only_to_the_version_of_the_ring_that_it_names,
                 only_one_of_two_concurrent_key_changes_is_made,
-                a_refresh_key_is_in_use_as_long_as_a_live_session_has_a_token_under_it,
+                a_refresh_key_is_in_use_as_long_as_a_live_session_has_a_token_of_it,
             };
             audit {
                 every_field_of_a_record_is_kept,

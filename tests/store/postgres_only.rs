@@ -148,8 +148,8 @@ async fn a_sweep_skips_a_locked_session_and_a_later_sweep_looks_at_it_again() {
     let url = new_database().await;
     let store = open(&url).await;
     let expired = create(&store, session(1)).await;
-    // The session `live` was refreshed. A sweep looks at it by its first expiry, before it has
-    // expired.
+    // The session `live` was refreshed. A sweep looks at it when its first expiry has passed,
+    // although it has not expired.
     let live = rotate(&store, &create(&store, session(2)).await, after(500)).await;
     let late = create(&store, session(3)).await;
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -260,7 +260,7 @@ async fn a_former_replica_in_a_state_that_this_version_does_not_know_is_not_list
     assert_eq!(names, ["known"]);
 }
 
-/// A process that leaves is about to end. It must not wait for as long as a statement may take.
+/// A process that leaves is about to end. It must not wait for the whole time limit of a statement.
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_does_not_wait_long_for_a_database_that_does_not_answer() {
     let url = new_database().await;
@@ -291,8 +291,8 @@ async fn a_replica_of_the_version_without_addresses_can_still_join_sweep_and_lea
     let members = store.members().unwrap();
     let register = members.register().await.unwrap();
     assert_eq!((&*register.members[0].name, &*register.members[0].address), ("old", ""));
-    // This statement is the sweep of the previous version.
     create(&store, session(1)).await;
+    // This statement is the sweep of the previous version.
     let sql = "WITH due AS MATERIALIZED (SELECT id FROM sessions WHERE sweep_on < now() ORDER BY \
                sweep_on LIMIT 10 FOR UPDATE SKIP LOCKED), record AS (UPDATE sweeper SET \
                forgotten_until = now()) DELETE FROM sessions AS s USING due WHERE s.id = due.id";
@@ -638,7 +638,7 @@ async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
 }
 
 /// The index keeps the entries of evicted sessions until the next vacuum, which an old snapshot
-/// delays. Reading all of them for each creation would read 20,000 entries here.
+/// delays. If each creation read all of them, this test would read 20,000 entries.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_at_the_limit_does_not_read_all_sessions_that_were_evicted_before() {
     const CREATIONS: u32 = 200;
@@ -879,7 +879,7 @@ async fn a_session_older_than_the_remembered_one_is_overlooked_for_half_a_minute
     assert_eq!(
         evicted_by(&first, up_to(3, 133)).await,
         [session(102).id],
-        "the sessions are read from the remembered one on"
+        "the engine reads no session before the remembered one"
     );
     assert_eq!(evicted_by(&first, up_to(3, 134)).await, [20, 103].map(|n| session(n).id));
 }

@@ -125,7 +125,7 @@ async fn a_renewal_reports_gone_if_its_row_is_missing_or_has_another_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_register_of_replicas_is_settled_once_for_each_timeline() {
+async fn the_register_is_recorded_as_complete_once_for_each_timeline() {
     let url = new_database().await;
     let (store, mut renewals) = joined(&url).await;
     let timeline = answer(&mut renewals, renewal(1, 0, Seq(0))).await.head.timeline;

@@ -21,8 +21,7 @@ use crate::support::{
     seconds, session, text, unlimited,
 };
 
-/// Checks that a revocation wrote nothing, and returned the position of the last of the entries
-/// that were there before it.
+/// Checks that a revocation wrote nothing, and returned the position of the last existing entry.
 #[track_caller]
 fn assert_nothing_new(outcome: &RevocationOutcome, entries: &[FeedEntry]) {
     assert_eq!((outcome.found, outcome.full, outcome.sessions), (true, false, 0), "{outcome:?}");
@@ -135,7 +134,7 @@ pub async fn all_sessions_of_a_subject_end_except_the_spared_one(store: &dyn Sto
     assert_eq!(store.unfinished().await.unwrap(), [], "nothing is left to be ended");
 }
 
-/// Returns what an entry revokes that covers all of alice's sessions up to an instant, except the
+/// Returns the target of an entry that covers all of alice's sessions up to an instant, except the
 /// spared one.
 fn alices_up_to(up_to: Timestamp, spared: Option<&Session>) -> Revoked {
     let cut_off = CutOff { up_to, spared: spared.map(|session| session.id) };
@@ -287,7 +286,11 @@ pub async fn a_token_revoked_twice_has_one_entry_at_a_new_feed_position(store: &
         "a replica that waits for the second entry must see it in the feed: {first:?} {second:?}"
     );
 
-    assert_eq!((first.changed, second.changed), (true, false), "the entry was there");
+    assert_eq!(
+        (first.changed, second.changed),
+        (true, false),
+        "the second revocation replaces an existing entry"
+    );
     assert_eq!(
         entries(store).await.iter().map(|entry| entry.seq).collect::<Vec<_>>(),
         [second.position.seq]

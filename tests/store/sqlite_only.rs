@@ -169,8 +169,8 @@ async fn a_damaged_page_is_found_and_the_file_is_not_changed() {
     let middle = bytes.len() / PAGE / 2 * PAGE;
     bytes[middle..middle + PAGE].fill(0xa5);
     fs::write(&path, &bytes).unwrap();
-    // The lock file of an earlier version has no record that the database was closed cleanly. So
-    // the start must check the whole file.
+    // The lock file has no record, as after an upgrade. The store cannot tell whether the file was
+    // closed cleanly, so it checks the file.
     fs::write(path.with_extension("db.lock"), "").unwrap();
 
     let refused = refusal(&path).await;
@@ -390,7 +390,7 @@ async fn release(store: &SqliteStore) -> usize {
 async fn the_space_of_deleted_rows_is_released_in_bounded_steps() {
     let (_home, path) = home();
     let store = mostly_empty(&path).await;
-    assert!(release(&store).await > 1, "all pages were given back at once");
+    assert!(release(&store).await > 1, "one call released all pages");
     let (free, all) = pages(&path);
     assert!(free * 8 <= all, "{free} of {all}");
     drop(store);

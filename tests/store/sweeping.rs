@@ -168,7 +168,7 @@ pub async fn the_entry_of_a_tenant_is_not_kept_for_a_later_session_created_with_
 }
 
 /// If a session was being created in another transaction while its tenant or subject was revoked,
-/// the revocation could not see the session, and marked its entry as finished.
+/// the revocation could not see the session and marked its entry as finished.
 pub async fn an_entry_is_kept_while_it_covers_a_live_session(
     store: &dyn Store,
     database: &Database,

@@ -96,7 +96,7 @@ pub async fn a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position(store: 
     assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
 }
 
-/// The outcome does not depend on whether the job has ended the sessions by then.
+/// The outcome does not depend on whether the job has already ended the sessions.
 pub async fn a_repeated_revocation_of_a_tenant_reports_a_change_only_for_new_sessions(
     store: &dyn Store,
 ) {
@@ -118,7 +118,11 @@ pub async fn a_repeated_revocation_of_a_tenant_reports_a_change_only_for_new_ses
     assert_eq!(revoke(10).await, (false, 0));
     let over = create(store, of_acme(11)).await;
     revoke_session(store, &over, after(12)).await;
-    assert_eq!(revoke(13).await, (true, 0), "its other tokens are covered now");
+    assert_eq!(
+        revoke(13).await,
+        (true, 0),
+        "the entry now covers a session that it did not cover before"
+    );
     assert_eq!(revoke(13).await, (false, 0));
     for tenant in store.unfinished().await.unwrap() {
         end_covered(store, &tenant, 10).await;

@@ -1,5 +1,5 @@
-//! The database of a run. It is on a server that runs share, or on a server of its own with a
-//! standby that can take over.
+//! The database of a run. It is either on a server that all runs share, or on a server of its own
+//! with a standby that can take over.
 
 use std::{path::Path, process::Command, sync::Arc};
 

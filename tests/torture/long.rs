@@ -82,7 +82,7 @@ impl Length {
     }
 }
 
-#[ignore = "takes as long as it is told: scripts/torture"]
+#[ignore = "takes as long as scripts/torture is told"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn acknowledged_revocations_hold_in_as_many_runs_as_asked_for() {
     let length = Length::from_environment();

@@ -102,7 +102,7 @@ const RENEW_BY_READ: &str = "
     CREATE TRIGGER write_nothing INSTEAD OF UPDATE ON replicas
     FOR EACH ROW EXECUTE FUNCTION write_nothing()";
 
-/// Lets the commit of a renewal not wait for the standby.
+/// Makes the commit of a renewal return without a wait for the standby.
 const RENEW_WITHOUT_STANDBY: &str = "
     CREATE FUNCTION wait_for_nobody() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

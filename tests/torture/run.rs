@@ -110,8 +110,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Makes a run of a profile. `settings` are added to those of the profile, and `sql` is executed on
-/// the empty database.
+/// Makes one run of a profile. `settings` are added to those of the profile, and `sql` is executed
+/// on the empty database.
 pub async fn run(
     server: &Arc<Server>,
     profile: &'static Profile,
