@@ -128,7 +128,7 @@ macro_rules! conformance {
                 unfinished_revocations_of_tenants_are_listed_with_how_their_sessions_end,
                 covered_sessions_end_in_batches_and_later_sessions_do_not_end,
                 a_tenant_revocation_does_not_change_sessions_that_had_ended_before,
-                the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live,
+                the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_be_valid,
                 a_tenant_without_known_sessions_can_be_revoked,
                 a_late_job_does_not_undo_a_newer_revocation_of_the_tenant,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant,
@@ -154,7 +154,7 @@ macro_rules! conformance {
             sweeping {
                 only_expired_entries_are_deleted,
                 one_call_deletes_no_more_entries_than_the_limit,
-                the_latest_expiry_that_was_ever_deleted_is_recorded,
+                the_latest_expiry_of_all_deleted_entries_is_recorded,
                 the_entry_of_a_tenant_is_kept_until_its_sessions_have_ended,
                 the_entry_of_a_tenant_is_kept_for_a_session_of_its_last_millisecond,
                 the_entry_of_a_tenant_is_kept_for_a_session_created_with_a_clock_ahead,

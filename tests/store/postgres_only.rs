@@ -93,7 +93,7 @@ async fn a_process_that_dies_during_a_migration_leaves_no_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_of_the_version_without_replays_until_used_have_replays_within_a_grace() {
+async fn an_upgrade_gives_earlier_sessions_replays_within_the_grace() {
     let url = new_database().await;
     let strict = Session {
         policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy },

@@ -65,7 +65,7 @@ pub async fn one_call_deletes_no_more_entries_than_the_limit(store: &dyn Store) 
     }
 }
 
-pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Store) {
+pub async fn the_latest_expiry_of_all_deleted_entries_is_recorded(store: &dyn Store) {
     assert!(purge_watermark(store).await <= after(0), "nothing has been swept");
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
     assert!(

@@ -299,7 +299,9 @@ pub async fn a_tenant_revocation_does_not_change_sessions_that_had_ended_before(
 
 /// If a replica's clock was ahead when it refreshed a session, the tokens of that session expire
 /// later. The entry must be kept until they have expired.
-pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(store: &dyn Store) {
+pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_be_valid(
+    store: &dyn Store,
+) {
     let mut sessions = create_all(store, [of_acme(1), of_acme(2)]).await;
     sessions.push(
         create(

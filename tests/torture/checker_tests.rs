@@ -260,13 +260,13 @@ fn a_lost_connection_is_allowed_only_during_an_outage_of_its_replica() {
 }
 
 #[test]
-fn an_error_that_no_caller_may_see_is_found() {
+fn an_error_that_no_caller_may_see_is_reported() {
     broken(Rule::WrongError, [call(5, 9, Ask::Create, Answer::Wrong("INTERNAL".to_owned()))]);
     fine([call(5, 9, Ask::Create, not_now()), call(5, 9, Ask::Create, Answer::GivenUp)]);
 }
 
 #[test]
-fn a_process_that_ends_by_itself_is_found() {
+fn a_process_that_ends_by_itself_is_reported() {
     assert_eq!(rules(&History { fallen: vec![1], ..history([]) }), [Rule::ProcessEnded]);
 }
 
