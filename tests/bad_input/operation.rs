@@ -7,14 +7,14 @@
 //! | it is slow, or silent | `cluster/slow.rs`; `cluster/stuck.rs`; `service/faults.rs`: `writes_wait_for_a_locked_database_while_reads_and_validate_go_on` |
 //! | it is full | `process/disk.rs`: `on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays`; `operation_on_postgres.rs` |
 //! | it is corrupt | `process/start.rs`: `a_file_that_is_no_database_is_refused` and the two after it; a single row: `service/faults.rs`, `process/keys.rs` |
-//! | the pool is exhausted | `operation_on_postgres.rs`; `cluster/stuck.rs`: `readers_who_give_up_do_not_add_connections` |
+//! | the pool is exhausted | `operation_on_postgres.rs`; `cluster/stuck.rs`: `reads_whose_callers_give_up_do_not_add_connections` |
 //! | a call is cancelled in the middle of its transaction | `cluster/cancelled.rs`; `service/faults.rs`: `a_revocation_whose_caller_leaves_at_any_moment_takes_effect_fully_or_not_at_all` |
 //! | the wall clock jumps by an hour | `service/clock.rs`; `cluster/lapsed.rs`; `process/pauses.rs` |
 //! | `kill -9` at any instant | `process/crash.rs`; `cluster/killed.rs` |
 //! | a second process on the same file | `process/start.rs`: `a_directory_in_use_is_refused_and_its_owner_keeps_serving` |
 //! | a key file that is truncated, readable by others, missing, or of another service | `process/start.rs`: `a_master_key_that_is_damaged_open_to_others_gone_or_foreign_is_refused`; of TLS: `process/tls.rs`: `a_bad_certificate_or_key_ends_the_start_with_one_line_that_names_the_setting` |
 //! | a certificate that has expired, or expires while the service runs | `process/tls.rs` |
-//! | two processes that migrate at once | below; `store/postgres_only.rs`: `only_one_of_many_concurrent_migrations_is_made`; `cluster/starting.rs` |
+//! | two processes that migrate at once | below; `store/postgres_only.rs`: `concurrent_starts_run_each_migration_once`; `cluster/starting.rs` |
 //! | a binary older than the schema | `process/start.rs`: `a_database_of_a_newer_version_is_refused`; `store/postgres_only.rs`: `the_schema_of_a_newer_version_is_refused_and_left_as_it_was` |
 //! | invalid settings | below; `process/start.rs`: `wrong_settings_are_refused_before_anything_is_made`; `process/settings.rs` |
 

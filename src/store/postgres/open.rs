@@ -361,9 +361,9 @@ async fn migrate(
 mod tests {
     use super::*;
 
-    /// Statements that only seem to remove something: after them there is still a table of the same
-    /// name on which the statements of older replicas work. The test
-    /// `a_replica_of_the_version_before_partitions_writes_and_sweeps` in `tests/store` shows this.
+    /// Statements that only seem to remove something: they leave a table of the same name, on which
+    /// the statements of older replicas work, as
+    /// `a_replica_of_the_version_without_partitions_writes_and_sweeps` in `tests/store` shows.
     const EXCEPTIONS: [(&str, &str); 5] = [
         ("0011", "ALTER TABLE audit RENAME TO audit_before;"),
         ("0011", "ALTER INDEX audit_pkey RENAME TO audit_before_pkey;"),
