@@ -72,41 +72,41 @@ macro_rules! engine {
             the_next_sweep_records_an_expired_session_with_the_time_of_its_expiry,
         }
         batch {
-            answers_come_in_the_order_of_the_questions_and_are_those_of_validate,
-            a_batch_has_1_to_256_questions,
-            a_wrong_field_is_named_with_its_place_in_the_batch,
+            batch_answers_are_in_the_order_of_the_requests_and_equal_those_of_validate,
+            a_batch_has_1_to_256_requests,
+            an_invalid_field_is_named_with_its_index_in_the_batch,
         }
         callers {
-            each_role_may_do_only_what_the_contract_allows_to_sessions_of_its_tenants,
+            each_role_may_make_only_its_own_calls_and_only_for_sessions_of_its_tenants,
             an_unknown_caller_gets_the_same_answer_whatever_its_key_and_its_request,
-            a_caller_limited_to_audiences_creates_and_validates_tokens_for_them_alone,
-            the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_audiences,
+            a_caller_limited_to_audiences_creates_and_validates_tokens_for_those_alone,
+            a_caller_that_sends_the_request_id_of_another_gets_no_tokens_for_other_audiences,
             a_caller_over_its_rate_limit_is_asked_to_retry_later_and_others_are_served,
             any_key_is_accepted_if_no_callers_are_configured,
         }
         clock {
-            after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active,
-            an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens,
-            a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing,
-            a_session_revoked_after_the_clock_went_back_stays_revoked_when_it_is_right_again,
+            a_revoked_token_stays_inactive_if_the_clock_goes_back_after_a_sweep,
+            a_blacklist_entry_stays_until_a_minute_after_the_expiry_of_its_tokens,
+            the_sweeper_deletes_nothing_while_the_clock_is_briefly_an_hour_ahead,
+            a_session_revoked_after_the_clock_went_back_stays_revoked_once_the_clock_is_right,
             a_tenant_revoked_after_the_clock_went_back_loses_all_earlier_sessions,
-            sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept,
-            a_sweep_by_command_does_not_trust_a_clock_that_does_not_fit_the_newest_row,
+            ended_sessions_are_deleted_after_their_retention_and_live_ones_are_kept,
+            the_sweep_command_refuses_a_clock_that_is_far_from_the_time_of_the_newest_row,
         }
         create {
             a_bare_request_gets_the_defaults,
             a_session_identifier_contains_the_time_of_its_creation,
             a_tenant_has_the_policy_and_the_audiences_that_the_configuration_gives_it,
             a_request_may_only_shorten_the_limits_of_the_policy,
-            an_authentication_in_the_future_is_refused_beyond_the_leeway,
-            claims_come_back_in_the_full_view_only,
+            an_authentication_further_in_the_future_than_the_leeway_is_refused,
+            validate_returns_claims_only_in_the_full_view,
             every_access_token_of_a_session_has_exactly_the_claims_of_its_creation,
-            an_integer_that_a_double_cannot_tell_from_its_neighbours_is_refused_at_any_depth,
+            an_integer_that_a_double_cannot_represent_exactly_is_refused_at_any_depth,
             claims_have_4096_bytes_at_most_and_no_reserved_name,
-            a_token_that_validate_would_not_read_is_not_issued,
-            the_same_request_id_yields_the_same_session_even_at_once,
-            another_request_or_another_callers_with_the_same_id_is_refused_and_changes_nothing,
-            only_one_of_several_concurrent_requests_with_one_id_is_answered,
+            a_token_too_long_for_validate_is_not_issued,
+            repeated_requests_with_one_id_yield_the_same_session_even_if_concurrent,
+            a_request_id_used_by_another_request_or_caller_is_refused_and_changes_nothing,
+            of_two_different_concurrent_requests_with_one_id_only_one_succeeds,
             a_new_session_over_the_quota_evicts_the_oldest,
             a_new_session_over_the_quota_is_refused_if_the_policy_says_so,
         }
@@ -140,7 +140,7 @@ macro_rules! engine {
         }
         health {
             validate_is_refused_until_the_blacklist_is_loaded,
-            a_revocation_is_not_acknowledged_before_the_index_knows_of_it,
+            a_revocation_is_not_acknowledged_before_its_entry_is_in_the_index,
             health_of_an_unknown_service_is_not_found,
             the_first_signal_only_turns_health_to_not_serving_and_the_second_stops_the_service,
             a_call_in_flight_at_the_signal_is_finished_and_answered,
@@ -185,12 +185,12 @@ macro_rules! engine {
         }
         limits {
             a_session_ends_at_its_idle_expiry_to_the_microsecond,
-            a_session_reaches_its_absolute_end_at_the_microsecond_however_often_it_is_refreshed,
-            an_access_token_is_active_up_to_its_second_of_expiry,
-            an_access_token_never_outlives_the_absolute_end,
-            repeating_a_creation_repeats_its_tokens_and_prolongs_nothing,
+            a_session_ends_at_its_absolute_expiry_to_the_microsecond_despite_refreshes,
+            an_access_token_is_active_until_the_second_of_its_expiry,
+            an_access_token_never_outlives_the_absolute_expiry_of_its_session,
+            a_repeated_creation_returns_the_same_tokens_and_extends_no_lifetime,
             an_authentication_is_recent_enough_up_to_the_demanded_age,
-            a_token_issued_within_the_last_second_of_a_session_is_expired,
+            a_token_issued_within_the_last_second_of_a_session_is_already_expired,
             a_session_may_live_for_a_hundred_years,
         }
         listing {
@@ -202,16 +202,16 @@ macro_rules! engine {
         }
         refresh {
             one_of_64_concurrent_refreshes_rotates_and_the_others_repeat_its_answer,
-            a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_moves_nothing,
-            a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_its_tokens,
-            a_token_two_generations_old_is_reuse_even_within_the_grace,
-            reuse_ends_its_own_session_only,
+            a_replay_until_the_end_of_the_grace_repeats_the_refresh_token_and_changes_nothing,
+            a_replay_one_microsecond_past_the_grace_ends_the_session_and_all_its_tokens,
+            a_refresh_by_a_token_two_generations_old_is_reuse_even_within_the_grace,
+            reuse_ends_only_the_session_of_the_reused_token,
             only_one_access_token_is_active_if_a_refresh_revokes_the_former_one,
             a_replay_always_yields_an_access_token_that_is_active,
             a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_own,
             a_refresh_replaces_the_device_only_if_the_request_has_one,
             a_refresh_token_can_be_replayed_for_a_day_until_its_successor_is_used,
-            a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_its_tokens,
+            a_replay_one_microsecond_past_the_replay_limit_ends_the_session_and_all_its_tokens,
             a_session_keeps_the_replay_policy_under_which_it_was_created,
         }
         refusals {
@@ -221,15 +221,15 @@ macro_rules! engine {
             a_message_over_a_megabyte_is_refused_and_the_connection_goes_on,
         }
         revoke {
-            any_token_of_a_session_and_its_identifier_end_all_of_it_and_nothing_else,
-            an_old_refresh_token_revokes_even_long_after_its_grace,
-            a_subject_loses_all_sessions_but_the_excepted_one,
+            any_token_or_the_identifier_of_a_session_revokes_that_whole_session_and_no_other,
+            an_old_refresh_token_revokes_its_session_even_long_after_its_grace,
+            revoking_a_subject_ends_all_its_sessions_except_the_one_to_be_spared,
             a_tenant_revocation_spares_a_session_created_later_in_the_same_microsecond,
             the_default_tenant_can_be_revoked,
             one_access_token_can_be_revoked_alone,
-            an_expired_access_token_ends_its_session_and_alone_it_ends_nothing,
+            an_expired_access_token_can_revoke_its_session_and_revoking_it_alone_does_nothing,
             a_revocation_of_an_expired_session_adds_no_row,
-            reasons_of_the_service_itself_are_refused,
+            end_reasons_that_only_the_service_may_give_are_refused,
         }
         secrecy {
             logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value,
@@ -249,19 +249,19 @@ engine! {
     sqlite on Sqlite:
     sqlite_only {
         a_second_service_on_the_same_folder_is_refused,
-        a_database_that_somebody_else_holds_is_not_called_damaged,
+        a_database_locked_by_another_connection_is_not_reported_as_damaged,
     }
 }
 engine! {
     postgres on Postgres:
     postgres_only {
         services_on_one_database_serve_the_same_sessions,
-        services_on_one_database_find_what_the_others_have_revoked,
-        a_revocation_that_another_service_made_is_not_acknowledged_before_the_index_knows_of_it,
+        services_on_one_database_reject_tokens_that_the_others_have_revoked,
+        a_revocation_of_another_replica_is_not_acknowledged_before_its_entry_is_in_the_index,
         calls_report_a_crashed_database_server_and_validate_still_answers,
-        an_answer_that_was_only_read_waits_for_a_later_renewal,
+        an_answer_that_rests_only_on_reads_waits_for_a_later_renewal,
         calls_are_refused_as_retriable_while_no_key_is_active_and_succeed_with_the_next_key,
-        lost_revocations_are_rewritten_without_waiting_for_acknowledgements_of_each_other,
+        lost_revocations_are_rewritten_without_waiting_for_one_another,
         the_sessions_of_a_tenant_whose_revocation_was_lost_end_again,
         a_service_whose_clock_is_too_far_off_refuses_to_validate,
         a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_validates_nothing,
@@ -269,7 +269,7 @@ engine! {
         a_service_without_a_lease_leaves_the_sweeps_to_others,
         a_service_that_starts_with_a_wrong_clock_does_not_serve_until_the_clock_is_right,
         an_expired_token_can_be_revoked_while_it_may_be_valid_by_another_clock,
-        a_sweep_goes_by_the_clock_of_the_database,
+        a_sweep_uses_the_clock_of_the_database,
         replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused,
         the_oldest_session_is_the_one_that_was_created_first_whichever_replicas_created_them,
     }
