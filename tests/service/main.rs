@@ -2,9 +2,8 @@
 //! production, and a client calls over a socket. Only the clock is replaced by one that the tests
 //! set.
 //!
-//! Each rule is one function. The lists below make a test of it for each engine, with a database of
-//! its own. A function that is on no list is dead code, so `-D warnings` finds one that was
-//! forgotten.
+//! Each rule is one function. The lists below make one test of it for each engine, with a database
+//! of its own. A function that is missing from the lists is dead code, so `-D warnings` reports it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod audit;
@@ -56,10 +55,10 @@ macro_rules! engine {
         audit {
             audit_records_are_written_in_batches_and_within_a_second,
             a_record_that_arrives_during_a_write_waits_for_others_to_join_its_batch,
-            audit_records_are_kept_while_the_database_is_away,
-            a_commit_whose_answer_was_lost_is_not_written_twice,
-            a_record_that_the_database_refuses_does_not_prevent_others,
-            old_records_are_swept_whether_or_not_more_come,
+            audit_records_are_kept_while_the_database_is_unavailable,
+            records_whose_commit_was_not_confirmed_are_not_written_twice,
+            a_record_that_the_database_refuses_does_not_keep_others_from_being_written,
+            old_audit_records_are_deleted_even_while_the_table_gets_no_new_ones,
             metrics_report_dropped_left_out_and_waiting_audit_records,
             every_change_is_recorded_with_caller_action_and_owner_and_other_calls_are_not,
             a_repeated_revocation_adds_neither_an_audit_row_nor_a_log_line,
@@ -68,7 +67,7 @@ macro_rules! engine {
             every_session_that_the_quota_evicts_has_an_audit_record,
         }
         audit_walk {
-            every_way_to_change_something_leaves_its_audit_records,
+            every_operation_that_changes_something_leaves_its_audit_records,
             the_next_sweep_records_an_expired_session_with_the_time_of_its_expiry,
         }
         batch {
@@ -115,23 +114,23 @@ macro_rules! engine {
             the_index_learns_of_a_revocation_whose_caller_left_after_the_commit,
             a_revocation_whose_caller_leaves_at_any_moment_takes_effect_fully_or_not_at_all,
             writes_wait_for_a_locked_database_while_reads_and_validate_go_on,
-            a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else,
-            a_damaged_row_keeps_no_session_of_a_revoked_tenant_from_ending,
+            a_damaged_row_fails_only_the_calls_that_need_it,
+            the_sessions_of_a_revoked_tenant_end_even_if_one_row_is_damaged,
         }
         fields {
-            a_text_has_as_many_bytes_as_its_limit_and_not_one_more,
-            a_text_holds_no_control_character_and_is_empty_only_where_it_may_be,
-            a_list_has_as_many_entries_as_its_limit_and_not_one_more,
-            scopes_and_policies_have_a_form,
-            no_device_text_is_refused_and_the_answer_has_the_text_that_was_kept,
-            a_repeated_request_is_the_same_if_what_is_kept_of_its_device_is,
+            a_text_may_have_as_many_bytes_as_its_limit_and_not_one_more,
+            control_characters_are_refused_and_empty_texts_only_where_a_value_is_required,
+            a_list_may_have_as_many_entries_as_its_limit_and_not_one_more,
+            an_invalid_scope_or_policy_name_is_refused,
+            device_texts_are_never_refused_and_the_answer_shows_them_as_they_were_stored,
+            requests_that_differ_only_in_the_port_of_the_device_count_as_repeated,
         }
         gateways {
             both_kinds_of_gateways_get_the_same_answers,
-            envoy_may_send_whatever_its_protocol_allows,
+            checks_are_answered_in_every_form_in_which_envoy_may_send_them,
             the_application_gets_the_verified_identity_and_no_header_that_the_client_forged,
-            no_claim_breaks_a_header,
-            the_path_and_query_of_the_client_after_the_prefix_make_no_demands,
+            claim_values_are_encoded_so_that_they_cannot_break_a_header,
+            the_path_and_query_of_the_client_after_the_prefix_are_not_read_as_demands,
             gateways_are_answered_without_the_database,
             introspection_returns_the_claims_of_a_good_token_and_nothing_about_others,
             oauth_revocation_takes_either_token_and_ignores_invalid_ones,
@@ -151,37 +150,37 @@ macro_rules! engine {
             the_service_is_live_but_not_ready_while_it_finishes_calls_after_the_signal,
             an_idle_connection_does_not_keep_the_service_from_stopping,
             unknown_paths_are_not_found_and_read_only_paths_refuse_other_methods,
-            a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered,
-            metrics_have_the_form_of_openmetrics_and_say_what_they_mean,
+            a_request_head_beyond_the_limits_is_refused_and_the_next_request_is_answered,
+            metrics_follow_openmetrics_and_each_metric_has_a_description,
             a_revocation_is_counted_when_it_is_acknowledged,
             metrics_show_an_unacknowledged_revocation_and_count_it_if_its_caller_gives_up,
-            metrics_have_the_older_format_for_those_who_prefer_it,
+            metrics_have_the_older_text_format_for_scrapers_that_prefer_it,
         }
         inactive {
-            the_time_of_a_token_ends_and_begins_at_the_second,
+            the_validity_of_a_token_begins_and_ends_exactly_to_the_second,
             a_bit_flipped_anywhere_makes_a_token_inactive,
-            a_refresh_token_is_no_access_token,
-            a_token_of_another_service_names_an_unknown_key_even_if_it_has_the_same_issuer,
+            a_refresh_token_is_not_accepted_as_an_access_token,
+            a_token_of_another_service_with_the_same_issuer_is_rejected_for_its_unknown_key,
             each_demand_that_a_token_does_not_meet_has_its_own_reason,
         }
         keys {
-            the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_after,
-            a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one,
-            tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on,
-            a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_kept_for_the_others,
+            the_next_key_is_published_before_it_signs_and_the_previous_key_is_accepted_afterwards,
+            a_rotation_by_hand_is_refused_until_every_verifier_may_know_the_next_key,
+            tokens_of_a_revoked_key_are_inactive_and_their_sessions_stay_live,
+            a_refresh_moves_its_session_to_the_newest_key_and_old_keys_stay_for_other_sessions,
             refresh_tokens_of_a_revoked_key_are_refused_and_access_tokens_stay_valid,
             a_new_algorithm_takes_effect_at_the_next_rotation_and_older_tokens_stay_valid,
             the_public_keys_are_served_with_an_etag_and_a_max_age,
             the_metadata_name_the_address_of_the_public_keys,
-            rows_that_were_tampered_with_are_not_used_and_the_others_serve_on,
+            key_rows_that_were_tampered_with_are_not_used_and_prevent_a_start,
             a_key_whose_row_is_damaged_can_be_revoked,
-            a_clock_that_leaps_drops_no_key_whose_tokens_live,
+            no_key_with_valid_tokens_is_dropped_when_the_clock_leaps,
         }
         lifecycle {
             a_revoked_session_is_inactive_at_once_and_after_a_restart,
             a_live_session_goes_on_after_a_restart,
-            a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay,
-            a_master_key_that_is_missing_or_foreign_is_refused_and_the_right_one_still_opens_it,
+            a_refresh_can_be_replayed_after_the_service_has_restarted,
+            a_missing_or_foreign_master_key_is_refused_and_the_right_one_still_opens_the_database,
         }
         limits {
             a_session_ends_at_its_idle_expiry_to_the_microsecond,
@@ -195,10 +194,10 @@ macro_rules! engine {
         }
         listing {
             pages_follow_each_other_without_gap_or_overlap_the_newest_session_first,
-            a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long,
-            a_session_created_or_ended_between_two_pages_shifts_nothing,
+            a_long_page_is_read_in_parts_and_ends_before_it_exceeds_the_size_limit,
+            a_session_created_between_two_pages_does_not_shift_the_second_page,
             a_page_token_of_another_request_is_refused,
-            states_are_those_of_the_instant_of_the_answer,
+            an_expired_session_is_not_listed_as_live_nor_as_ended_before_a_sweep_records_its_end,
         }
         refresh {
             one_of_64_concurrent_refreshes_rotates_and_the_others_repeat_its_answer,
@@ -216,9 +215,9 @@ macro_rules! engine {
         }
         refusals {
             every_invalid_field_of_a_call_is_named,
-            a_session_that_is_not_there_is_not_found,
-            a_full_blacklist_refuses_to_revoke_and_names_the_quota,
-            a_message_over_a_megabyte_is_refused_and_the_connection_goes_on,
+            an_unknown_session_is_not_found,
+            a_revocation_is_refused_while_the_blacklist_is_full_and_the_refusal_names_the_quota,
+            a_message_beyond_its_size_limit_is_refused_and_the_connection_stays_open,
         }
         revoke {
             any_token_or_the_identifier_of_a_session_revokes_that_whole_session_and_no_other,
@@ -239,7 +238,7 @@ macro_rules! engine {
             sessions_that_the_database_does_not_know_any_more_can_be_revoked,
             a_token_of_a_session_that_the_database_takes_for_expired_can_be_revoked,
             a_lowered_limit_for_access_tokens_holds_for_the_refreshes_of_older_sessions,
-            a_tenant_whose_revocation_was_given_up_by_its_caller_ends_all_the_same,
+            the_sessions_of_a_revoked_tenant_end_even_if_the_caller_gives_up,
         }
         $($alone)*
     }};

@@ -93,7 +93,7 @@ pub async fn services_on_one_database_reject_tokens_that_the_others_have_revoked
 /// A caller that revokes a session which another replica has already revoked gets an acknowledgement
 /// too. The guarantee must hold for that acknowledgement as well.
 pub async fn a_revocation_of_another_replica_is_not_acknowledged_before_its_entry_is_in_the_index()
- {
+{
     let one = Server::start().await;
     let two = replica(&one).await;
     for _ in 0..20 {
@@ -163,8 +163,9 @@ fn outcome_of<'a, T>(
     async { call.await.map(drop).map_err(|status| refused::<()>(Err(status))) }.boxed()
 }
 
-/// Reads may come from a former primary, but only the current primary can commit. A call that only
-/// reads is therefore answered after a renewal that was sent after the reads has been committed.
+/// Reads may have been served by an old primary, but only the current primary can commit. A call
+/// that only reads is therefore answered once a renewal that was sent after the reads has been
+/// committed.
 pub async fn an_answer_that_rests_only_on_reads_waits_for_a_later_renewal() {
     let server = Server::start().await;
     let [alice, gone, ended] =

@@ -48,7 +48,10 @@ pub async fn a_replay_until_the_end_of_the_grace_repeats_the_refresh_token_and_c
         let replay = server.refresh(&first.refresh).await.unwrap();
         assert!(replay.replayed);
         assert_eq!(replay.now.refresh, next.now.refresh);
-        assert_eq!(replay.now.session, next.now.session, "the session is unchanged, and the grace is not extended");
+        assert_eq!(
+            replay.now.session, next.now.session,
+            "the session is unchanged, and the grace is not extended"
+        );
         assert_ne!(
             claims(&replay.now.access)["jti"],
             claims(&next.now.access)["jti"],
@@ -185,7 +188,11 @@ pub async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_
         refused(server.exchange(with(&all.refresh, &["read", "admin"])).await),
         Refusal::field("scopes")
     );
-    assert_eq!(server.session(&first.id()).await.unwrap(), all.session, "a refusal changes nothing");
+    assert_eq!(
+        server.session(&first.id()).await.unwrap(),
+        all.session,
+        "a refusal changes nothing"
+    );
     assert!(!server.refresh(&all.refresh).await.unwrap().replayed);
 }
 
