@@ -298,7 +298,8 @@ pub async fn every_change_is_recorded_with_caller_action_and_owner_and_other_cal
     // the previous key.
     let others = 2;
 
-    // Denials of a known caller add a limited number of rows, and denials of an unknown caller none.
+    // Denials of a known caller add a limited number of rows, and denials of an unknown caller
+    // none.
     for _ in 0..50 {
         server.client_with(&security).create_session(request("mallory")).await.unwrap_err();
         server
@@ -500,7 +501,8 @@ pub async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     server.store.committed_revocations.held().await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
-    // Once another call on the same connection is answered, the server has dropped the aborted call.
+    // Once another call on the same connection is answered, the server has dropped the aborted
+    // call.
     server.session(&session.id()).await.unwrap();
     server.store.committed_revocations.open();
     let rows = "audit WHERE action = 'session_revoked'";

@@ -212,7 +212,8 @@ async fn count(server: &Server, action: &str) -> i64 {
     server.home.database.count(&format!("audit WHERE action = '{action}'")).await
 }
 
-/// Returns the identifiers of an action's records in the log, which all tests of this process share.
+/// Returns the identifiers of an action's records in the log, which all tests of this process
+/// share.
 fn logged_ids(action: &str) -> BTreeSet<String> {
     let action = format!("action=\"{action}\"");
     let log = logged();
@@ -279,8 +280,8 @@ impl Change {
                 keys().revoke_key(RevokeKeyRequest { kid: listed[0].kid.clone() }).await.unwrap();
             }
             Self::RotateKeysBySchedule => {
-                // A key becomes active a day after the previous key, which is dropped once its tokens
-                // have expired.
+                // A key becomes active a day after the previous key, which is dropped once its
+                // tokens have expired.
                 for action in ["key_rotated", "key_dropped"] {
                     let before = count(server, action).await;
                     server.clock.advance(seconds(86_400));

@@ -226,7 +226,8 @@ pub async fn each_role_may_make_only_its_own_calls_and_only_for_sessions_of_its_
                 writeln!(wrong, "{call} by {role} of {reach:?}: {is}, not {should_be}").unwrap();
             }
             if is == "OK" {
-                // The allowed call may have changed or ended the session, so the next one gets another.
+                // The allowed call may have changed or ended the session, so the next one gets
+                // another.
                 session = sign_in().await;
             } else {
                 assert_eq!(

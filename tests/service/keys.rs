@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Settings under which keys rotate within minutes, and an access token is valid for longer than its
-/// key signs. The service looks for due rotations ten times within `publish_ahead` of real time.
+/// Settings under which keys rotate within minutes, and an access token is valid for longer than
+/// its key signs. The service looks for due rotations ten times within `publish_ahead` of real
+/// time.
 const FAST: &str = r#"
 [tokens]
 max_access_token_ttl = "600s"

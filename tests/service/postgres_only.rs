@@ -90,8 +90,8 @@ pub async fn services_on_one_database_reject_tokens_that_the_others_have_revoked
     assert_eq!(two.verdict(&all[0].access).await, REVOKED);
 }
 
-/// A caller that revokes a session which another replica has already revoked gets an acknowledgement
-/// too. The guarantee must hold for that acknowledgement as well.
+/// A caller that revokes a session which another replica has already revoked gets an
+/// acknowledgement too. The guarantee must hold for that acknowledgement as well.
 pub async fn a_revocation_of_another_replica_is_not_acknowledged_before_its_entry_is_in_the_index()
 {
     let one = Server::start().await;
@@ -361,8 +361,8 @@ pub async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_an
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "NOT_CURRENT"));
 }
 
-/// By the clock of the service that is ahead, the session has expired. If the service relied on that
-/// clock, it would find nothing to revoke and answer OK.
+/// By the clock of the service that is ahead, the session has expired. If the service relied on
+/// that clock, it would find nothing to revoke and answer OK.
 pub async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
     let ahead = Server::start().await;
     let right = replica(&ahead).await;

@@ -82,8 +82,8 @@ pub async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_rev
     let server = Server::start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     let home = server.stop().await;
-    // The session is refreshed after 299 of 300 idle seconds. Then the database is replaced by a copy
-    // from before the refresh.
+    // The session is refreshed after 299 of 300 idle seconds. Then the database is replaced by a
+    // copy from before the refresh.
     let (server, next) = with_older_database(home, async |server| {
         server.clock.advance(seconds(299));
         server.refresh(&session.refresh).await.unwrap().now

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Creates a virtual environment with these packages in a folder, and returns the folder of its
-/// programs. It is kept from one run to the next.
+/// programs. The environment is kept from one run to the next.
 pub fn venv(folder: &Path, packages: &str) -> PathBuf {
     let venv = folder.join("venv");
     // The programs of the environment contain its path, so it cannot be moved.

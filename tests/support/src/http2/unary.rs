@@ -56,7 +56,8 @@ pub struct Connection {
 pub struct Answered {
     /// The number that [`Connection::ask`] has returned.
     pub stream: u32,
-    /// The message; `None` if the call failed. Headers are therefore not read.
+    /// The message; `None` if the call failed. A failed call has no message, so the client need not
+    /// read headers to notice the failure.
     pub message: Option<Vec<u8>>,
 }
 
@@ -201,8 +202,8 @@ impl Connection {
                     self.frame(kind::SETTINGS, ACK, 0, &[]);
                 }
                 kind::PING if flags & ACK == 0 => self.frame(kind::PING, ACK, 0, &payload),
-                // If the call is still open, it is refused. Otherwise it was answered before its
-                // message was read to its end.
+                // If the call is still open, the server has refused it. Otherwise the server
+                // answered before it had read the whole message.
                 kind::RST_STREAM => {
                     if self.open.remove(&stream).is_some() {
                         answered.push(Answered { stream, message: None });

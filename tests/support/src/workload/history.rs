@@ -118,14 +118,14 @@ impl fmt::Display for Call {
     }
 }
 
-/// A time in which a process was not running, or may not have been.
+/// A time in which a process was down, or may have been down.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
     /// The replica of the process.
     pub replica: usize,
-    /// The time from which on it may not have run.
+    /// The time from which the process may have been down.
     pub from: Moment,
-    /// `None` if the process was not started again.
+    /// The time at which the process ran again; `None` if it was not started again.
     pub to: Option<Moment>,
 }
 
@@ -150,7 +150,7 @@ impl fmt::Display for Fault {
 /// A set-back: the database was replaced by an older state of itself while replicas ran.
 #[derive(Clone, Copy, Debug)]
 pub struct SetBack {
-    /// The older state is that of this time, or of a little later.
+    /// The older state dates from this time, or from a little later.
     pub kept: Moment,
     /// The database was replaced between `from` and `to`.
     pub from: Moment,
@@ -158,14 +158,14 @@ pub struct SetBack {
     pub to: Moment,
 }
 
-/// The end of a run, from which on no fault is in effect.
+/// The last part of a run, in which no fault is in effect.
 #[derive(Clone, Debug, Default)]
 pub struct Healed {
-    /// The time of it.
+    /// The time at which this part began.
     pub at: Moment,
-    /// The replicas that must answer from then on.
+    /// The replicas that must answer in this part.
     pub replicas: Vec<usize>,
-    /// The number of tokens that had been issued by then.
+    /// The number of tokens that had been issued before.
     pub tokens: usize,
 }
 
