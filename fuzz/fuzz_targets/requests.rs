@@ -2,7 +2,7 @@
 //! have a bounded size. An accepted request must hold the values that were sent, within the limits
 //! that the proto files document, and fit into a token that can be read back.
 //!
-//! The input is decoded as each of the messages.
+//! The input is decoded as each of the request messages.
 #![no_main]
 
 use std::{sync::LazyLock, time::Duration};

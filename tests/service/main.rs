@@ -263,13 +263,13 @@ engine! {
         lost_revocations_are_rewritten_without_waiting_for_one_another,
         the_sessions_of_a_tenant_whose_revocation_was_lost_end_again,
         a_service_whose_clock_is_too_far_off_refuses_to_validate,
-        a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_validates_nothing,
+        a_service_with_a_clock_too_far_behind_acknowledges_revocations_and_validates_nothing,
         a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation,
         a_service_without_a_lease_leaves_the_sweeps_to_others,
         a_service_that_starts_with_a_wrong_clock_does_not_serve_until_the_clock_is_right,
         an_expired_token_can_be_revoked_while_it_may_be_valid_by_another_clock,
         a_sweep_uses_the_clock_of_the_database,
-        replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused,
+        replicas_with_different_clocks_agree_on_what_is_valid_replayed_and_reused,
         the_oldest_session_is_the_one_that_was_created_first_whichever_replicas_created_them,
     }
 }

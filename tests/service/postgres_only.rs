@@ -342,8 +342,8 @@ pub async fn a_service_whose_clock_is_too_far_off_refuses_to_validate() {
     }
 }
 
-pub async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_validates_nothing()
- {
+pub async fn a_service_with_a_clock_too_far_behind_acknowledges_revocations_and_validates_nothing()
+{
     let behind = Server::start().await;
     let right = replica(&behind).await;
     let session = behind.sign_in("alice").await;
@@ -461,8 +461,7 @@ async fn is_active(server: &Server, token: &str) -> bool {
 
 /// Each replica's clock differs from the database's clock by less than `lease.max_clock_skew`. All
 /// replicas correct their time to the database's clock, so they agree.
-pub async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused()
- {
+pub async fn replicas_with_different_clocks_agree_on_what_is_valid_replayed_and_reused() {
     let first = Server::start().await;
     let servers = [replica(&first).await, replica(&first).await, first];
     for (server, off) in servers.iter().zip([-4_i64, 4, 0]) {

@@ -46,7 +46,8 @@ while read -r _; do :; done
 kill -9 "$pid" 2>/dev/null
 if read -r postmaster <"$dir/data/postmaster.pid" 2>/dev/null; then
     kill -CONT "$postmaster" 2>/dev/null
-    kill -QUIT "$postmaster" 2>/dev/null && while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done
+    kill -QUIT "$postmaster" 2>/dev/null &&
+        while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done
 fi
 rm -rf "$dir"
 "#;
@@ -342,7 +343,8 @@ impl Patroni {
                 let commit =
                     "CREATE TABLE IF NOT EXISTS ha_probe (at timestamptz); INSERT INTO ha_probe \
                      VALUES (now())";
-                matches!(timeout(Duration::from_secs(1), try_execute(&url, commit)).await, Ok(Ok(())))
+                let commit = timeout(Duration::from_secs(1), try_execute(&url, commit));
+                matches!(commit.await, Ok(Ok(())))
             });
             futures_util::future::join_all(commits).await.contains(&true).then_some(())
         })

@@ -24,8 +24,8 @@ set -u
 bin=$1 dir=$2 primary=$3
 shift 3
 serve() {
-    "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= -c max_connections=1000 \
-        -c lc_messages=C "$@" >>"$dir/log" 2>&1 &
+    "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= \
+        -c max_connections=1000 -c lc_messages=C "$@" >>"$dir/log" 2>&1 &
     server=$!
 }
 stop() {
@@ -35,9 +35,11 @@ stop() {
     done
 }
 if [ "$primary" ]; then
-    "$bin/pg_basebackup" -h "$primary" -U postgres -D "$dir/data" -R --checkpoint=fast --no-sync >"$dir/log" 2>&1
+    "$bin/pg_basebackup" -h "$primary" -U postgres -D "$dir/data" -R --checkpoint=fast --no-sync \
+        >"$dir/log" 2>&1
 else
-    "$bin/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$dir/log" 2>&1
+    "$bin/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync \
+        >"$dir/log" 2>&1
 fi
 serve "$@"
 while read -r order; do
@@ -47,7 +49,8 @@ while read -r order; do
     # The copy gets its name only when it is complete.
     copy)
         rm -rf "$dir/copy" "$dir/copying"
-        "$bin/pg_basebackup" -h "$dir" -U postgres -D "$dir/copying" --checkpoint=fast --no-sync >>"$dir/log" 2>&1 &&
+        "$bin/pg_basebackup" -h "$dir" -U postgres -D "$dir/copying" --checkpoint=fast --no-sync \
+            >>"$dir/log" 2>&1 &&
             mv "$dir/copying" "$dir/copy"
         ;;
     put_back) rm -rf "$dir/data" && mv "$dir/copy" "$dir/data" ;;
