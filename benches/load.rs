@@ -2,11 +2,11 @@
 //! cannot do.
 //!
 //! `scripts/bench` runs this program. There are three modes: `create ADDRESS SECONDS IN_FLIGHT
-//! POLICY`, with another subject in each call; `refresh ADDRESS SECONDS IN_FLIGHT SESSIONS`, with
-//! the token of the session's last refresh; and `revoke ADDRESS SECONDS IN_FLIGHT SESSIONS`, with
-//! another session in each call. After a second of warm-up, the calls are counted. The program
-//! prints the calls per second, and the median, the 99th percentile and the maximum of their
-//! latencies in microseconds.
+//! POLICY`, with a different subject in each call; `refresh ADDRESS SECONDS IN_FLIGHT SESSIONS`,
+//! with the token of the session's last refresh; and `revoke ADDRESS SECONDS IN_FLIGHT SESSIONS`,
+//! with a different session in each call. After a second of warm-up, the calls are counted. The
+//! program prints the calls per second, and the median, the 99th percentile and the maximum of
+//! their latencies in microseconds.
 //!
 //! Client, service and database share the machine, so an expensive client would distort the
 //! figures.

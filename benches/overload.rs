@@ -119,7 +119,7 @@ impl Outcome {
 /// The part of a load that one connection carries.
 struct Part {
     kind: Kind,
-    /// The number of its first call.
+    /// The number of the first call of this part.
     first: u64,
     /// Calls per second in an open loop; `None` for a closed loop with `in_flight` calls.
     rate: Option<f64>,
@@ -142,7 +142,7 @@ impl Part {
             };
             while sent < due {
                 let request = self.kind.request(next);
-                // A client that keeps the limits of the server holds further calls back.
+                // A client that respects the server's limits holds further calls back.
                 if !connection.has_room_for(&request) {
                     if self.rate.is_some() {
                         outcome.held_back += (due - sent) as usize;

@@ -1,6 +1,6 @@
-//! Fuzzes the configuration. The error of a text that is refused must be a single line. A
-//! configuration that is accepted must have the documented properties, and must mean the same when
-//! it has been printed and read again.
+//! Fuzzes the configuration. If a text is refused, the error must be a single line. A configuration
+//! that is accepted must have the documented properties, and must mean the same when it has been
+//! printed and read again.
 #![no_main]
 
 use std::{sync::Arc, time::Duration};

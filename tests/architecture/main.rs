@@ -1,5 +1,5 @@
-//! Checks the rules of docs/architecture.md against the code: which part may use which, and that no
-//! two files use each other.
+//! Checks the rules of docs/architecture.md against the code: each part uses only the parts that it
+//! may use, and no files use each other in a cycle.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod paths;

@@ -33,8 +33,8 @@ fn session_of(subject: &str) -> CreateSessionRequest {
     }
 }
 
-/// Returns names of headers that some applications take for those that a gateway sets, because they
-/// ignore the case, or do not tell an underscore from a hyphen.
+/// Returns names of headers that some applications take for the headers that a gateway sets,
+/// because those applications ignore the case, or do not tell an underscore from a hyphen.
 fn forged_headers() -> Vec<String> {
     let mut names = vec![];
     for parts in [

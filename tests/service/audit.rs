@@ -163,7 +163,7 @@ pub async fn a_record_that_the_database_refuses_does_not_keep_others_from_being_
     assert_eq!((auditing.written().await, auditing.audit.dropped().get()), (4, 2));
 }
 
-pub async fn old_audit_records_are_deleted_even_while_the_table_gets_no_new_ones() {
+pub async fn old_audit_records_are_deleted_even_if_the_audit_table_is_disabled() {
     let mut home = Home::new("").await;
     for setting in ["table = true", "table = false"] {
         let small_batches = "[sweeper]\nschedule = '0 0 29 2 *'\nbatch_size = 2";
@@ -292,7 +292,7 @@ pub async fn every_change_is_recorded_with_caller_action_and_owner_and_other_cal
     expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid = '{kid}'"));
     keys.revoke_key(RevokeKeyRequest { kid: kid.clone() }).await.unwrap();
     expect(format!("action = 'key_revoked' AND caller = 'operator' AND kid = '{kid}'"));
-    // The next key took the place of the revoked one.
+    // The next key took the place of the revoked key.
     expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid <> '{kid}'"));
     // The rotation and the revocation each also published a new next key, and the rotation retired
     // the previous key.
@@ -489,7 +489,8 @@ pub async fn a_repeated_revocation_adds_neither_an_audit_row_nor_a_log_line() {
     assert_eq!(home.database.count(others).await, calls.len() as i64 + 1, "no other records");
 }
 
-/// The caller's second call changes nothing and is not recorded, so the first must be.
+/// The caller's second call changes nothing and is not recorded, so the first call must be
+/// recorded.
 pub async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;

@@ -1,5 +1,5 @@
-//! Tests with a wall clock that jumps: a revoked token must stay revoked, and no entry may be
-//! deleted too early.
+//! Tests with a wall clock that jumps: a revoked token must stay revoked, and no blacklist entry
+//! may be deleted too early.
 
 use countersign::{app, clock::Clock, domain::time::Timestamp, proto::InactiveReason};
 use countersign_test_support::server::{

@@ -313,7 +313,7 @@ pub async fn both_kinds_of_gateways_get_the_same_answers() {
     };
     for (outcome, by_envoy, over_http) in [
         // The third request that passes over HTTP has an unknown header, `X-Countersign-scopes`,
-        // which is no demand.
+        // which does not count as a demand.
         ("passed", 1.0, 3.0),
         ("no_credential", 1.0, 1.0),
         ("revoked", 1.0, 2.0),
@@ -749,7 +749,7 @@ pub async fn callers_over_http_must_be_known_and_may_do_no_more_than_over_grpc()
     }
     assert!(
         logged.contains("introspection") && logged.contains("forward-auth"),
-        "who was denied is recorded"
+        "the denied callers are recorded"
     );
 }
 

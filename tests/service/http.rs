@@ -96,8 +96,8 @@ pub async fn unknown_paths_are_not_found_and_read_only_paths_refuse_other_method
 
 pub async fn a_request_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
     let server = Server::start().await;
-    // The head is exactly as long as what the service reads of it. If bytes were left unread when
-    // the service closes the connection, the answer could be lost.
+    // The heads are no longer than what the service reads of a head. If the service closed the
+    // connection while bytes were still unread, the answer could be lost.
     let start = "GET /livez HTTP/1.1\r\nhost: a\r\nx: ";
     let long = start.to_owned() + &"x".repeat((64 << 10) - start.len());
     let many = format!("GET /livez HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));

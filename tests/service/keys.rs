@@ -17,8 +17,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 /// Settings under which keys rotate within minutes, and an access token is valid for longer than
-/// its key signs. The service looks for due rotations ten times within `publish_ahead` of real
-/// time.
+/// its key signs. The service looks for due rotations every tenth of `publish_ahead`, in real time.
 const FAST: &str = r#"
 [tokens]
 max_access_token_ttl = "600s"

@@ -48,7 +48,8 @@ macro_rules! tests {
     };
 }
 
-/// Makes tests of the rules that hold on every engine, and of those that hold on this one alone.
+/// Makes tests of the rules that hold on every engine, and of the rules that hold on this engine
+/// alone.
 macro_rules! engine {
     ($name:ident on $engine:ident: $($alone:tt)*) => { tests! {
         $name on $engine:
@@ -58,7 +59,7 @@ macro_rules! engine {
             audit_records_are_kept_while_the_database_is_unavailable,
             records_whose_commit_was_not_confirmed_are_not_written_twice,
             a_record_that_the_database_refuses_does_not_keep_others_from_being_written,
-            old_audit_records_are_deleted_even_while_the_table_gets_no_new_ones,
+            old_audit_records_are_deleted_even_if_the_audit_table_is_disabled,
             metrics_report_dropped_left_out_and_waiting_audit_records,
             every_change_is_recorded_with_caller_action_and_owner_and_other_calls_are_not,
             a_repeated_revocation_adds_neither_an_audit_row_nor_a_log_line,
@@ -202,7 +203,7 @@ macro_rules! engine {
         refresh {
             one_of_64_concurrent_refreshes_rotates_and_the_others_repeat_its_answer,
             a_replay_until_the_end_of_the_grace_repeats_the_refresh_token_and_changes_nothing,
-            a_replay_one_microsecond_past_the_grace_ends_the_session_and_all_its_tokens,
+            a_replay_one_microsecond_past_the_grace_ends_the_session_and_revokes_its_tokens,
             a_refresh_by_a_token_two_generations_old_is_reuse_even_within_the_grace,
             reuse_ends_only_the_session_of_the_reused_token,
             only_one_access_token_is_active_if_a_refresh_revokes_the_former_one,
@@ -210,7 +211,7 @@ macro_rules! engine {
             a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_own,
             a_refresh_replaces_the_device_only_if_the_request_has_one,
             a_refresh_token_can_be_replayed_for_a_day_until_its_successor_is_used,
-            a_replay_one_microsecond_past_the_replay_limit_ends_the_session_and_all_its_tokens,
+            a_replay_one_microsecond_past_the_replay_limit_ends_the_session_and_its_tokens,
             a_session_keeps_the_replay_policy_under_which_it_was_created,
         }
         refusals {

@@ -375,8 +375,8 @@ pub async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation()
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE"));
 }
 
-/// A sweep by a clock that is ahead would delete blacklist entries too early: their tokens have not
-/// expired by the clocks of other replicas.
+/// A sweep by a clock that is ahead would delete blacklist entries too early, when their tokens
+/// have not yet expired by the clocks of other replicas.
 pub async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
     // The clock stands right before the next sweep.

@@ -63,7 +63,7 @@ pub async fn a_replay_until_the_end_of_the_grace_repeats_the_refresh_token_and_c
     }
 }
 
-pub async fn a_replay_one_microsecond_past_the_grace_ends_the_session_and_all_its_tokens() {
+pub async fn a_replay_one_microsecond_past_the_grace_ends_the_session_and_revokes_its_tokens() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     let next = server.refresh(&first.refresh).await.unwrap().now;
@@ -255,7 +255,7 @@ pub async fn a_refresh_token_can_be_replayed_for_a_day_until_its_successor_is_us
     }
 }
 
-pub async fn a_replay_one_microsecond_past_the_replay_limit_ends_the_session_and_all_its_tokens() {
+pub async fn a_replay_one_microsecond_past_the_replay_limit_ends_the_session_and_its_tokens() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let first = server.create(request_under("default", "alice")).await.unwrap();
     server.refresh(&first.refresh).await.unwrap();

@@ -80,7 +80,7 @@ async fn serve_altered(config: &Config, rule: Option<String>, clock: Arc<Altered
     app::serve(config, listeners, store, system, shutdown).await.unwrap();
 }
 
-/// The clocks of the system, altered.
+/// The clocks of the system, with errors.
 struct AlteredClock {
     /// The number of microseconds by which the wall clock is ahead.
     ahead: i64,
@@ -138,8 +138,8 @@ struct DeadlineFromReply {
     clock: Arc<AlteredClock>,
 }
 
-/// The time from which an answer is late. Quick answers do not set the clocks back, because waits
-/// for acknowledgements use the clocks, too.
+/// An answer that takes longer than this is late. Quick answers do not set the clocks back, because
+/// waits for acknowledgements use the clocks, too.
 const LATE: Duration = Duration::from_millis(50);
 
 #[async_trait]

@@ -81,8 +81,8 @@ impl DerefMut for Replica {
 impl Replica {
     /// Waits until the replica serves.
     pub async fn await_serving(&mut self) {
-        // The proxy through which the replica connects may run on this thread, which must not keep
-        // it from running.
+        // The replica may connect through a proxy that runs on this thread, so this wait must not
+        // block the other tasks of the thread.
         tokio::task::block_in_place(|| self.server.await_serving());
     }
 

@@ -74,7 +74,7 @@ impl Gate {
     }
 }
 
-/// A failure to write to the table of the audit.
+/// A failure to write to the audit table.
 #[derive(Clone)]
 pub struct AuditFailure {
     /// Returns whether a record makes its batch fail.
@@ -88,13 +88,14 @@ pub struct AuditFailure {
 /// Returns a renewal client for a store.
 type RenewalClientSource = Box<dyn Fn(&Arc<dyn Store>) -> Box<dyn RenewalClient> + Send + Sync>;
 
-/// The double.
+/// The test double.
 pub struct Double {
     real: Arc<dyn Store>,
     renewals: RenewalClientSource,
     /// The clock of the test, if it replaces the database's clock.
     clock: Option<Arc<dyn Clock>>,
-    /// The error that all calls about sessions return. Reads of the feed still succeed.
+    /// The error that all calls about sessions return. Renewals, which read the feed, still
+    /// succeed.
     failure: Mutex<Option<StoreError>>,
     /// Holds calls before a session is created.
     pub creations: Gate,
@@ -106,11 +107,11 @@ pub struct Double {
     pub skew: Arc<AtomicI64>,
     /// The number of sweeps that have begun, and the instant up to which the last of them deletes.
     sweeps: watch::Sender<(usize, Timestamp)>,
-    /// Holds calls before a batch is written to the table of the audit.
+    /// Holds calls before a batch is written to the audit table.
     pub audit: Gate,
-    /// The failure of writes to the table of the audit.
+    /// The failure of writes to the audit table.
     failing_audit: Mutex<Option<AuditFailure>>,
-    /// The number of records in each batch for the table of the audit.
+    /// The number of records in each batch for the audit table.
     audits: watch::Sender<Vec<usize>>,
     /// The number of queries that asked whether a session needs a refresh key.
     holders_asked: watch::Sender<usize>,
@@ -171,7 +172,7 @@ impl Double {
     }
 
     /// Waits until a sweep that begins after this call has ended. Returns the instant up to which
-    /// it deleted.
+    /// the sweep deleted.
     pub async fn whole_sweep(&self) -> Timestamp {
         let mut sweeps = self.sweeps.subscribe();
         let (before, _) = *sweeps.borrow_and_update();
@@ -183,12 +184,12 @@ impl Double {
         until
     }
 
-    /// Makes batches for the table of the audit fail from now on, or work again.
+    /// Makes batches for the audit table fail from now on, or work again.
     pub fn fail_audit_with(&self, failure: Option<AuditFailure>) {
         *self.failing_audit.lock().unwrap() = failure;
     }
 
-    /// Returns the number of records in each batch for the table of the audit, failed or not.
+    /// Returns the number of records in each batch for the audit table, failed or not.
     pub fn audits(&self) -> watch::Receiver<Vec<usize>> {
         self.audits.subscribe()
     }

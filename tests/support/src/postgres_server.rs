@@ -61,7 +61,8 @@ stop
 rm -rf "$dir"
 "#;
 
-/// A locale whose messages are not English, for tests that the code does not depend on their words.
+/// A locale whose messages are not English. It is for a test that the code does not depend on the
+/// words of messages.
 pub const GERMAN: &str = "de_DE.UTF-8";
 
 /// The variable that names the locale of all servers' messages. `scripts/test` sets it to run the
@@ -216,7 +217,7 @@ impl Server {
         Self::launch(Path::new(""), settings)
     }
 
-    /// Starts a standby of this server, which follows it and can be read.
+    /// Starts a standby, which follows this server and can be read.
     pub fn start_standby(&self) -> Self {
         // The standby lets a query of a test finish, even if that delays the replay.
         Self::launch(&self.dir, |_| vec!["max_standby_streaming_delay=-1".to_owned()])

@@ -25,7 +25,8 @@ struct Conditions {
     /// Connections with a lower number are closed. They are numbered in the order in which they are
     /// accepted.
     cut_before: u64,
-    /// On connections with a lower number nothing passes any more, not even their end.
+    /// On connections with a lower number nothing passes any more, not even the end of the
+    /// connection.
     silent_before: u64,
 }
 

@@ -182,7 +182,7 @@ pub struct Server {
     pub running: JoinHandle<Result<(), AppError>>,
 }
 
-/// Sends an API key with each call, unless it is empty.
+/// Sends an API key with each call, unless the key is empty.
 #[derive(Clone)]
 pub struct ShowKey(pub String);
 

@@ -222,8 +222,7 @@ impl Site {
         }
     }
 
-    /// Returns the TCP and UDP sockets of the process whose local port is not one on which it
-    /// listens.
+    /// Returns the TCP and UDP sockets of the process, except those on the ports where it listens.
     fn outgoing(&self) -> Vec<String> {
         let (id, ports) = {
             let process = self.process.lock().unwrap();

@@ -1,4 +1,5 @@
-//! A cheap client, which implements only what unary calls of one method need.
+//! A client that costs little processor time, because it implements only what unary calls of one
+//! method need.
 
 use std::collections::BTreeMap;
 
@@ -62,7 +63,8 @@ pub struct Answered {
 }
 
 impl Connection {
-    /// Connects for calls on a path, which carry the API key if there is one.
+    /// Opens a connection for calls of the method with this path. The calls carry the API key if
+    /// there is one.
     pub async fn open(address: &str, path: &str, api_key: Option<&str>) -> Result<Self, Failure> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
@@ -171,7 +173,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits until bytes have arrived. It is cancel-safe.
+    /// Waits until bytes have arrived. This function is cancel-safe.
     pub async fn wait(&mut self) -> Result<(), Failure> {
         self.input.drain(..self.read);
         self.read = 0;

@@ -31,8 +31,8 @@ pub enum Rule {
     /// A session that nobody tried to revoke can be refreshed, and a session that was created can
     /// be revoked.
     RefusedWithoutCause,
-    /// An error has a reason, says when to retry if that may help, and a connection ends only when
-    /// its process does.
+    /// An error has a reason, and says when to retry if a retry may help. A connection ends only
+    /// when its process ends.
     WrongError,
     /// Once all faults are over, every replica validates every token and acknowledges a revocation.
     Unanswered,

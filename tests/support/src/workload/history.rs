@@ -55,8 +55,8 @@ pub enum Ask {
     Refresh {
         /// The session of the refresh token.
         session: SessionNumber,
-        /// True if the refresh token may have been used before, without a grace, so that the
-        /// session may end.
+        /// True if the refresh token may have been used before and has no grace, so that this
+        /// refresh may end the session.
         is_reuse: bool,
         /// The access token that the refresh revokes.
         supersedes: Option<TokenNumber>,
@@ -90,7 +90,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Returns whether the call has an answer, instead of an error that leaves it open.
+    /// Returns whether the outcome is known. Some errors leave open whether a write was made.
     pub fn is_known(&self) -> bool {
         matches!(self, Self::Done | Self::Active | Self::Inactive(_) | Self::Refused(_))
     }
@@ -154,7 +154,7 @@ pub struct SetBack {
     pub kept: Moment,
     /// The database was replaced between `from` and `to`.
     pub from: Moment,
-    /// See `from`.
+    /// The later bound, see `from`.
     pub to: Moment,
 }
 

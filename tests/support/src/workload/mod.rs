@@ -10,8 +10,8 @@ pub mod recorder;
 
 use crate::ledger::Client;
 
-/// The replicas that a load calls. Each has a place, which is a number from 0 on. At times no
-/// process runs in a place, and another process may be started in it.
+/// The replicas that a load calls. A place is the number of a replica, from 0. When the process of
+/// a replica has ended, its place is empty until another process is started there.
 pub trait Replicas: Send + Sync {
     /// Returns the number of places.
     fn places(&self) -> usize;
