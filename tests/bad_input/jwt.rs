@@ -242,7 +242,7 @@ impl Table<'_> {
     }
 
     /// Adds tokens whose header names a key that does not exist, or no key.
-    fn keys(&mut self, fallback_entry: &str) {
+    fn keys(&mut self, token_of_deleted_key: &str) {
         let own = self.forge.ring.signing().unwrap().kid.clone();
         let refresh: Vec<_> =
             self.forge.ring.keys().map(|key| key.kid.clone()).filter(|kid| *kid != own).collect();
@@ -286,8 +286,8 @@ impl Table<'_> {
             self.member(json!({ "kid": kid, "alg": "HS256" }), UNKNOWN_KEY);
             self.member(json!({ "kid": kid }), UNKNOWN_KEY);
         }
-        self.row("of a key that was removed", fallback_entry, UNKNOWN_KEY);
-        let gone = countersign_test_support::forge::header(fallback_entry)["kid"].clone();
+        self.row("of a key that was removed", token_of_deleted_key, UNKNOWN_KEY);
+        let gone = countersign_test_support::forge::header(token_of_deleted_key)["kid"].clone();
         self.member(json!({ "kid": gone }), UNKNOWN_KEY);
         self.member(json!({ "kid": "k".repeat(10 << 10) }), MALFORMED);
         self.member(json!({ "kid": null }), MALFORMED);
@@ -985,7 +985,7 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
 
 /// Makes all rows under a key of this algorithm, and checks them.
 async fn walk(algorithm: &str) {
-    let (site, Keys { forge, fallback_entry }) =
+    let (site, Keys { forge, token_of_deleted_key }) =
         Site::with_keys(&format!("[keys]\nalgorithm = '{algorithm}'")).await;
     let good = site.good().access;
     let mut table =
@@ -993,7 +993,7 @@ async fn walk(algorithm: &str) {
     assert_eq!(table.algorithm(), algorithm);
     table.row("signed again without a change", forge.resign(&table.good, json!({})), Active);
     table.algorithms();
-    table.keys(&fallback_entry);
+    table.keys(&token_of_deleted_key);
     table.keys_that_are_brought_along();
     table.signatures();
     // The following tokens do not depend on the algorithm.

@@ -54,7 +54,7 @@ pub struct Keys {
     /// The keys that sign and encrypt.
     pub forge: Forge,
     /// A token whose key was deleted.
-    pub fallback_entry: String,
+    pub token_of_deleted_key: String,
 }
 
 impl Site {
@@ -73,12 +73,12 @@ impl Site {
         let prepare = async |folder: &TempDir, database: &Database| {
             let process = serve(folder);
             let channel = process.channel().await;
-            let fallback_entry = sign_in(&channel).await.access;
+            let token_of_deleted_key = sign_in(&channel).await.access;
             let rotate = RotateKeyRequest { force: true, ..Default::default() };
             KeyServiceClient::new(channel).rotate_key(rotate).await.unwrap();
             process.stop();
             database.released().await;
-            let gone = header(&fallback_entry)["kid"].as_str().unwrap().to_owned();
+            let gone = header(&token_of_deleted_key)["kid"].as_str().unwrap().to_owned();
             database.execute(&format!("DELETE FROM signing_keys WHERE kid = '{gone}'")).await;
             let config =
                 Config::load(Some(&folder.path().join("countersign.toml")), &Flags::default())
@@ -87,7 +87,7 @@ impl Site {
             let forge = Forge::open(&folder.path().join("data/master.key"), &*store).await;
             drop(store);
             database.released().await;
-            Keys { forge, fallback_entry }
+            Keys { forge, token_of_deleted_key }
         };
         Self::launch("trace", sections, prepare).await
     }
