@@ -1,4 +1,4 @@
-//! Failures of PostgreSQL other than being unreachable.
+//! Tests of failures of a PostgreSQL server that can be reached.
 
 use countersign_test_support::{
     refusal::{Refusal, refused},
@@ -50,8 +50,8 @@ pub async fn writes_are_refused_while_postgresql_lacks_disk_or_memory_and_succee
     assert_eq!(server.revoke(of_token(&good.access)).await.unwrap(), 1);
 }
 
-/// While all connections of the pool wait for a lock, further calls are refused instead of waiting
-/// too, and Validate goes on, because it needs no connection.
+/// While calls on all connections of the pool wait for a lock, further calls are refused after
+/// `database.acquire_timeout`. Validate still answers, because it needs no connection.
 pub async fn calls_without_a_free_connection_are_refused_and_nothing_is_lost() {
     let settings =
         "[database]\nmax_connections = 4\nacquire_timeout = '500ms'\nstatement_timeout = '60s'";

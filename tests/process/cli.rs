@@ -86,7 +86,7 @@ fn create_prints_the_session_and_its_tokens() {
 }
 
 #[test]
-fn the_same_request_id_makes_no_second_session() {
+fn a_repeated_request_id_creates_no_second_session() {
     let (server, _folder) = server();
     let [first, again] = [(); 2].map(|()| create(&server, &["alice", "--request-id", "once"]));
     assert_eq!([&first[0], &first[2]], [&again[0], &again[2]]);
@@ -97,7 +97,7 @@ fn the_same_request_id_makes_no_second_session() {
 }
 
 #[test]
-fn list_shows_the_newest_first_and_leads_to_the_next_page() {
+fn list_shows_the_newest_sessions_first_and_the_option_for_the_next_page() {
     let (server, _folder) = server();
     assert_eq!(server.cli(["session", "list"]).ok(), "no sessions\n");
     let ids = ["phone", "laptop", "tablet"]
@@ -176,7 +176,7 @@ fn show_says_how_a_session_ended_and_why() {
 }
 
 #[test]
-fn revoke_ends_what_it_names_and_nothing_else() {
+fn revoke_ends_the_sessions_that_it_names_and_no_others() {
     let (server, _folder) = server();
     let revoke = |args: &[&str]| {
         let revoked = server
@@ -219,7 +219,7 @@ fn revoke_ends_what_it_names_and_nothing_else() {
 
 /// No server runs here: the claim is checked before anything is sent.
 #[test]
-fn a_claim_with_an_integer_from_two_to_the_53rd_on_is_refused() {
+fn a_claim_with_an_integer_of_2_to_the_53rd_or_more_is_refused() {
     for claim in [
         "user_id=9007199254740993",
         "user_id=-9007199254740992",
@@ -242,7 +242,7 @@ fn revoke_needs_exactly_one_target() {
 }
 
 #[test]
-fn validate_exits_by_whether_the_token_is_active() {
+fn validate_exits_with_0_for_an_active_token_and_else_with_1() {
     let (server, _folder) = server();
     let [id, access, refresh] =
         create(&server, &["alice", "--scope", "read", "--claim", "level=3"]);
@@ -318,7 +318,7 @@ fn decode_shows_a_token_without_a_server() {
 }
 
 #[test]
-fn health_exits_by_whether_the_server_serves() {
+fn health_exits_with_0_if_the_server_serves_and_else_with_1() {
     let (server, _folder) = server();
     assert_eq!(server.cli(["health"]).ok(), "SERVING\n");
     assert_eq!(server.cli(["health", "--json"]).json(), serde_json::json!({ "status": "SERVING" }));
@@ -399,7 +399,7 @@ fn every_command_has_help_without_placeholder_text() {
 }
 
 #[test]
-fn completions_are_there_for_each_shell() {
+fn completions_are_printed_for_each_shell() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = run(countersign().args(["completions", shell])).ok();
         assert!(

@@ -162,7 +162,7 @@ fn caller(name: &str, role: &str) -> (String, String) {
 }
 
 #[test]
-fn usage_errors_are_one_line_that_names_the_remedy() {
+fn a_usage_error_is_one_line_that_names_the_remedy() {
     check(&[
         row("session create", 2, &["missing <SUBJECT>", "`countersign session create --help`"]),
         row("session create --sever x", 2, &["--sever", "did you mean --server?"]),
@@ -304,7 +304,7 @@ fn without_tls_each_mistake_is_named() {
 }
 
 #[test]
-fn with_tls_each_mistake_is_named_with_the_option_that_mends_it() {
+fn with_tls_each_mistake_is_named_with_the_option_that_fixes_it() {
     let (issuer, stanza) = caller("login", "issuer");
     let (stranger, _) = caller("stranger", "admin");
     let by_name = "[[callers]]\nname = 'gateway'\nroles = ['validator']\ncertificate_names = \
@@ -469,7 +469,7 @@ impl Site {
 }
 
 #[test]
-fn a_client_without_a_valid_certificate_is_told_the_options_and_logged_with_the_reason() {
+fn a_client_without_a_valid_certificate_learns_the_options_and_the_service_logs_the_reason() {
     let by_name =
         "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['client.test']\n";
     let mut site = Site::encrypted(by_name, "required");
@@ -509,7 +509,7 @@ fn a_client_without_a_valid_certificate_is_told_the_options_and_logged_with_the_
 }
 
 #[test]
-fn with_json_errors_are_json_too() {
+fn with_the_json_option_errors_are_json_too() {
     let site = Site::plain();
     let error = |args: &[&str], code: i32| {
         let run = site.server.cli(args.iter().copied());

@@ -23,7 +23,7 @@ fn with_descriptors(count: u32, command: &Command) -> Command {
 }
 
 #[test]
-fn the_service_goes_on_after_it_had_no_file_descriptors_left() {
+fn the_service_recovers_after_it_had_no_file_descriptors_left() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::launch(&mut with_descriptors(80, &serve(folder.path())));
     assert!(

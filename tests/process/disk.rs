@@ -170,7 +170,7 @@ fn a_start_without_free_disk_space_is_refused_with_the_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sweeper_of_a_running_service_deletes_sessions_that_are_over() {
+async fn the_sweeper_of_a_running_service_deletes_ended_sessions() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::launch(
         serve(folder.path())
@@ -190,7 +190,7 @@ async fn the_sweeper_of_a_running_service_deletes_sessions_that_are_over() {
 }
 
 #[test]
-fn sweep_works_on_a_stopped_database_and_is_refused_on_one_in_use() {
+fn sweep_works_if_the_service_is_stopped_and_is_refused_while_it_runs() {
     let folder = tempfile::tempdir().unwrap();
     let sweep = |args: &[&str]| {
         let mut command = countersign();

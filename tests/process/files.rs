@@ -144,7 +144,7 @@ fn created_files_and_folders_are_private_to_their_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_where_others_can_exchange_files_is_refused() {
+async fn a_folder_in_which_others_can_replace_files_is_refused() {
     let folder = used(1).await;
     let data = folder.path();
     for bad in [0o777, 0o770, 0o775, 0o707, 0o1777, 0o2777, 0o2775] {
@@ -245,7 +245,7 @@ async fn files_that_belong_to_another_user_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_to_a_database_is_followed_once_and_one_that_leads_nowhere_is_refused() {
+async fn a_link_to_a_database_is_followed_once_and_a_dangling_link_is_refused() {
     let (folder, elsewhere) = (used(1).await, tempfile::tempdir().unwrap());
     let data = folder.path();
     let (link, target) = (data.join("countersign.db"), elsewhere.path().join("sessions.db"));
@@ -314,7 +314,7 @@ fn a_database_that_cannot_be_written_is_refused() {
 }
 
 #[test]
-fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
+fn a_key_or_password_file_that_others_can_read_causes_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     fs::write(&file, "cs_ck_x").unwrap();

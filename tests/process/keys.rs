@@ -246,7 +246,7 @@ fn refused(run: &Run, says: &[&str]) {
 }
 
 #[test]
-fn keys_that_are_weak_damaged_or_open_to_others_are_refused() {
+fn keys_that_are_weak_damaged_or_readable_by_others_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let pem = private(&folder.path().join("own.pem"), RSA);
@@ -276,7 +276,7 @@ fn keys_that_are_weak_damaged_or_open_to_others_are_refused() {
 }
 
 #[test]
-fn the_master_key_comes_from_one_place() {
+fn the_master_key_comes_from_exactly_one_source() {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let folder = tempfile::tempdir().unwrap();
     let (data, text) = (folder.path().join("data"), STANDARD.encode([7; 32]));

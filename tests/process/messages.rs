@@ -170,7 +170,7 @@ fn an_invalid_time_span_is_refused_with_an_example() {
 /// `config check` opens the files that the settings name, as `nginx -t` does, and reports the same
 /// errors as `serve`.
 #[test]
-fn files_in_settings_are_opened_and_errors_name_the_setting() {
+fn config_check_opens_the_files_in_settings_and_its_errors_name_the_setting() {
     const MASTER: (&str, &str) =
         ("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     const POSTGRES: &str = "data_dir = 'data'\ndatabase_url = 'postgres://u@127.0.0.1:1/d'\n";

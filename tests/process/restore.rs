@@ -240,7 +240,7 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
 }
 
 #[test]
-fn sessions_that_ended_according_to_the_log_are_ended_again() {
+fn a_restore_ends_the_sessions_that_have_ended_according_to_the_log() {
     let site = Site::new();
     let server = site.start();
     let [by_id, of_subject, of_tenant, reused] =
@@ -325,7 +325,7 @@ fn with_accept_older_tokens_tokens_of_revoked_sessions_are_refused_only_if_the_l
 }
 
 #[test]
-fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
+fn restore_with_end_all_ends_all_sessions_even_after_an_earlier_restore() {
     let site = Site::new();
     let server = site.start();
     let session = create(&server, &["alice"]);
@@ -370,7 +370,7 @@ fn with_accept_older_tokens_revoked_sessions_newer_than_the_backup_stay_revoked(
 }
 
 #[test]
-fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
+fn a_restore_ends_the_sessions_that_the_log_of_an_earlier_restore_says_it_ended() {
     let site = Site::new();
     let server = site.start();
     let session = create(&server, &["alice"]);
@@ -390,7 +390,7 @@ fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
 }
 
 #[test]
-fn a_backup_that_is_not_good_changes_nothing() {
+fn restoring_a_bad_backup_is_refused_and_changes_nothing() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);
@@ -497,7 +497,7 @@ fn a_restore_that_is_killed_loses_nothing() {
 /// The test creates the files as a restore leaves them if it is interrupted after it has moved the
 /// old database aside.
 #[test]
-fn an_interrupted_restore_is_completed_by_the_next_one_also_through_a_link() {
+fn an_interrupted_restore_is_completed_by_the_next_one_even_through_a_link() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);

@@ -161,7 +161,7 @@ fn the_output_of_config_print_can_be_loaded_and_prints_the_same() {
 
 /// A configuration file means the same in whichever directory the service is started.
 #[test]
-fn relative_paths_start_from_the_file_or_for_flags_and_variables_from_the_working_directory() {
+fn relative_paths_in_the_file_start_from_its_folder_and_others_from_the_working_directory() {
     let folder = tempfile::tempdir().unwrap();
     let sub = folder.path().join("etc");
     fs::create_dir(&sub).unwrap();

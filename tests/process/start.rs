@@ -95,7 +95,7 @@ async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_refused() {
+fn a_file_that_is_not_a_database_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.db");
     fs::write(&file, b"no database ".repeat(1000)).unwrap();
@@ -157,7 +157,7 @@ fn a_start_after_a_crash_checks_the_whole_database() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_cut_short_is_refused() {
+async fn a_truncated_database_is_refused() {
     let folder = used(300).await;
     let path = folder.path().join("countersign.db");
     let content = fs::read(&path).unwrap();
@@ -170,7 +170,7 @@ async fn a_database_cut_short_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_key_that_is_damaged_open_to_others_gone_or_foreign_is_refused() {
+async fn a_master_key_that_is_damaged_readable_by_others_missing_or_wrong_is_refused() {
     let folder = used(1).await;
     let path = folder.path().join("master.key");
     let good = fs::read(&path).unwrap();
@@ -246,7 +246,7 @@ fn a_data_directory_that_is_a_file_is_refused() {
 }
 
 #[test]
-fn a_port_in_use_is_refused_before_anything_is_made() {
+fn a_port_in_use_is_refused_before_any_file_is_created() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -265,7 +265,7 @@ fn a_port_in_use_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn wrong_settings_are_refused_before_anything_is_made() {
+fn wrong_settings_are_refused_before_any_file_is_created() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let file = folder.path().join("countersign.toml");
@@ -338,7 +338,7 @@ fn an_unknown_flag_is_refused_with_the_nearest_known_one() {
 /// After a crash the write-ahead log lies beside the database, and a refused start must not change
 /// it either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was() {
+async fn a_refused_start_after_a_crash_leaves_the_write_ahead_log_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path());
     server.cli(["session", "create", "alice"]).ok();
@@ -351,7 +351,7 @@ async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was(
 
 /// After a typing error in the setting, a new key would be written where nobody looks for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_key_file_that_a_setting_names_is_never_made() {
+async fn a_master_key_file_that_a_setting_names_is_never_created() {
     const SETTING: &str = "COUNTERSIGN_KEYS__MASTER_KEY_FILE";
     let (new, old) = (tempfile::tempdir().unwrap(), used(1).await);
     for folder in [new.path(), old.path()] {
@@ -394,7 +394,7 @@ async fn a_master_key_file_that_a_setting_names_is_never_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_right_to_migrate_the_schema_must_be_up_to_date() {
+async fn with_no_migrate_the_schema_must_be_up_to_date() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     fs::create_dir(&data_dir).unwrap();
@@ -416,7 +416,7 @@ async fn without_the_right_to_migrate_the_schema_must_be_up_to_date() {
 
 /// By the exit code, scripts can tell this from a wrong configuration.
 #[test]
-fn a_database_that_is_not_reached_in_time_has_an_exit_code_of_its_own() {
+fn serve_exits_with_3_if_the_database_cannot_be_reached_in_time() {
     for (timeout, code, says) in [("0s", 2, "cannot be reached"), ("300ms", 3, "gave up after")] {
         let folder = tempfile::tempdir().unwrap();
         let mut command = serve(folder.path());

@@ -513,7 +513,7 @@ fn forward_auth_without_tls_on_a_public_address_is_refused_unless_insecure_is_se
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one_is_not() {
+async fn a_new_certificate_is_loaded_while_connections_stay_open_and_a_bad_one_is_not() {
     let site = Site::new();
     site.configure("", &new_caller(&["a", "--role", "admin"]).1);
     let mut server = Server::launch(&mut site.serve());
@@ -713,7 +713,7 @@ fn an_address_that_others_can_reach_needs_both_tls_and_callers() {
 }
 
 #[test]
-fn caller_new_prints_a_key_once_and_lines_that_are_a_configuration() {
+fn caller_new_prints_a_key_once_and_the_lines_for_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.toml");
     let args = [
