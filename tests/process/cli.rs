@@ -29,7 +29,7 @@ fn names(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Returns those of the sessions that are live.
+/// Returns the sessions that are live.
 fn live<'a>(server: &Server, sessions: &[&'a str]) -> Vec<&'a str> {
     let show =
         |id: &str| server.cli(["session", "show", id, "--json"]).json()["session"]["state"].take();
@@ -217,7 +217,7 @@ fn revoke_ends_the_sessions_that_it_names_and_no_others() {
     }
 }
 
-/// No server runs here: the claim is checked before anything is sent.
+/// The test needs no server, because the command checks the claim before it sends anything.
 #[test]
 fn a_claim_with_an_integer_of_2_to_the_53rd_or_more_is_refused() {
     for claim in [
@@ -332,7 +332,7 @@ fn health_exits_with_0_if_the_server_serves_and_else_with_1() {
     assert!(run(&mut without_server).error(1).contains("is `countersign serve` running there?"));
 }
 
-/// `tests/cluster/listing.rs` has the tests with replicas.
+/// `tests/cluster/listing.rs` tests the command with replicas.
 #[test]
 fn replica_list_on_sqlite_says_that_there_are_no_replicas() {
     let folder = tempfile::tempdir().unwrap();
@@ -409,7 +409,8 @@ fn completions_are_printed_for_each_shell() {
     }
 }
 
-/// A command whose output is not read to its end, as in `countersign … | head`, has not failed.
+/// In `countersign … | head`, the reader closes the pipe before the command has written everything.
+/// That is not a failure of the command.
 #[test]
 fn a_command_succeeds_although_the_reader_of_its_output_has_closed_the_pipe() {
     let mut command = countersign();

@@ -45,7 +45,7 @@ impl Row {
             .envs(self.variables.iter().map(|(name, value)| (*name, value))))
     }
 
-    /// Runs the invocation, and returns everything that is wrong with its outcome.
+    /// Runs the invocation, and returns the problems with its outcome.
     fn problems(&self) -> Vec<String> {
         let answer = self.run();
         let mut problems = vec![];
@@ -80,8 +80,8 @@ impl Site {
         Self { certificates: Certificates::new(folder.path()), folder, server }
     }
 
-    /// Starts a service with TLS and these callers. `mode` says whether clients must present
-    /// certificates.
+    /// Starts a service with TLS and these callers. `mode` is the value of
+    /// `tls.client_certificates`.
     fn encrypted(callers: &str, mode: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificates = Certificates::new(folder.path());
@@ -122,7 +122,7 @@ impl Site {
         path.display().to_string()
     }
 
-    /// Makes a row that calls this service over TLS and trusts its authority.
+    /// Makes a row that calls this service over TLS and trusts its certificate authority.
     fn row(&self, command: &str, code: i32, words: &'static [&'static str]) -> Row {
         let url = format!("https://localhost:{}", self.server.address().port());
         row(command, code, words)
@@ -130,7 +130,7 @@ impl Site {
             .with("COUNTERSIGN_CA_FILE", self.path("ca.pem"))
     }
 
-    /// Makes such a row in which the client presents a certificate.
+    /// Makes a row like [`Self::row`], in which the client also presents a certificate.
     fn showing(&self, name: &str, command: &str, code: i32, words: &'static [&'static str]) -> Row {
         let (certificate, key) =
             (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
@@ -142,7 +142,7 @@ impl Site {
     }
 }
 
-/// Runs all rows, and fails with everything that is wrong.
+/// Runs all rows, and fails with a list of all problems.
 fn check(rows: &[Row]) {
     let problems: Vec<String> = rows.iter().flat_map(Row::problems).collect();
     assert!(
@@ -209,8 +209,8 @@ fn a_usage_error_is_one_line_that_names_the_remedy() {
         row("caller new x", 2, &["missing --role"]),
         row("key import", 2, &["missing <FILE>"]),
     ]);
-    // clap's usage line shows options with a default as if they were required, so it must not
-    // appear.
+    // The usage line that clap writes shows options with a default as if they were required, so it
+    // must not appear.
     let error = run(countersign().args(["session", "create"])).stderr;
     assert!(!error.contains("--server") && !error.contains("Usage"), "{error}");
 }

@@ -28,8 +28,8 @@ struct Count {
     count: i64,
 }
 
-/// Returns the keys in the audit records of an action that a subcommand logged, and checks that the
-/// table has these records, too.
+/// Returns the keys in the audit records of an action that a subcommand logged. Checks that the
+/// table has these records too.
 fn audited(run: &Run, data: &Path, action: &str) -> Vec<String> {
     let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let records =
@@ -64,7 +64,7 @@ fn master(folder: &Path, name: &str, byte: u8) -> PathBuf {
     private(&folder.join(name), &STANDARD.encode([byte; 32]))
 }
 
-/// Returns a command of `countersign key` that works on a database.
+/// Returns a command `countersign key` that works on a database.
 fn key(data: &Path, args: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = countersign();
     command
@@ -192,7 +192,7 @@ fn an_imported_key_signs_after_the_next_rotation() {
     let imported = run(&mut key(&data, &["import", path, "--json"], &es256));
     seen += &format!("{imported:?}");
     let audited = audited(&imported, &data, "key_imported");
-    // At this level standard error has log lines, so only standard output is parsed.
+    // At this log level standard error has log lines, so only standard output is parsed.
     let imported: Value = serde_json::from_str(&imported.stdout).unwrap();
     assert_eq!(imported["state"], "KEY_STATE_PENDING", "as key list has it");
     let kid = imported["kid"].as_str().unwrap().to_owned();

@@ -159,7 +159,8 @@ fn the_output_of_config_print_can_be_loaded_and_prints_the_same() {
     assert_eq!(in_force(&first, &[], &[]), in_force(&second, &[], &[]));
 }
 
-/// A configuration file means the same in whichever directory the service is started.
+/// The meaning of a configuration file must not depend on the directory in which the service is
+/// started.
 #[test]
 fn relative_paths_in_the_file_start_from_its_folder_and_others_from_the_working_directory() {
     let folder = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use tonic_health::pb::{
 /// A time that is longer than any test waits.
 const NEVER: &str = "1h";
 
-/// Watches the health of a server, which must be serving.
+/// Begins to watch the health of a server, and checks that the server is serving.
 async fn watch(server: &Server) -> (HealthClient<Channel>, Streaming<HealthCheckResponse>) {
     let mut client = HealthClient::new(server.channel().await);
     let mut stream = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();

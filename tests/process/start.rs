@@ -1,5 +1,5 @@
-//! Tests of starts that must fail: with exit code 2, one line that names the problem and its
-//! solution, and without a change on disk.
+//! Tests of starts that must fail. The process must exit with code 2, write one line that names the
+//! problem and its solution, and change nothing on disk.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,8 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     files
 }
 
-/// Checks that a command refuses to start, says all of this, and leaves the folder as it was.
+/// Checks that a command refuses to start, that its error contains each part of `says`, and that it
+/// leaves the folder as it was.
 #[track_caller]
 pub fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
     let before = snapshot(folder);
@@ -57,7 +58,7 @@ pub fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
     assert!(changed.is_empty(), "{changed:?} changed");
 }
 
-/// Returns a folder in which a service has created so many sessions and stopped in good order.
+/// Returns a folder in which a service has created `sessions` sessions and then stopped gracefully.
 pub async fn used(sessions: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
@@ -79,7 +80,8 @@ pub async fn used(sessions: usize) -> TempDir {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
     let folder = tempfile::tempdir().unwrap();
-    // Sweeps and the audit table are off, because they would change the file meanwhile.
+    // Sweeps and the audit table are off, because they would change the database file during the
+    // test.
     let mut command = serve(folder.path());
     command
         .env("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 30 2 *")
@@ -124,8 +126,8 @@ async fn a_database_with_a_damaged_page_is_refused() {
     fs::write(&path, content).unwrap();
     let says = ["countersign.db is damaged", "restore it from a backup"];
     refuses(&mut check(), folder.path(), &says);
-    // Without the record in the lock file, it is not known that the database was closed in good
-    // order, so all pages are checked.
+    // Without the record in the lock file, the service does not know that the database was closed
+    // properly, so it checks all pages.
     let lock = folder.path().join("countersign.db.lock");
     let record = fs::read(&lock).unwrap();
     fs::write(&lock, "").unwrap();
@@ -140,7 +142,7 @@ fn a_start_after_a_crash_checks_the_whole_database() {
     let path = folder.path().join("countersign.db");
     Server::start(folder.path()).stop();
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    // The service does not read the table `own`.
+    // The service does not read this table itself.
     let filler = "CREATE TABLE own AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 99)
         SELECT i, zeroblob(3000) AS filler FROM n";
     sql_query(filler).execute(&mut connection).unwrap();
@@ -335,8 +337,8 @@ fn an_unknown_flag_is_refused_with_the_nearest_known_one() {
     assert!(run.stderr.contains("--data-dri") && run.stderr.contains("--data-dir"), "{run:?}");
 }
 
-/// After a crash the write-ahead log lies beside the database, and a refused start must not change
-/// it either.
+/// After a crash the write-ahead log is beside the database. A refused start must not change the
+/// write-ahead log either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_start_after_a_crash_leaves_the_write_ahead_log_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
@@ -349,7 +351,8 @@ async fn a_refused_start_after_a_crash_leaves_the_write_ahead_log_as_it_was() {
     refuses(&mut serve(folder.path()), folder.path(), &["master.key has mode 0644", "chmod 600"]);
 }
 
-/// After a typing error in the setting, a new key would be written where nobody looks for it.
+/// If the service created the file, a typing error in the setting would create a new key in a place
+/// where nobody looks for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_key_file_that_a_setting_names_is_never_created() {
     const SETTING: &str = "COUNTERSIGN_KEYS__MASTER_KEY_FILE";
@@ -414,7 +417,7 @@ async fn with_no_migrate_the_schema_must_be_up_to_date() {
     server.stop();
 }
 
-/// By the exit code, scripts can tell this from a wrong configuration.
+/// The exit code lets scripts distinguish this failure from a wrong configuration.
 #[test]
 fn serve_exits_with_3_if_the_database_cannot_be_reached_in_time() {
     for (timeout, code, says) in [("0s", 2, "cannot be reached"), ("300ms", 3, "gave up after")] {
