@@ -428,7 +428,7 @@ pub async fn malformed_requests_and_messages_get_the_expected_answer() {
 const SHORT: &str = "[limits]\ncall_timeout = '3s'\nhandshake_timeout = '3s'\nidle_timeout = \
                      '3s'\nkeepalive_timeout = '1s'\nmax_streams_per_connection = \
                      64\nmax_metadata_bytes = 4096";
-/// The most concurrent streams of a connection under these settings.
+/// The maximum number of concurrent streams of a connection under these settings.
 const STREAMS: usize = 64;
 /// The number of frames in a flood.
 const FLOOD: usize = 20_000;
@@ -926,7 +926,7 @@ pub async fn a_flood_ends_only_the_connection_of_its_client() {
     let after = site.resident();
     assert!(after <= before + SLACK, "{before} MiB, and then {after} MiB");
 
-    // Below the limit, each ping and each settings frame is answered by one frame.
+    // Below the limit of frames, each ping and each settings frame is answered by one frame.
     const ALLOWED: usize = 450;
     let (pongs, acks) = site
         .survives("pings and settings", &[], async {
@@ -949,7 +949,7 @@ pub async fn a_flood_ends_only_the_connection_of_its_client() {
         .await;
     assert_eq!((pongs, acks), (ALLOWED, ALLOWED));
 
-    // One call too many is refused, and those under way go on.
+    // The call beyond the limit is refused, and the calls under way go on.
     site.survives("one call too many", &[], async {
         let mut raw = Raw::open(site.address).await;
         raw.send(&each(STREAMS + 1, |n| begin(n, VALIDATE))).await;

@@ -107,7 +107,8 @@ const HEADS: &[(&str, &[u16])] = &[
     ("GET /livez HTTP/1.1\r\nhost: a\r\nx(y): z\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\n\u{e4}: y\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\nx: y\0z\r\n", REFUSED),
-    // Section 6: the length of the content. After a request without content, the next one follows.
+    // Section 6: the length of the content. If a request has no content, the next request follows
+    // its head.
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\ncontent-length: 0\r\n", ANSWERED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\ncontent-length: 1\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0, 0\r\n", REFUSED),

@@ -3,7 +3,7 @@
 //! those whose signature is good.
 //!
 //! Cases that need more than a token are elsewhere: the audience or tenant of another caller in
-//! `service/callers.rs`, a revoked key in `service/keys.rs`, and a bit flipped anywhere in
+//! `service/callers.rs`, a revoked key in `service/keys.rs`, and flipped bits in
 //! `service/inactive.rs`.
 
 use aws_lc_rs::{

@@ -160,7 +160,7 @@ pub async fn a_refused_revocation_adds_no_row_and_an_accepted_one_of_a_subject_o
         ("a pattern as a subject", admin, subject("acme", "%"), Ok(0)),
         ("a tenant that does not exist", admin, tenant("nobody"), Ok(0)),
         ("a pattern as a tenant", admin, tenant("a%"), Ok(0)),
-        // The caller of these is limited to another tenant.
+        // The caller of the following revocations is limited to another tenant.
         ("another tenant's access token", foreign, of_token(&good.access), not_found()),
         ("only another tenant's token", foreign, token_only(&good.access), not_found()),
         ("another tenant's refresh token", foreign, of_token(&good.refresh), not_found()),
@@ -174,7 +174,7 @@ pub async fn a_refused_revocation_adds_no_row_and_an_accepted_one_of_a_subject_o
         ("another tenant", foreign, tenant("acme"), not_allowed()),
         ("the caller's own tenant, without the role", foreign, tenant("other"), not_allowed()),
         ("a subject of the default tenant", foreign, subject("", "alice"), not_allowed()),
-        // The callers of these lack the role, or are unknown.
+        // The callers of the following revocations lack the role, or are unknown.
         ("by a validator", &harness.validator, of_token(&good.access), not_allowed()),
         ("by an issuer", &harness.issuer, of_token(&good.refresh), not_allowed()),
         ("garbage by an issuer", &harness.issuer, of_token("x"), not_allowed()),
@@ -310,7 +310,8 @@ pub async fn revoking_a_token_revokes_every_other_token_with_the_same_jti() {
             ("other scopes", forge.resign(&session.access, json!({ "scope": "admin" }))),
         ];
         if algorithm == "ES256" {
-            // Each ECDSA signature uses a random number, and each has a second valid form.
+            // ECDSA signatures use a random number, so signing again gives another signature.
+            // Besides, each signature has a second valid form.
             twins.push(("signed again", forge.resign(&session.access, json!({}))));
             let [header, payload, signature] = parts(&session.access);
             let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();

@@ -23,7 +23,7 @@ use crate::start::{refuses, used};
 const NOBODY: u32 = 65_534;
 /// A supplementary group of the process. The `fsGroup` of a Kubernetes pod is such a group.
 const OUR_GROUP: u32 = 2000;
-/// A group that the process is not in.
+/// A group of which the process is not a member.
 const THEIR_GROUP: u32 = 3000;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -50,8 +50,8 @@ impl User {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let user = Self { folder };
-        // Another process makes the copy. If this one wrote it, a test that forks at the same time
-        // would inherit the open file, and it could not be executed (ETXTBSY).
+        // Another process makes the copy. If this process wrote the copy, a test that forks at the
+        // same time would inherit the open file, and the copy could not be executed (ETXTBSY).
         let copied = Command::new("cp")
             .arg(env!("CARGO_BIN_EXE_countersign"))
             .arg(user.binary())

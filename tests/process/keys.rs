@@ -89,7 +89,7 @@ fn is_active(server: &Server, created: &Value) -> bool {
     server.cli(["token", "validate", access(created)]).code == Some(0)
 }
 
-/// Returns a command that serves with these settings.
+/// Returns a command that starts the service with these settings.
 fn with<'a>(data: &Path, settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> Command {
     let mut command = serve(data);
     command.envs(settings);
@@ -287,7 +287,7 @@ fn the_master_key_comes_from_exactly_one_source() {
     assert!(!data.join("master.key").exists(), "no master key is made");
     refused(&run(&mut serve(&data)), &["master.key", "does not exist"]);
 
-    // systemd gives its credentials a mode by which their group may read them.
+    // systemd gives the files of credentials a mode that lets their group read them.
     let credentials = folder.path().join("credentials");
     fs::create_dir(&credentials).unwrap();
     let credential = private(&credentials.join("countersign.master_key"), &text);

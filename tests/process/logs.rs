@@ -86,7 +86,7 @@ fn every_line_is_json_and_none_has_a_secret() {
                 serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()),
                 "not JSON: {line}"
             );
-            // The tail of a token must not appear either, because it is what makes the token valid.
+            // The end of a token must not appear either, because it is the signature or the MAC.
             let leaked = secrets
                 .iter()
                 .find(|secret| line.contains(&secret[secret.len() - secret.len().min(40)..]));

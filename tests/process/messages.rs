@@ -25,7 +25,7 @@ pub struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// Runs the invocation and checks what it says.
+    /// Runs the invocation, and checks its exit code and its output.
     #[track_caller]
     pub fn check(&self) {
         let folder = tempfile::tempdir().unwrap();

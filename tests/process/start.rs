@@ -218,8 +218,8 @@ fn a_directory_that_may_not_be_written_is_refused() {
     // in a folder that this user may read.
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("countersign");
-    // Another process makes the copy. If this one wrote it, a test that forks at the same time
-    // would inherit the open file, and it could not be executed (ETXTBSY).
+    // Another process makes the copy. If this process wrote the copy, a test that forks at the same
+    // time would inherit the open file, and the copy could not be executed (ETXTBSY).
     let copied =
         Command::new("cp").arg(env!("CARGO_BIN_EXE_countersign")).arg(&binary).status().unwrap();
     assert!(copied.success());

@@ -394,7 +394,7 @@ fn a_certificate_identifies_the_caller_configured_with_a_name_of_the_same_type()
         ("the extension twice", (vec![dns("other.test")], encoded(host, false)), nobody),
     ] {
         site.certificate("client", &[], |params| {
-            // The common name never counts (RFC 9525, section 2).
+            // The common name is ignored (RFC 9525, section 2).
             params.distinguished_name.push(DnType::CommonName, "gw.test");
             params.subject_alt_names = names;
             params.custom_extensions = extensions;
