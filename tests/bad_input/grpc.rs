@@ -455,7 +455,7 @@ enum Attack {
     Unread(Vec<u8>),
     /// Makes this number of calls on streams with a flow-control window of zero, so that no answer
     /// can be sent.
-    Untaken(usize),
+    WithoutWindow(usize),
     /// Makes a call whose body has these frames and never ends.
     Body(Vec<Vec<u8>>),
 }
@@ -520,7 +520,7 @@ impl Attack {
                 while raw.try_send(&bytes).await.is_ok() {}
                 "closed".to_owned()
             }
-            Self::Untaken(calls) => {
+            Self::WithoutWindow(calls) => {
                 let mut raw = Raw::with(address, &[(INITIAL_WINDOW, 0)]).await;
                 // GetJwks needs no caller, so no limit of calls per caller applies.
                 let call = |n| {
@@ -597,7 +597,7 @@ fn each(count: usize, frames: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
 }
 
 /// Runs the rows of a table, eight at a time because many of them wait for a time-out.
-async fn walk(site: &Site, rows: Vec<Row>) {
+async fn run_rows(site: &Site, rows: Vec<Row>) {
     let mut wrong = vec![];
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
@@ -633,7 +633,7 @@ pub async fn a_client_that_does_not_complete_the_preface_is_closed() {
         ("a letter", first(b"P"), "closed"),
         ("all but the last of the preface", first(&PREFACE[..23]), "closed"),
     ];
-    walk(&site, rows).await;
+    run_rows(&site, rows).await;
     site.finish().await;
 }
 
@@ -666,8 +666,8 @@ pub async fn a_client_that_stops_or_makes_no_progress_is_disconnected() {
             Attack::Body(vec![framed(0, 9, b"x")]),
             "Grpc(DeadlineExceeded)",
         ),
-        ("an answer without a window", Attack::Untaken(1), "closed"),
-        ("answers without a window on all streams", Attack::Untaken(STREAMS), "closed"),
+        ("an answer without a window", Attack::WithoutWindow(1), "closed"),
+        ("answers without a window on all streams", Attack::WithoutWindow(STREAMS), "closed"),
         // The following clients keep sending frames, but no call of theirs makes progress.
         ("pings without end", Attack::Endless(ping(1).repeat(500)), "ENHANCE_YOUR_CALM"),
         (
@@ -698,7 +698,7 @@ pub async fn a_client_that_stops_or_makes_no_progress_is_disconnected() {
         ),
     ];
     let before = site.resident();
-    walk(&site, rows).await;
+    run_rows(&site, rows).await;
     let after = site.resident();
     assert!(after <= before + SLACK, "{before} MiB, and then {after} MiB");
     site.finish().await;
@@ -846,7 +846,7 @@ pub async fn frames_that_http2_does_not_allow_get_the_expected_error() {
             "stays",
         ),
     ];
-    walk(&site, rows).await;
+    run_rows(&site, rows).await;
     site.finish().await;
 }
 
@@ -922,7 +922,7 @@ pub async fn a_flood_ends_only_the_connection_of_its_client() {
         ),
     ];
     let before = site.resident();
-    walk(&site, rows).await;
+    run_rows(&site, rows).await;
     let after = site.resident();
     assert!(after <= before + SLACK, "{before} MiB, and then {after} MiB");
 

@@ -244,7 +244,7 @@ fn head_of(bytes: usize, shape: &str) -> String {
 }
 
 pub async fn a_request_head_over_64_kib_is_refused() {
-    const MOST: usize = 64 << 10;
+    const LIMIT: usize = 64 << 10;
     let harness = Harness::start().await;
     let address = harness.server.http;
     let good = "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -252,10 +252,10 @@ pub async fn a_request_head_over_64_kib_is_refused() {
     for shape in ["one line", "many lines", "target"] {
         // hyper has a slightly lower limit for the target alone, so this row stays below that
         // limit.
-        let most = if shape == "target" { MOST - 64 } else { MOST };
+        let longest = if shape == "target" { LIMIT - 64 } else { LIMIT };
         for (bytes, expected) in [
-            (most, 200),
-            (MOST + 1, 431),
+            (longest, 200),
+            (LIMIT + 1, 431),
             (66_000, 431),
             (90_000, 431),
             (200_000, 431),
@@ -520,11 +520,11 @@ pub async fn a_client_that_reads_or_sends_too_slowly_is_disconnected() {
     let server = Home::new(settings).await.start().await;
     // The first client reads nothing. The second client reads a byte every 10 ms. The other clients
     // send the head or the content of a request byte by byte.
-    let takes_nothing = async {
+    let reads_nothing = async {
         let mut stream = TcpStream::connect(server.http).await.unwrap();
         while stream.write_all(&pipelined()).await.is_ok() {}
     };
-    let nibbles = async {
+    let reads_slowly = async {
         let (mut reader, mut writer) = TcpStream::connect(server.http).await.unwrap().into_split();
         let reading = async {
             let mut byte = [0; 1];
@@ -538,7 +538,7 @@ pub async fn a_client_that_reads_or_sends_too_slowly_is_disconnected() {
             () = writing => {}
         }
     };
-    let trickles = async |start: &str| {
+    let sends_slowly = async |start: &str| {
         let mut stream = TcpStream::connect(server.http).await.unwrap();
         stream.write_all(start.as_bytes()).await.unwrap();
         while stream.write_all(b"a").await.is_ok() {
@@ -551,8 +551,13 @@ pub async fn a_client_that_reads_or_sends_too_slowly_is_disconnected() {
     let chunk = format!("{form}transfer-encoding: chunked\r\n\r\n1;");
     let unread = "GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
     in_time("each of them is cut off", async {
-        tokio::join!(takes_nothing, nibbles);
-        tokio::join!(trickles("GET /"), trickles(&length), trickles(&chunk), trickles(unread));
+        tokio::join!(reads_nothing, reads_slowly);
+        tokio::join!(
+            sends_slowly("GET /"),
+            sends_slowly(&length),
+            sends_slowly(&chunk),
+            sends_slowly(unread)
+        );
     })
     .await;
     assert_eq!(

@@ -987,7 +987,7 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
 }
 
 /// Makes all rows under a key of this algorithm, and checks them.
-async fn walk(algorithm: &str) {
+async fn check_rows(algorithm: &str) {
     let (site, Keys { forge, fallback_entry }) =
         Site::with_keys(&format!("[keys]\nalgorithm = '{algorithm}'")).await;
     let good = site.good().access;
@@ -1032,13 +1032,13 @@ async fn walk(algorithm: &str) {
 }
 
 pub async fn altered_tokens_are_refused_under_an_eddsa_key() {
-    walk("EdDSA").await;
+    check_rows("EdDSA").await;
 }
 
 pub async fn altered_tokens_are_refused_under_an_es256_key() {
-    walk("ES256").await;
+    check_rows("ES256").await;
 }
 
 pub async fn altered_tokens_are_refused_under_an_rs256_key() {
-    walk("RS256").await;
+    check_rows("RS256").await;
 }

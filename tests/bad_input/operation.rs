@@ -109,5 +109,5 @@ fn an_invalid_setting_is_reported_in_one_line_that_names_it() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(!fs::exists(&data).unwrap(), "nothing is made");
+    assert!(!fs::exists(&data).unwrap(), "no file is created");
 }

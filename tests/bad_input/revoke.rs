@@ -86,7 +86,7 @@ pub async fn a_refused_revocation_adds_no_row_and_an_accepted_one_of_a_subject_o
     let invalid = || Err(Refusal::field("token"));
     let not_found = || Err(Refusal::of(Code::NotFound, "SESSION_NOT_FOUND"));
     let not_allowed = || Err(Refusal::of(Code::PermissionDenied, "CALLER_NOT_ALLOWED"));
-    let strange = || Err(Refusal::unauthenticated("CALLER_UNKNOWN"));
+    let unknown_caller = || Err(Refusal::unauthenticated("CALLER_UNKNOWN"));
     let (admin, foreign) = (&*harness.admin, &*harness.foreign);
     let rows = [
         ("a letter", admin, of_token("x"), invalid()),
@@ -178,13 +178,13 @@ pub async fn a_refused_revocation_adds_no_row_and_an_accepted_one_of_a_subject_o
         ("by a validator", &harness.validator, of_token(&good.access), not_allowed()),
         ("by an issuer", &harness.issuer, of_token(&good.refresh), not_allowed()),
         ("garbage by an issuer", &harness.issuer, of_token("x"), not_allowed()),
-        ("without a key", "", of_token(&good.access), strange()),
-        ("with the token as the key", &good.access, of_token(&good.access), strange()),
+        ("without a key", "", of_token(&good.access), unknown_caller()),
+        ("with the token as the key", &good.access, of_token(&good.access), unknown_caller()),
         (
             "with an unknown key",
             "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
             tenant("acme"),
-            strange(),
+            unknown_caller(),
         ),
     ];
     let rows =

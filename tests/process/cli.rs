@@ -122,7 +122,7 @@ fn list_shows_the_newest_sessions_first_and_the_option_for_the_next_page() {
         .last()
         .unwrap()
         .strip_prefix("more: --page-token ")
-        .expect("the way to the next page");
+        .expect("the last line names the token of the next page");
     let args = ["session", "list", "--subject", "alice", "--page-size", "2", "--page-token", token];
     let second = server.cli(args).ok();
     assert!(
@@ -344,7 +344,7 @@ fn replica_list_on_sqlite_says_that_there_are_no_replicas() {
         list(&["--json"]).json(),
         serde_json::json!({ "replicas": null, "head": null, "settled": null })
     );
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no file is created");
 }
 
 #[test]

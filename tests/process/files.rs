@@ -174,7 +174,7 @@ async fn a_folder_in_which_others_can_replace_files_is_refused() {
         elsewhere.path(),
         &[elsewhere.path().to_str().unwrap(), "0777"],
     );
-    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "nothing is made there");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "no file is created there");
 
     // A folder without files of the service may have any mode. No server listens on the port in the
     // URL.

@@ -231,7 +231,7 @@ fn an_imported_key_signs_after_the_next_rotation() {
     server.stop();
 
     // No line of the private key may appear in any output.
-    assert!(seen.contains("serving"), "the log was read");
+    assert!(seen.contains("serving"), "the log is not empty");
     for line in P256.lines().filter(|line| !line.starts_with("-----")) {
         assert!(!seen.contains(&line[..line.len().min(24)]), "{line}");
     }
@@ -284,7 +284,7 @@ fn the_master_key_comes_from_exactly_one_source() {
     let server = Server::launch(&mut with(&data, [variable]));
     let created = create(&server);
     server.stop();
-    assert!(!data.join("master.key").exists(), "no master key is made");
+    assert!(!data.join("master.key").exists(), "no master key file is created");
     refused(&run(&mut serve(&data)), &["master.key", "does not exist"]);
 
     // systemd gives the files of credentials a mode that lets their group read them.

@@ -309,7 +309,7 @@ fn config_check_opens_the_files_in_settings_and_its_errors_name_the_setting() {
         let arguments = &["config", "check", "--config", "FILE"];
         Row { arguments, environment, configuration: &configuration, code: 0, says }.check();
     }
-    assert!(!folder.path().join("data").exists(), "nothing is made");
+    assert!(!folder.path().join("data").exists(), "no file is created");
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn flags_win_over_environment_over_file_over_defaults() {
         [&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]],
         ["2s", "7m"]
     );
-    assert_eq!(config["insecure"], true, "the file sets what nothing else does");
+    assert_eq!(config["insecure"], true, "only the file sets this");
 
     let config = in_force(
         &file,

@@ -51,7 +51,7 @@ pub fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
     assert_eq!(
         before.keys().collect::<Vec<_>>(),
         after.keys().collect::<Vec<_>>(),
-        "files came or went"
+        "files were added or removed"
     );
     let changed: Vec<_> =
         before.iter().filter(|(path, file)| after[*path] != **file).map(|(path, _)| path).collect();

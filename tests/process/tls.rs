@@ -687,7 +687,7 @@ fn a_bad_certificate_or_key_ends_the_start_with_one_line_that_names_the_setting(
     );
     assert!(
         !site.path("data").exists() || fs::read_dir(site.path("data")).unwrap().count() == 0,
-        "nothing was made"
+        "no file was created"
     );
 }
 
