@@ -29,7 +29,7 @@ pub enum LogError {
         "line {line} is a record of the audit that cannot be read ({problem}): give the log as \
          the service wrote it, in the form of log.format = \"json\" and without lines being \
          wrapped or cut; if a part of the line is lost for good, delete the line, and after the \
-         restore end by hand what it is about"
+         restore revoke by hand what it names"
     )]
     Unreadable {
         /// The line's number, from 1.

@@ -42,7 +42,7 @@ impl Background {
             tasks::keys::run(authority.clone(), how_often(&config.keys), wake_ups.keys),
         );
         tasks.spawn(
-            "the end of revoked sessions",
+            "the task that ends revoked sessions",
             tasks::cut_offs::run(authority, wake_ups.cut_offs),
         );
         tasks.spawn("the database engine", async move { store.stopped().await });
@@ -52,7 +52,7 @@ impl Background {
     /// Starts the task that reloads certificates and callers when they have changed, or when
     /// `asked` is notified.
     pub fn reload(&mut self, reloader: Reloader, asked: Arc<Notify>) {
-        self.spawn("the look at certificates and callers", reloader.run(asked));
+        self.spawn("the reload of certificates and callers", reloader.run(asked));
     }
 
     /// Starts the task that writes the records of the audit to its table.

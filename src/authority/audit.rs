@@ -311,8 +311,7 @@ impl AuditWriter {
                 Ok(()) => {}
                 Err(error) if may_pass(&error) => return Err(error),
                 Err(error) => {
-                    tracing::error!(id = %entry.id, %error, "a record of the audit is in the log \
-                                                             alone");
+                    tracing::error!(id = %entry.id, %error, "an audit record is only in the log");
                     self.queue.audit.dropped().inc();
                 }
             }

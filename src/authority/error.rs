@@ -89,9 +89,7 @@ pub enum AuthorityError {
     NotCurrent,
     /// There is no active key. Either its row was deleted or damaged, or the database lost its
     /// revocation, which this service is about to repeat.
-    #[error(
-        "no key makes tokens at the moment, the next one is about to take its place: try again"
-    )]
+    #[error("no key is active at the moment, the next one is about to take its place: try again")]
     NoActiveKey,
     /// A bug or a damaged row. The log has the details.
     #[error("an internal error occurred; the server's log says more")]

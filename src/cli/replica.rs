@@ -105,10 +105,10 @@ fn print_table(register: &Register) {
         output::rows(HEADER, members.chain(former));
     }
     let settled = match register.is_settled() {
-        true => "all who may answer are listed",
+        true => "all replicas that may answer are listed",
         false => {
-            "there was a failover: some who may answer may not be listed yet, and revocations \
-             wait for all of them"
+            "there was a failover: replicas that may answer may be missing here, and revocations \
+             wait for them too"
         }
     };
     line!("head of the feed: {}; {settled}", register.head.seq.0);

@@ -69,7 +69,7 @@ impl Keeper {
     fn replace(&self, before: &KeyRing, ring: SealedRing) {
         let (after, problems) = before.follow(&self.masters, ring);
         for problem in problems {
-            tracing::error!(%problem, "a key in the database is not good; the other keys are used");
+            tracing::error!(%problem, "a key in the database is damaged; the other keys are used");
         }
         if before.version() != after.version() {
             tracing::info!(

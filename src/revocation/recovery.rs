@@ -70,7 +70,7 @@ impl Recovery {
                 },
             );
             restoring.await;
-            tracing::info!("the lost revocations hold again");
+            tracing::info!("the lost revocations are in effect again");
         });
     }
 
@@ -83,7 +83,7 @@ impl Recovery {
                 Ok(true) => {
                     replica.counts().removals.inc();
                     let replica = &other.incarnation;
-                    tracing::warn!(%replica, "a replica has gone without a word");
+                    tracing::warn!(%replica, "a replica stopped without leaving");
                 }
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "a replica that is gone cannot be removed"),

@@ -296,7 +296,7 @@ impl LeaseRenewer {
         self.replica.counts().rejoins.inc();
         self.membership = None;
         tracing::warn!(
-            "this replica was taken for gone, or the database was set back; it joins again"
+            "this replica was removed by another, or the database was set back; it joins again"
         );
     }
 

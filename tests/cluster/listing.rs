@@ -80,7 +80,10 @@ async fn a_role_that_may_only_read_can_list_replicas_with_their_state() {
         assert_eq!([row[0], row[1], row[2], row[4], row[6]], expected, "{table}");
         assert_eq!(row[8..], ["ago", "1", "0", "3256ms"], "{table}");
     }
-    assert_eq!(table.lines().nth(3), Some("head of the feed: 1; all who may answer are listed"));
+    assert_eq!(
+        table.lines().nth(3),
+        Some("head of the feed: 1; all replicas that may answer are listed")
+    );
     assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 2, "the command does not join");
 
     // When both replicas are killed, none is left that would remove their rows. The update

@@ -114,10 +114,10 @@ fn effect(operation: &str) -> Option<Effect> {
         "task the rotation of the keys" => {
             Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule)
         }
-        "task the end of revoked sessions" => {
+        "task the task that ends revoked sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
-        "task the look at certificates and callers" => {
+        "task the reload of certificates and callers" => {
             Nothing("tests/process/tls.rs looks for its records")
         }
         "task the renewal of the lease" => {

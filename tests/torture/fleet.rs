@@ -183,7 +183,7 @@ impl Fleet {
                 let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
                 is_ready
                     && count("the database has lost revocations")
-                        == count("the lost revocations hold again")
+                        == count("the lost revocations are in effect again")
             };
             while !is_restored().await {
                 sleep(RETRY).await;

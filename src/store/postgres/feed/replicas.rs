@@ -68,8 +68,7 @@ impl PostgresStore {
         let handle = Handle { shared: Arc::clone(&self.shared) };
         async move {
             if let Err(error) = handle.record_former(incarnation, row, state).await {
-                tracing::warn!(%error, state = state.as_str(), "a replica that serves no more \
-                                                                will not be listed");
+                tracing::warn!(%error, state = state.as_str(), "a former replica will not be listed");
             }
         }
     }
