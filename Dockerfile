@@ -1,6 +1,7 @@
-# Built in one stage, run in another that holds nothing but the binary and its C library. Both base
-# images are pinned by the digest of their index for all architectures; a tool that updates
-# dependencies, such as Dependabot or Renovate, changes tag and digest together.
+# The binary is built in one stage, and the image is made from another, which adds nothing but the
+# binary to a minimal Debian. Both base images are pinned by the digest of their index for all
+# architectures; a tool that updates dependencies, such as Dependabot or Renovate, changes tag and
+# digest together.
 FROM rust:1.97.0-slim-bookworm@sha256:6d220bf85c74e842a79da63997af8d2e74455c0b8847d8bb3a5888572334991d AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock build.rs README.md ./
@@ -12,7 +13,7 @@ COPY src src
 RUN cargo build --release --locked --bin countersign
 
 FROM debian:bookworm-slim@sha256:7b140f374b289a7c2befc338f42ebe6441b7ea838a042bbd5acbfca6ec875818
-# Not root: the service needs nothing but its data directory.
+# The service does not run as root, because it needs nothing but its data directory.
 RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin countersign \
     && install -d -o countersign -g countersign -m 700 /data
 COPY --from=build /src/target/release/countersign /usr/local/bin/countersign

@@ -20,7 +20,8 @@ const PROTOS: [&str; 3] = [
 /// The package of the messages.
 const PACKAGE: &str = "countersign.v1";
 
-/// Messages whose `Debug` must not show tokens or claims, and oneofs as `Message.oneof`.
+/// The messages and oneofs whose `Debug` must not show tokens or claims. A oneof is written as
+/// `Message.oneof`.
 const WITH_SECRETS: [&str; 8] = [
     "Tokens",
     "RefreshRequest",
@@ -34,7 +35,7 @@ const WITH_SECRETS: [&str; 8] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    // `embed_migrations!` reads the folder at compile time, and cargo does not notice that.
+    // `embed_migrations!` reads the folder at compile time, and cargo does not know that.
     println!("cargo:rerun-if-changed=migrations");
 
     let descriptors = protox::compile(PROTOS, ["proto"])?;
@@ -52,14 +53,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns the call of the macro in `src/proto.rs` that implements `Debug` for the types of
-/// [`WITH_SECRETS`].
+/// Returns the line that calls the macro `redacted!` of `src/proto.rs`. The macro implements
+/// `Debug` for the types of [`WITH_SECRETS`].
 fn redacted() -> String {
     format!("redacted!({});", WITH_SECRETS.map(rust_type).join(", "))
 }
 
-/// Returns the generated type of a message or a oneof. That of a oneof is in a module named after
-/// its message.
+/// Returns the path of the Rust type that is generated for a message or a oneof. The type of a
+/// oneof is in a module named after the message.
 fn rust_type(name: &str) -> String {
     let Some((message, oneof)) = name.split_once('.') else { return name.to_owned() };
     let mut module = String::new();
@@ -73,8 +74,8 @@ fn rust_type(name: &str) -> String {
     format!("{module}::{}{rest}", initial.to_uppercase())
 }
 
-/// Returns the migrations of PostgreSQL as a slice of Rust, each with its version and its text, in
-/// order. A folder is named by the version, `_` and a few words.
+/// Returns the source text of a slice that holds the version and the SQL of each PostgreSQL
+/// migration, in order. The name of a migration's folder is its version, `_` and a few words.
 fn postgres_migrations() -> Result<String, Box<dyn Error>> {
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("migrations/postgres");
     let mut names = vec![];

@@ -1,10 +1,10 @@
-//! Tries to revoke tokens that must not be revoked, as often as it is asked to, and checks each
-//! answer. `scripts/abuse` runs it.
+//! Tries to revoke tokens that must not be revoked, and checks each answer. `scripts/abuse` runs
+//! this program.
 //!
-//! `abuse ADDRESS CALLS PID` makes the calls. The variable API_KEY holds the key of a revoker,
-//! EXPIRED an expired access token, and FOREIGN one of a tenant that is not the revoker's. The
-//! tokens of the calls are garbage, forged, expired and foreign, in turn. It also prints the
-//! resident memory of the process PID.
+//! `abuse ADDRESS CALLS PID` makes this many calls. The variable API_KEY holds the key of a
+//! revoker, EXPIRED an expired access token, and FOREIGN an access token of a tenant to which the
+//! revoker has no access. The tokens of the calls are garbage, forged, expired and foreign, in
+//! turn. The program also prints the resident memory of the process PID.
 //!
 //! `abuse ADDRESS others` validates a token again and again until its standard input is closed, and
 //! prints the latencies. They show how an attack that runs meanwhile affects other clients.
@@ -72,10 +72,10 @@ async fn drive(
     let mut answered = 0;
     loop {
         while next < end && (connection.under_way() as u64) < IN_FLIGHT {
-            let (token, is_answered) = tokens.of(next);
+            let (token, must_succeed) = tokens.of(next);
             let request =
                 RevokeRequest { target: Some(Target::Token(token)), ..RevokeRequest::default() };
-            asked.insert(connection.ask(&request.encode_to_vec()), is_answered);
+            asked.insert(connection.ask(&request.encode_to_vec()), must_succeed);
             next += 1;
         }
         if connection.under_way() == 0 {
@@ -84,14 +84,14 @@ async fn drive(
         connection.flush().await?;
         connection.wait().await?;
         for answer in connection.answered()? {
-            let is_answered = asked.remove(&answer.stream).ok_or("an answer to nothing")?;
+            let must_succeed = asked.remove(&answer.stream).ok_or("an answer to nothing")?;
             let revoked = answer
                 .message
                 .map(|message| RevokeResponse::decode(message.as_slice()))
                 .transpose()?;
             match revoked {
-                Some(answer) if is_answered && answer.revoked_sessions == 0 => {}
-                None if !is_answered => {}
+                Some(answer) if must_succeed && answer.revoked_sessions == 0 => {}
+                None if !must_succeed => {}
                 other => return Err(format!("a wrong answer: {other:?}").into()),
             }
             answered += 1;

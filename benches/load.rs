@@ -1,15 +1,16 @@
 //! Calls the service as fast as it answers, with a different body in each call, which `h2load`
 //! cannot do.
 //!
-//! `scripts/bench` runs it. There are three modes: `create ADDRESS SECONDS IN_FLIGHT POLICY`, with
-//! another subject in each call; `refresh ADDRESS SECONDS IN_FLIGHT SESSIONS`, with the token of
-//! the session's last refresh; and `revoke ADDRESS SECONDS IN_FLIGHT SESSIONS`, with another
-//! session in each call. After a second of warm-up it counts the calls. It prints the calls per
-//! second, and the median, the 99th percentile and the maximum of their latencies in microseconds.
+//! `scripts/bench` runs this program. There are three modes: `create ADDRESS SECONDS IN_FLIGHT
+//! POLICY`, with a different subject in each call; `refresh ADDRESS SECONDS IN_FLIGHT SESSIONS`,
+//! with the token of the session's last refresh; and `revoke ADDRESS SECONDS IN_FLIGHT SESSIONS`,
+//! with a different session in each call. After a second of warm-up, the calls are counted. The
+//! program prints the calls per second, and the median, the 99th percentile and the maximum of
+//! their latencies in microseconds.
 //!
 //! Client, service and database share the machine, so an expensive client would distort the
 //! figures.
-#![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
+#![allow(clippy::disallowed_methods)] // Measurements need the real clock.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -82,7 +83,7 @@ async fn main() -> Result<(), Failure> {
         }
         ["revoke", .., sessions] => {
             let count = sessions.parse::<usize>()? / connections;
-            // Many are created at once, to save time.
+            // Many sessions are created at the same time, so that this takes less time.
             let (created, _) =
                 drive(address, CREATED_AT_ONCE, creations(count, "unlimited", None)).await?;
             let times = timed(Instant::now());
@@ -118,7 +119,7 @@ struct Timed {
 /// The calls of one connection, all of one method.
 trait Calls: Send + 'static {
     const PATH: &'static str;
-    /// Returns the next request, or `None` if there are to be no more.
+    /// Returns the next request, or `None` if no further call is to be made.
     fn next(&mut self) -> Option<Vec<u8>>;
     /// Processes an answer.
     fn answer(&mut self, message: &[u8]) -> Result<(), Failure>;
@@ -216,8 +217,8 @@ struct Call {
     answered: Instant,
 }
 
-/// Makes all calls. Each element of `all` has a connection of its own, with `in_flight` calls at
-/// once.
+/// Makes all calls. Each element of `all` has a connection of its own, on which up to `in_flight`
+/// calls are under way at the same time.
 async fn drive<C: Calls>(
     address: &str,
     in_flight: usize,

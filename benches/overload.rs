@@ -1,12 +1,13 @@
-//! Offers more load than the service can take, and measures its behaviour. `scripts/overload` runs
-//! it.
+//! Offers more load than the service can process, and measures how the service behaves.
+//! `scripts/overload` runs this program.
 //!
-//! `overload ADDRESS KIND SECONDS` first measures the capacity in a closed loop: each call waits
-//! for an earlier one. Then it sends calls in an open loop, whatever the service answers: at half,
-//! twice and ten times the capacity, and at half after each overload. The kinds are `create`, each
-//! call for another subject; `batch`, BatchValidate of tokens with wrong signatures, each of which
-//! must be verified; and `list`, a page of 500 sessions.
-#![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
+//! `overload ADDRESS KIND SECONDS` first measures the capacity in a closed loop: each call is sent
+//! when an earlier call has ended. Then it sends calls in an open loop, at a rate that does not
+//! depend on the answers: half, twice and ten times the capacity, and half again after each
+//! overload. The kinds are `create`, each call for another subject; `batch`, BatchValidate of
+//! tokens with wrong signatures, each of which must be verified; and `list`, a page of 500
+//! sessions.
+#![allow(clippy::disallowed_methods)] // Measurements need the real clock.
 
 use std::{
     collections::HashMap,
@@ -46,8 +47,8 @@ impl Kind {
         }
     }
 
-    /// The number of calls in flight while the capacity is measured: as many as the service lets
-    /// run for long.
+    /// Returns the number of calls in flight while the capacity is measured: as many as the service
+    /// allows to run at once for a long time.
     fn in_flight(&self) -> usize {
         match self.name.as_str() {
             "create" => 256,
@@ -118,7 +119,7 @@ impl Outcome {
 /// The part of a load that one connection carries.
 struct Part {
     kind: Kind,
-    /// The number of its first call.
+    /// The number of the first call of this part.
     first: u64,
     /// Calls per second in an open loop; `None` for a closed loop with `in_flight` calls.
     rate: Option<f64>,
@@ -141,7 +142,7 @@ impl Part {
             };
             while sent < due {
                 let request = self.kind.request(next);
-                // A client that keeps the limits of the server holds further calls back.
+                // A client that respects the server's limits holds further calls back.
                 if !connection.has_room_for(&request) {
                     if self.rate.is_some() {
                         outcome.held_back += (due - sent) as usize;
@@ -217,6 +218,7 @@ impl Load<'_> {
     }
 }
 
+/// Returns the latency that `of_1000` of 1000 calls do not exceed.
 fn part_of(sorted: &[Duration], of_1000: usize) -> Duration {
     sorted
         .get((sorted.len() * of_1000 / 1000).min(sorted.len().saturating_sub(1)))

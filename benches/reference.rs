@@ -2,9 +2,9 @@
 //! commits, and a signature.
 //!
 //! `scripts/bench` runs them beside the service and prints ratios. There are three modes: `echo
-//! ADDRESS RESPONSE_BYTES`, which serves until it is killed; `commits FILE SECONDS`, which prints
-//! commits per second; and `signatures`, which prints signatures per second.
-#![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
+//! ADDRESS RESPONSE_BYTES`, which serves until the process is killed; `commits FILE SECONDS`, which
+//! prints commits per second; and `signatures`, which prints signatures per second.
+#![allow(clippy::disallowed_methods)] // Measurements need the real clock.
 
 use std::{convert::Infallible, env, error::Error, hint::black_box, pin::Pin, time::Instant};
 
@@ -43,7 +43,7 @@ async fn echo(address: String, response_bytes: usize) -> Result<(), Box<dyn Erro
     Ok(Server::builder().add_service(echo).serve_with_incoming(incoming).await?)
 }
 
-/// A unary call that takes bytes and answers bytes, so that its cost is that of gRPC alone.
+/// A unary call that receives bytes and answers with bytes, so that it costs only what gRPC costs.
 #[derive(Clone)]
 struct Echo {
     response: Vec<u8>,

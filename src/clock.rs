@@ -1,4 +1,5 @@
-//! The clock as a parameter: the system's clock in production, a settable one in tests.
+//! The clock, which code takes as a parameter: production passes the system's clock, and tests pass
+//! a clock that they can set.
 
 use std::{
     fmt,
@@ -37,8 +38,8 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
-        // CLOCK_MONOTONIC, and with it the standard library's Instant, stands still while the
-        // machine sleeps.
+        // `Instant` of the standard library cannot be used: it reads CLOCK_MONOTONIC, which stands
+        // still while the machine sleeps.
         let since_boot = clock_gettime(ClockId::Boottime);
         Duration::new(
             since_boot.tv_sec.unsigned_abs(),
@@ -47,8 +48,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// The clock of this machine, corrected to that of the database. All replicas correct their clocks
-/// in this way, so they agree on when a session expires and how long a token may be replayed.
+/// The clock of this machine, corrected to the clock of the database. All replicas correct their
+/// clocks in this way, so they agree on when a session expires and how long a token may be
+/// replayed.
 pub struct SharedClock {
     own: Arc<dyn Clock>,
     /// The number of microseconds by which the database is ahead of `own`.
@@ -71,9 +73,9 @@ impl SharedClock {
         Timestamp::from_micros(own.micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
     }
 
-    /// Adjusts the correction by a reading of the database's clock that was taken between two
-    /// instants of this machine's clock. The correction changes only as far as the reading
-    /// requires, so that it does not jitter with the duration of the request.
+    /// Adjusts the correction by `shared`, the time that the database's clock showed at some
+    /// instant between `before` and `after` of this machine's clock. The correction changes no more
+    /// than these bounds require, so that it does not vary with the duration of the request.
     pub fn adjust_correction(&self, before: Timestamp, shared: Timestamp, after: Timestamp) {
         let least = shared.micros().saturating_sub(after.micros());
         let most = shared.micros().saturating_sub(before.micros()).max(least);
@@ -167,7 +169,7 @@ mod tests {
             assert_eq!(clock.now(), at(ahead), "{shared}");
         }
         clock.adjust_correction(at(6_000), at(2_000), at(6_010));
-        assert_eq!(clock.now(), Timestamp::from_seconds(996), "also if it is behind");
+        assert_eq!(clock.now(), Timestamp::from_seconds(996), "the database's clock is behind");
         own.advance(Duration::from_secs(1));
         assert_eq!(
             (clock.now(), clock.uptime()),

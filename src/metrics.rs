@@ -1,18 +1,20 @@
-//! The metrics for operators in the text of OpenMetrics 1.0, with their names, units and meanings.
-//! The parts of the process count events themselves; other values are read from them at each
-//! scrape.
+//! Writes the metrics for operators in the text format of OpenMetrics 1.0, and defines their names,
+//! units and meanings. The parts of the process count their events themselves. All other values are
+//! read from these parts at each scrape.
 
 mod plain_text;
+mod process;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::{Registry, Unit},
 };
 
+use self::process::ProcessCollector;
 use crate::{
     authority::{Authority, audit::Audit, ready::Ready},
     callers::Callers,
@@ -48,7 +50,7 @@ impl Format {
     }
 }
 
-/// The prefix of each name.
+/// The prefix of the name of each metric.
 const PREFIX: &str = "countersign";
 
 /// The parts of the process whose metrics are written.
@@ -76,12 +78,12 @@ pub struct Observed {
     pub store_operations: Arc<Events>,
 }
 
-/// The counts of connections of both servers.
+/// The counts of the connections of both servers.
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
-    /// Connections for gRPC.
+    /// The counts of the gRPC server.
     pub grpc: Arc<Counts>,
-    /// Connections for HTTP.
+    /// The counts of the HTTP server.
     pub http: Arc<Counts>,
 }
 
@@ -93,7 +95,11 @@ impl Metrics {
     /// Registers the metrics of a process.
     pub fn new(observed: Observed) -> Self {
         let Observed { replica, callers, connections, tls, audit, outcomes, .. } = observed;
-        let mut registry = Registry::with_prefix(PREFIX);
+        let mut all = Registry::default();
+        all.register_collector(Box::new(ProcessCollector));
+        let registry = all.sub_registry_with_prefix(PREFIX);
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The version of the service", build);
         registry.register_collector(Box::new(RequestsCollector {
             grpc: observed.grpc_calls,
             http: observed.http_requests,
@@ -105,7 +111,7 @@ impl Metrics {
         registry.register_collector(Box::new(ConnectionsCollector(connections, tls)));
         registry.register_collector(Box::new(AuditCollector(audit)));
         registry.register_collector(Box::new(GatewaysCollector(outcomes)));
-        Self(registry)
+        Self(all)
     }
 
     /// Writes the current values.
@@ -160,6 +166,7 @@ impl Collector for AuthorityCollector {
         encode_token_cache(&mut page, authority)?;
         encode_keys(&mut page, authority)?;
         encode_sweeps(&mut page, authority)?;
+        encode_sizes(&mut page, authority)?;
         encode_queues(&mut page, authority)?;
         encode_connections(&mut page, authority)
     }
@@ -228,6 +235,21 @@ fn encode_sweeps(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
     page.unit("sweep_last_success_timestamp", help, &Unit::Seconds, &sweeps.last_success)
 }
 
+fn encode_sizes(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
+    let Some(sampled) = authority.counts().sizes.load_full() else { return Ok(()) };
+    let (sizes, tables) = (&sampled.sizes, || sampled.sizes.tables.iter());
+    page.unit("database", "Size of the database.", &Unit::Bytes, &ConstGauge::new(sizes.bytes))?;
+    let rows = tables().map(|table| (&*table.table, ConstGauge::new(table.rows)));
+    let help = "Rows of a table. PostgreSQL estimates them.";
+    page.gauges("table", "table_rows", help, None, rows)?;
+    let bytes = tables().filter_map(|table| Some((&*table.table, ConstGauge::new(table.bytes?))));
+    page.gauges("table", "table", "Size of a table with its indexes.", Some(&Unit::Bytes), bytes)?;
+    let help = "Blacklist rows that have expired and are not deleted yet, at most 100000.";
+    page.number("expired_blacklist_rows", help, count(sizes.expired_rows))?;
+    let help = "Time since the oldest of these rows has expired.";
+    page.seconds("expired_blacklist_age", help, sampled.oldest_expired_for)
+}
+
 fn encode_queues(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
     let queues = authority.store_counts().queues;
     let waiting: Vec<_> = queues.iter().map(|queue| (queue.name, &queue.waiting)).collect();
@@ -280,7 +302,7 @@ fn encode_lease(page: &mut Page<'_>, standing: &Standing, counts: &counts::Count
         "1 while there is a lease, so that tokens can be validated here; else 0.",
         u32::from(standing.lease.is_some()),
     )?;
-    // Without other replicas the lease does not end.
+    // The lease of a replica that is alone does not end, and has no remaining time to show.
     let remaining = standing.lease.unwrap_or_default();
     if remaining != Duration::MAX {
         page.seconds("lease_remaining", "Time until the lease ends.", remaining)?;
@@ -340,12 +362,12 @@ fn encode_register(
     )?;
     page.encode(
         "replicas_removed",
-        "Replicas that had gone without leaving, removed by this one.",
+        "Replicas that had stopped without leaving and were removed by this replica.",
         &counts.removals,
     )?;
     page.encode(
         "rejoins",
-        "Times that this replica had been removed as gone and joined again.",
+        "Times that this replica joined again because it had been removed.",
         &counts.rejoins,
     )
 }
@@ -358,12 +380,11 @@ fn encode_acknowledgements(
     let unacknowledged = count(standing.unacknowledged);
     page.number(
         "unacknowledged_revocations",
-        "Revocations that wait until all replicas know them.",
+        "Revocations that wait until no replica accepts the revoked tokens.",
         unacknowledged,
     )?;
     let outcomes = &counts.acknowledgements;
-    let help =
-        "Time from the commit of a revocation until no replica accepts any more what it stops.";
+    let help = "Time from the commit of a revocation until no replica accepts the revoked tokens.";
     page.by_outcome(
         "acknowledgement_duration",
         help,
@@ -496,7 +517,7 @@ impl Collector for AuditCollector {
             "Records of the audit that are not in its table yet.",
             count(self.0.waiting()),
         )?;
-        let help = "Records of the audit that its table will never have. They are in the log.";
+        let help = "Records of the audit that are only in the log and will not be in its table.";
         page.encode("audit_records_dropped", help, self.0.dropped())?;
         let help =
             "Records of denied callers that were left out of the log, because there were too many.";
@@ -511,13 +532,13 @@ struct GatewaysCollector(Arc<Outcomes>);
 impl Collector for GatewaysCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help =
-            "Requests that were judged for gateways, and tokens for callers that speak OAuth.";
+            "Requests checked for gateways, and tokens introspected by callers that speak OAuth.";
         let mut family =
             encoder.encode_descriptor("gateway_checks", help, None, MetricType::Counter)?;
         self.0.iter().try_for_each(|(kind, outcome, counter)| {
             counter.encode(family.encode_family(&[("kind", kind), ("outcome", outcome)])?)
         })?;
-        let help = "Of the requests judged for gateways, those whose cookies for the token differ.";
+        let help = "Requests checked for gateways whose cookies for the token differed.";
         let mut family = encoder.encode_descriptor(
             "gateway_conflicting_cookies",
             help,
@@ -553,6 +574,20 @@ impl Page<'_> {
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.encode(name, help, &ConstCounter::new(value))
+    }
+
+    /// Writes a gauge that has one value for each kind. The label names the kind.
+    fn gauges<'a>(
+        &mut self,
+        label: &str,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        gauges: impl Iterator<Item = (&'a str, ConstGauge<i64>)>,
+    ) -> fmt::Result {
+        let gauges: Vec<_> = gauges.collect();
+        let gauges: Vec<_> = gauges.iter().map(|(kind, gauge)| (*kind, gauge)).collect();
+        self.by(label, name, help, unit, &gauges)
     }
 
     /// Writes distributions of durations, which a label distinguishes.
@@ -621,7 +656,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// Writes a metric of several kinds, which a label distinguishes.
+    /// Writes a metric that has one value for each kind. The label names the kind.
     fn by<M: EncodeMetric>(
         &mut self,
         label: &str,
@@ -638,7 +673,7 @@ impl Page<'_> {
     }
 }
 
-/// Converts a count to the number of a gauge. A larger one becomes the largest possible.
+/// Converts a count to the type of a gauge. A count that is too large becomes the largest value.
 fn count(number: impl TryInto<u32>) -> u32 {
     number.try_into().unwrap_or(u32::MAX)
 }

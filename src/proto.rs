@@ -1,8 +1,8 @@
-//! The generated protocol, its descriptors, and how messages that carry tokens or claims print:
-//! without them.
+//! The generated types of the protocol, its descriptors, and the `Debug` implementations of the
+//! messages that carry tokens or claims, which print neither.
 
-#![allow(missing_docs)] // The comments stand in `proto/`; the generator writes helpers without any.
-#![allow(clippy::too_many_lines)] // Of generated functions.
+#![allow(missing_docs)] // The generator adds helper functions without comments.
+#![allow(clippy::too_many_lines)] // Some generated functions are long.
 
 mod encoded_struct;
 
@@ -26,5 +26,5 @@ macro_rules! redacted {
     };
 }
 
-// The call of the macro is written by `build.rs`, which has the list of the messages.
+// `build.rs` holds the list of the messages and writes the call of the macro.
 include!(concat!(env!("OUT_DIR"), "/redacted.rs"));

@@ -1,4 +1,4 @@
-//! The source of randomness as a parameter, which tests replace.
+//! The source of randomness, which code takes as a parameter so that tests can replace it.
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 

@@ -1,5 +1,5 @@
-//! The signals that the process handles: the first SIGTERM or SIGINT starts a soft stop, the second
-//! one stops at once, and SIGHUP reloads certificates and callers.
+//! The signals that the process handles. The first SIGTERM or SIGINT starts a soft stop, the second
+//! stops the process at once, and SIGHUP reloads certificates and callers.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ impl Shutdown {
     /// Installs the handlers of SIGTERM, SIGINT and SIGHUP.
     pub fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::default();
-        // SIGXFSZ would kill the process at the size limit of a file. If it is handled, the write
-        // fails instead, and the caller gets an error.
+        // SIGXFSZ would kill the process when a file reaches its size limit. While the signal is
+        // handled, the write fails instead, and the caller gets an error.
         let _ = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -22,7 +22,7 @@ pub enum TelemetryError {
     Twice,
 }
 
-/// Returns whether a line cannot contain secrets. The PostgreSQL driver logs the values of every
+/// Returns false for lines that may contain secrets. The PostgreSQL driver logs the values of every
 /// statement at the levels below `INFO`, so those lines are dropped whatever level is configured.
 fn is_harmless(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || !metadata.target().starts_with("tokio_postgres")

@@ -1,5 +1,5 @@
-//! The README and the operator's guide keep their word: what they tell to type runs as it stands,
-//! and the table of settings has every setting.
+//! Checks the README and the operator's guide: the commands in them run exactly as they are
+//! printed, and the table of settings has every setting.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{env, fs, path::Path, process::Command};
@@ -16,8 +16,8 @@ fn readme() -> String {
     page("README.md")
 }
 
-/// The fenced blocks of a section of a page, each with its language. The heading comes with its
-/// marks: `## Name`.
+/// Returns the fenced blocks of a section of a page, each with its language. The heading includes
+/// its marks, as in `## Name`.
 fn blocks(page: &str, heading: &str) -> Vec<(String, String)> {
     let marks = heading.split(' ').next().unwrap();
     let from = page.find(&format!("\n{heading}\n")).unwrap() + 1;
@@ -33,8 +33,8 @@ fn blocks(page: &str, heading: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// Returns whether a line is as expected, where `…` stands for anything. White space counts once,
-/// since columns follow their content.
+/// Returns whether a line is as expected. In `expected`, `…` stands for any text. A run of white
+/// space counts as one space, because the width of columns depends on their content.
 fn matches(expected: &str, actual: &str) -> bool {
     let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (expected, actual) = (squeeze(expected), squeeze(actual));
@@ -53,21 +53,21 @@ fn matches(expected: &str, actual: &str) -> bool {
 }
 
 #[test]
-fn the_tour_runs_word_for_word_and_prints_what_it_says() {
-    run_word_for_word(&blocks(&readme(), "## Five minutes"), "");
+fn the_commands_of_the_tour_run_unchanged_and_print_what_the_readme_shows() {
+    run_unchanged(&blocks(&readme(), "## Five minutes"), "");
 }
 
 #[test]
-fn the_steps_of_backup_and_restore_run_word_for_word() {
+fn the_commands_of_backup_and_restore_run_unchanged_and_print_what_the_guide_shows() {
     let signed_in = "countersign serve 2> serve.log &\n\
         until countersign health > health.txt 2>&1; do sleep 0.1; done\n\
         countersign session create alice > created.txt\n";
-    run_word_for_word(&blocks(&page("docs/operations.md"), "### Step by step"), signed_in);
+    run_unchanged(&blocks(&page("docs/operations.md"), "### Step by step"), signed_in);
 }
 
-/// Runs the blocks of shell in one shell, after a beginning of which nothing is expected, and
-/// compares what each prints with the block of text behind it.
-fn run_word_for_word(blocks: &[(String, String)], beginning: &str) {
+/// Runs all shell blocks in one shell, after the commands of `beginning`, which must print nothing.
+/// Compares what each block prints with the text block that follows it.
+fn run_unchanged(blocks: &[(String, String)], beginning: &str) {
     const MARK: &str = "=====";
     let mut script = format!("set -eu\n{beginning}");
     let mut expected = vec![];
@@ -83,16 +83,16 @@ fn run_word_for_word(blocks: &[(String, String)], beginning: &str) {
     }
     assert!(expected.len() > 5, "the tour was found");
 
-    // A server that is left behind ends with the shell.
+    // A server that is still running ends with the shell.
     script += "kill $(jobs -p) 2> /dev/null || true\n";
-    // The commands stand as they are; the address comes from the environment, so that tours run
-    // side by side.
+    // The commands run unchanged. The address comes from the environment, so that several of these
+    // tests can run at the same time.
     let port = free_address().port();
     let folder = tempfile::tempdir().unwrap();
     let path =
         format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), env::var("PATH").unwrap());
     let output = Command::new("bash")
-        // Job control, which `kill %1` needs, is off in scripts unless asked for.
+        // Job control, which `kill %1` needs, is off in scripts without `-m`.
         .args(["-m", "-c", &script])
         .current_dir(folder.path())
         .env("PATH", path)
@@ -116,7 +116,7 @@ fn run_word_for_word(blocks: &[(String, String)], beginning: &str) {
     }
 }
 
-/// All settings as dotted names.
+/// Returns all settings as dotted names.
 fn settings(path: &str, value: &serde_json::Value) -> Vec<String> {
     match value.as_object() {
         Some(object) => object
@@ -149,7 +149,7 @@ fn the_table_has_every_setting_with_its_default() {
     let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let readme = readme();
     let mut names = settings("", &printed);
-    // Any header may stand there.
+    // The names in this table are headers that the user chooses.
     names.retain(|name| !name.starts_with("gateway.headers."));
     names.push("gateway.headers".to_owned());
     assert!(names.len() > 20, "{names:?}");
@@ -192,7 +192,7 @@ fn the_table_has_every_setting_with_its_default() {
 }
 
 #[test]
-fn the_example_configuration_is_good() {
+fn the_example_configuration_is_accepted() {
     let (_, toml) = blocks(&readme(), "## Configuration")
         .into_iter()
         .find(|(language, _)| language == "toml")
@@ -206,7 +206,7 @@ fn the_example_configuration_is_good() {
 }
 
 #[test]
-fn a_wildcard_matches_anything_and_nothing_else_does() {
+fn a_wildcard_matches_any_text_and_all_other_text_must_be_equal() {
     assert!(matches("session …", "session   01a1"));
     assert!(matches("… alice … live", "x alice y live"));
     assert!(!matches("active yes", "active no"));

@@ -1,5 +1,5 @@
-//! Tests with clients of other authors: PyJWT and jose verify access tokens with the published
-//! keys, and Authlib and oauth4webapi introspect and revoke them.
+//! Tests with third-party clients: PyJWT and jose verify access tokens with the published keys, and
+//! Authlib and oauth4webapi introspect and revoke them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{
@@ -16,8 +16,8 @@ use countersign_test_support::{
 };
 use serde_json::Value;
 
-/// Returns a folder in which the libraries of both languages are installed. It is kept from one run
-/// to the next.
+/// Returns a folder in which the libraries of both languages are installed. The folder is kept from
+/// one run to the next.
 fn libraries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -47,7 +47,7 @@ fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
     let libraries = libraries();
     for algorithm in ["EdDSA", "ES256", "RS256"] {
         let home = tempfile::tempdir().unwrap();
-        // The keys are published at the URL of the issuer, so its port is chosen before the start.
+        // The keys are published at the URL of the issuer, so the port is chosen before the start.
         let http = free_address();
         let issuer = format!("http://{http}");
         let mut command = serve(home.path());

@@ -1,9 +1,9 @@
-//! Fuzzes the reader of access tokens. A text must be accepted as genuine only if the key signed
-//! exactly this text. Of a payload that the key has signed, the accepted claims must be those that
-//! an independent reader finds in it, and they must be within the limits.
+//! Fuzzes the parser of access tokens. A text must be accepted as genuine only if the key signed
+//! exactly this text. If a payload that the key has signed is accepted, its claims must be those
+//! that an independent parser finds in the payload, and they must be within the limits.
 //!
-//! The input is read as a token. If it has a line feed, it is also read as a header and a payload,
-//! which are signed with the key. If the header is empty, a good one is used.
+//! The input is read as a token. If the input has a line feed, it is also read as a header and a
+//! payload, which are signed with the key. An empty header is replaced by a valid one.
 #![no_main]
 
 use std::{collections::BTreeMap, fmt, sync::LazyLock, time::Duration};
@@ -70,7 +70,7 @@ fn read(token: &str) -> Result<AccessClaims, InactiveReason> {
 }
 
 /// Checks that a token that is accepted was signed with the key. Ed25519 signatures are
-/// deterministic, so a text that differs from the one that the key yields is forged.
+/// deterministic, so an accepted token with another signature than the key yields is forged.
 fn check_text(text: &str) {
     if read(text).is_err() {
         return;
@@ -126,7 +126,7 @@ fn check_signed(header: &[u8], payload: &[u8]) {
     }
 }
 
-/// Checks that each claim is the member of its name in the payload, and is within its limits.
+/// Checks that each claim equals the member with its name in the payload, and is within its limits.
 fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
     let mut take = |name: &str| members.remove(name);
     let text = |value: Option<Value>| {
@@ -169,11 +169,11 @@ fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
     assert!(members.iter().eq(claims.custom.to_map().iter()), "{members:?} {:?}", claims.custom);
 }
 
-/// The members of a payload. Reading one that has a member twice panics.
+/// The members of a payload. Reading a payload that has a member twice panics.
 struct Members(BTreeMap<String, Value>);
 
-/// The members of a header that are understood. Reading fails if one is there twice, or if there is
-/// a member that changes how a token is to be read.
+/// The members of a header that are understood. Reading fails if one of them is there twice, or if
+/// the header has a member that changes how a token is to be read.
 struct Header(BTreeMap<&'static str, String>);
 
 fn alg(header: &[u8]) -> Option<String> {

@@ -1,6 +1,6 @@
-//! Fuzzes the configuration. The error of a text that is refused must be a single line. A
-//! configuration that is accepted must have the documented properties, and must mean the same when
-//! it has been printed and read again.
+//! Fuzzes the configuration. If a text is refused, the error must be a single line. A configuration
+//! that is accepted must have the documented properties, and must mean the same when it has been
+//! printed and read again.
 #![no_main]
 
 use std::{sync::Arc, time::Duration};
@@ -100,7 +100,7 @@ fn check_properties(config: &Config) {
     }
 
     // Building the routes below the issuer's path and finding the next sweep must not panic, and
-    // the latter must not take long.
+    // finding the next sweep must not take long.
     let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease));
     let _ = routes(config, clock, replica, Readiness::new(), Ready::default());
     let now = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);

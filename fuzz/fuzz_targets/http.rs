@@ -1,6 +1,6 @@
 //! Fuzzes the HTTP server. Whatever bytes a client sends, the connection must end, each answer must
-//! be one of the routes or of the parser, and none may hold a secret. The pieces in which the bytes
-//! arrive may only affect how soon the connection ends.
+//! come from the routes or the parser, and no answer may contain a secret. The pieces in which the
+//! bytes arrive may only affect how soon the connection ends.
 //!
 //! The input is the bytes that a client sends.
 #![no_main]
@@ -144,7 +144,8 @@ struct Service {
 }
 
 impl Service {
-    /// Builds its routes, with all counters at zero: an answer must not depend on earlier requests.
+    /// Builds the routes of the service, with all counters at zero: an answer must not depend on
+    /// earlier requests.
     fn routes(&self) -> Router {
         let Self { config, clock, replica, readiness, ready } = self;
         routes(config, clock.clone(), replica.clone(), readiness.clone(), ready.clone())
@@ -154,8 +155,8 @@ impl Service {
         let config = Config::from_toml("issuer = 'https://issuer/path'").unwrap();
         let clock = Arc::new(SettableClock::at(Timestamp::from_seconds(1_800_000_000)));
         let rng = Arc::new(Counting::default());
-        // The authority needs a store, but no route uses it. Its runtime is never driven again, and
-        // its file is deleted.
+        // The authority needs a store, but no route uses the store. The store's runtime is never
+        // driven again, and the store's file is deleted.
         let folder = tempfile::tempdir().unwrap();
         let of_the_store =
             Box::leak(Box::new(Builder::new_current_thread().enable_all().build().unwrap()));
@@ -202,7 +203,7 @@ impl Service {
     }
 }
 
-/// Consecutive bytes instead of random ones, so that a run can be repeated.
+/// A generator that yields consecutive bytes instead of random ones, so that a run can be repeated.
 #[derive(Default)]
 struct Counting(AtomicU8);
 

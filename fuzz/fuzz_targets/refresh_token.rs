@@ -1,6 +1,7 @@
-//! Fuzzes the reader of refresh tokens. A token must have only one spelling, its fields must be
-//! those in its bytes, and it must be accepted as genuine only if the key authenticated it. A
-//! genuine token must be read back, and refused after any change.
+//! Fuzzes the parser of refresh tokens. A token must have only one encoding, its parsed fields must
+//! be those in its bytes, and it must be accepted as genuine only if it was issued with the key. A
+//! genuine token must be accepted with the fields that it was issued with, and must be refused
+//! after any change.
 //!
 //! The input is read as a token. Its first bytes are also used as the fields of a genuine token,
 //! and the others as changes of that token.
@@ -43,7 +44,7 @@ fn check_text(text: &str) {
     let encoded = text.strip_prefix(PREFIX).expect("the prefix");
     let bytes = URL_SAFE_NO_PAD.decode(encoded).expect("base64url");
     assert_eq!(bytes.len(), 77);
-    assert_eq!(URL_SAFE_NO_PAD.encode(&bytes), encoded, "a second spelling");
+    assert_eq!(URL_SAFE_NO_PAD.encode(&bytes), encoded, "a second encoding");
     assert_eq!(bytes[0], 1);
     assert_eq!(unverified.key().0, bytes[1..9]);
     assert_eq!(unverified.session_id().bytes(), &bytes[9..25]);

@@ -2,7 +2,7 @@
 //! have a bounded size. An accepted request must hold the values that were sent, within the limits
 //! that the proto files document, and fit into a token that can be read back.
 //!
-//! The input is decoded as each of the messages.
+//! The input is decoded as each of the request messages.
 #![no_main]
 
 use std::{sync::LazyLock, time::Duration};
@@ -110,7 +110,8 @@ fn are_scopes<T: std::ops::Deref<Target = str>>(kept: &[T], asked: &[String]) {
     assert!(kept.iter().all(|scope| scope.chars().all(allowed)));
 }
 
-/// Checks that display data is within its limits, and that valid data is kept unchanged.
+/// Checks that the texts about a device are within their limits, and that valid ones are kept
+/// unchanged.
 fn is_device(kept: &Device, asked: &proto::Device) {
     let texts = [(&*kept.user_agent, &*asked.user_agent, 512), (&*kept.label, &*asked.label, 128)];
     for (kept, asked, most) in texts {

@@ -1,4 +1,4 @@
-//! Builds the parts of a service for a configuration, for several targets.
+//! Builds the HTTP routes of a service for a configuration. Several fuzz targets use this.
 
 use std::sync::Arc;
 

@@ -70,8 +70,8 @@ impl CommandAudit {
         }
     }
 
-    /// Writes the queued records to the table. If that fails, it logs a warning, and the command
-    /// goes on: what the records are about has been done already.
+    /// Writes the queued records to the table. If that fails, this function logs a warning, and the
+    /// command goes on, because the changes in the records have already been made.
     pub async fn write(&mut self) {
         if let Some(table) = &mut self.table
             && let Err(error) = table.write().await

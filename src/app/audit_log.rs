@@ -1,5 +1,5 @@
-//! Reads from a log of the service which sessions and keys were ended, so that a restore can end
-//! them again.
+//! Reads from a log of the service which sessions were ended and which keys were revoked, so that a
+//! restore can revoke them again.
 
 use std::{
     fs::File,
@@ -29,7 +29,7 @@ pub enum LogError {
         "line {line} is a record of the audit that cannot be read ({problem}): give the log as \
          the service wrote it, in the form of log.format = \"json\" and without lines being \
          wrapped or cut; if a part of the line is lost for good, delete the line, and after the \
-         restore end by hand what it is about"
+         restore revoke by hand what it names"
     )]
     Unreadable {
         /// The line's number, from 1.
@@ -84,7 +84,7 @@ pub struct LoggedRevocation {
     pub end: LoggedEnd,
     /// The reason in the record.
     pub reason: EndReason,
-    /// The note that came with it.
+    /// The note in the record.
     pub note: Note,
 }
 
@@ -99,22 +99,23 @@ pub struct LoggedSession {
     pub subject: Subject,
 }
 
-/// The end of the note of a restore that ended all sessions ([`AuditAction::DatabaseRestored`]).
+/// The text that ends the note in the record ([`AuditAction::DatabaseRestored`]) of a restore that
+/// ended all sessions.
 pub const ENDED_ALL: &str = "sessions ended since the backup: all sessions were ended";
 
 /// The content of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RevocationLog {
-    /// The number of records of the audit in it.
+    /// The number of records of the audit in the log.
     pub records: usize,
     /// The revocations among them, in their order.
     pub revocations: Vec<LoggedRevocation>,
-    /// The sessions that were created; empty unless they were asked for.
+    /// The sessions that were created. Empty unless the caller asked for creations.
     pub created: Vec<LoggedSession>,
 }
 
 /// The fields of a record that matter here. Other lines of the log may have fields of these names
-/// with other types, so a line is deserialized only if its target is that of the audit.
+/// with other types, so a line is deserialized only if its target is the audit's.
 #[derive(Deserialize)]
 struct Line {
     id: String,
@@ -129,7 +130,7 @@ struct Line {
 }
 
 /// Reads a log from a file, or from standard input if the path is `-`. Creations of sessions are
-/// read only on demand, because there may be very many.
+/// read only if `with_creations` is true, because there may be very many.
 pub fn read(path: &Path, with_creations: bool) -> Result<RevocationLog, LogError> {
     match path.as_os_str() == "-" {
         true => read_from(io::stdin().lock(), with_creations),
@@ -161,8 +162,8 @@ fn read_from(mut reader: impl BufRead, with_creations: bool) -> Result<Revocatio
 }
 
 /// Texts that show that a line contains a record, even if a part of it was cut off: the target is
-/// at the end of a record, the message near its beginning. The last one is the message of a record
-/// that a log collector has put into a JSON string.
+/// at the end of a record, and the message near its beginning. The last text is the message of a
+/// record that a log collector has put into a JSON string.
 const MARKS: [&str; 3] = [TARGET, r#""message":"audit""#, ESCAPED_MARK];
 const ESCAPED_MARK: &str = r#"\"message\":\"audit\""#;
 
@@ -174,13 +175,14 @@ fn has_mark(text: &str) -> bool {
 fn may_begin_record(text: &str) -> bool {
     const START: &str = r#"{"timestamp":""#;
     const SHORTEST: usize = r#"{"t"#.len();
-    let is_of_ours = text.starts_with(START) || text.len() >= SHORTEST && START.starts_with(text);
+    let begins_like_record =
+        text.starts_with(START) || text.len() >= SHORTEST && START.starts_with(text);
     let message = text.split_once(r#""message":""#);
-    is_of_ours && message.is_none_or(|(_, message)| r#"audit""#.starts_with(message))
+    begins_like_record && message.is_none_or(|(_, message)| r#"audit""#.starts_with(message))
 }
 
-/// Returns the records in a line. Log collectors put a prefix in front of lines, join lines, and
-/// make arrays of them.
+/// Returns the records in a line. Log collectors may put a prefix in front of each line, join
+/// lines, or write an array of records.
 fn records_in(text: &str) -> Result<Vec<Line>, String> {
     let mut records = vec![];
     let mut rest = text;
@@ -197,7 +199,7 @@ fn records_in(text: &str) -> Result<Vec<Line>, String> {
                 take_records(value, &mut records)?;
                 rest = rest.get(end..).unwrap_or_default();
             }
-            // The bracket is in a collector's prefix, or the start of an array that goes on in the
+            // The bracket is part of a collector's prefix, or starts an array that continues in the
             // next line.
             _ if rest.starts_with('[') => rest = rest.get(1..).unwrap_or_default(),
             Some(Err(error)) if error.is_eof() && (has_mark(rest) || may_begin_record(rest)) => {
@@ -221,7 +223,7 @@ fn take_records(value: Value, records: &mut Vec<Line>) -> Result<(), String> {
             records.push(serde_json::from_value(value).map_err(|error| error.to_string())?);
             Ok(())
         }
-        // The line has another target, and may mention that of the audit.
+        // The line has another target. Its text may mention the audit's target.
         Some(_) if !value.to_string().contains(ESCAPED_MARK) => Ok(()),
         None if !has_mark(&value.to_string()) => Ok(()),
         Some(_) | None => Err("it is inside another value: take it out of there".to_owned()),

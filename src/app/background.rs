@@ -16,7 +16,7 @@ use crate::{
     tasks,
 };
 
-/// The running tasks. They end when this is dropped.
+/// The running tasks. They end when this value is dropped.
 pub struct Background(JoinSet<&'static str>);
 
 impl Background {
@@ -30,6 +30,7 @@ impl Background {
     ) -> Self {
         let mut tasks = Self(JoinSet::new());
         let wake_ups = renewer.wake_ups();
+        let sized = authority.clone();
         tasks.spawn("the renewal of the lease", renewer.run());
         let sweeper = tasks::sweeper::run(
             authority.clone(),
@@ -42,9 +43,10 @@ impl Background {
             tasks::keys::run(authority.clone(), how_often(&config.keys), wake_ups.keys),
         );
         tasks.spawn(
-            "the end of revoked sessions",
+            "the task that ends revoked sessions",
             tasks::cut_offs::run(authority, wake_ups.cut_offs),
         );
+        tasks.spawn("the task that reads sizes", tasks::sizes::run(sized));
         tasks.spawn("the database engine", async move { store.stopped().await });
         tasks
     }
@@ -52,7 +54,7 @@ impl Background {
     /// Starts the task that reloads certificates and callers when they have changed, or when
     /// `asked` is notified.
     pub fn reload(&mut self, reloader: Reloader, asked: Arc<Notify>) {
-        self.spawn("the look at certificates and callers", reloader.run(asked));
+        self.spawn("the reload of certificates and callers", reloader.run(asked));
     }
 
     /// Starts the task that writes the records of the audit to its table.
@@ -60,7 +62,7 @@ impl Background {
         self.spawn("the writer of the audit", tasks::audit::run(AuditWriter::new(store, queue)));
     }
 
-    /// Starts a task that returns its name when it ends, which no task should do.
+    /// Starts a task, which should never end. If it does, [`Self::stopped`] returns its name.
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(async move {
             task.await;

@@ -58,7 +58,7 @@ pub fn password_file_warning(config: &Config) -> Option<String> {
     Some(format!("setting database.password_file: {path} {exposure}: run `{command} {path}`"))
 }
 
-/// The pause between two attempts to reach a database: the first one, and the longest one.
+/// The first and the longest pause between two attempts to reach a database.
 const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 
 /// Opens the database that the configuration names. Retries for `database.startup_timeout` if it
@@ -128,8 +128,9 @@ pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect
     }
 }
 
-/// Creates the data directory, and refuses one in which other users can replace files. The folder
-/// of a database elsewhere is not created, because a missing one is probably a typing error.
+/// Creates the data directory, and refuses one in which other users can replace files. If the
+/// database is in another folder, that folder must exist: if it is missing, the path is probably
+/// mistyped.
 pub fn make_folders(config: &Config) -> Result<(), AppError> {
     if let DatabaseUrl::Sqlite(database) = &config.database {
         let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -148,7 +149,8 @@ pub fn make_folders(config: &Config) -> Result<(), AppError> {
         .mode(0o700)
         .create(&path)
         .map_err(|source| AppError::DataDir { path, source })?;
-    // If neither the master key nor a database is in it, there is nothing to protect.
+    // If the database is PostgreSQL and the master key is elsewhere, the folder contains nothing
+    // that must be protected.
     let has_master_key = match &config.keys.master {
         MasterKeySource::File(path) | MasterKeySource::DefaultFile(path) => {
             path.parent() == Some(config.data_dir.as_path())
@@ -174,7 +176,8 @@ fn check_folder(path: &Path) -> Result<(), AppError> {
 /// Fails if there is no database, for commands that must not create one.
 pub fn require_database(config: &Config) -> Result<(), AppError> {
     match &config.database {
-        // The file may be missing because a restore was interrupted; opening it reports that.
+        // The file may be missing because a restore was interrupted. The error is reported when the
+        // database is opened.
         DatabaseUrl::Sqlite(path) if !path.exists() && !is_restore_unfinished(path) => {
             Err(AppError::NoDatabase(path.clone()))
         }

@@ -1,4 +1,4 @@
-//! The errors because of which the service cannot start or has to stop, and those of commands.
+//! The errors that keep the service from starting or make it stop, and the errors of commands.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     store::{StoreError, postgres, sqlite},
 };
 
-/// The service cannot start, or had to stop.
+/// The service could not start or had to stop, or a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The data directory cannot be created or written.
@@ -63,7 +63,7 @@ pub enum AppError {
         /// The error of the last attempt.
         error: postgres::open_error::OpenError,
     },
-    /// The database failed while starting.
+    /// The database returned an error.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The master key cannot be used.
@@ -77,7 +77,8 @@ pub enum AppError {
         /// The reason.
         error: MasterKeyError,
     },
-    /// A setting names a file that does not exist. None is created there, in case it is a mistake.
+    /// The setting names a file that does not exist. The file is not created, because the path may
+    /// be a mistake.
     #[error(
         "setting keys.master_key_file: {0} does not exist, and is not made: correct the path, or \
          restore the file from a backup, or for a new database run `openssl rand -base64 32 > \
@@ -97,8 +98,8 @@ pub enum AppError {
          restore it from a backup"
     )]
     MasterKeyGone(PathBuf),
-    /// The master key of a shared database is missing. None is created, because the other replicas
-    /// would not have it.
+    /// The master key of a shared database is missing. No new key is created, because the other
+    /// replicas would not have it.
     #[error(
         "master key file {path} does not exist; everyone who serves from this database needs the \
          same one, so it is not made here: run `openssl rand -base64 32 > {path} && chmod 600 \

@@ -1,5 +1,5 @@
-//! Reads the master keys and opens the key ring. Also the commands that change the ring in the
-//! database without a service: importing a key, and sealing all keys anew.
+//! Reads the master keys and opens the key ring. This file also has the commands that change the
+//! ring in the database without a running service: importing a key, and sealing all keys anew.
 
 use std::{path::Path, sync::Arc};
 
@@ -50,8 +50,8 @@ fn read_master_key(
     }
 }
 
-/// Fails if a setting names a file that does not exist. No file is created there, because after a
-/// typing error the new key would be where nobody looks for it.
+/// Fails if `keys.master_key_file` names a file that does not exist. The file is not created,
+/// because after a typing error the new key would be where nobody looks for it.
 pub fn require_master_key(config: &Config) -> Result<(), AppError> {
     match &config.keys.master {
         MasterKeySource::File(path) if !path.exists() => {
@@ -84,8 +84,9 @@ impl Masters {
     }
 }
 
-/// Opens the key ring, and creates the first keys of a new database. The master key is read before
-/// the database is opened, so that a wrong one leaves the database as it was.
+/// Opens the key ring, and creates the first keys of a new database. The caller reads the master
+/// keys before it opens the database, so that the database is left as it was if a master key cannot
+/// be read.
 pub async fn open_keeper(
     config: &Config,
     masters: Masters,
@@ -125,7 +126,8 @@ pub async fn open_keeper(
         let first =
             generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, now)?;
         let keys: Vec<Key> = first.iter().map(|sealed| sealed.key.clone()).collect();
-        // If another process was faster, this changes nothing, and its keys are read below.
+        // If another process was faster, this changes nothing, and the keys of that process are
+        // read below.
         let change = RingChange { version: ring.version, put: first, drop: vec![] };
         if store.change_ring(change).await?.is_some() {
             for key in keys {
@@ -163,8 +165,7 @@ pub fn about_key(action: AuditAction, kid: &str, at: Timestamp) -> AuditRecord {
     AuditRecord { kid: Some(kid.to_owned()), ..by_command(action, at) }
 }
 
-/// Imports a private key that was made elsewhere. It becomes the pending key for access tokens, in
-/// the place of the one that was pending.
+/// Imports a private key that was made elsewhere. It replaces the pending key for access tokens.
 pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<Key, AppError> {
     let refused = |problem: String| AppError::NotImported { path: file.to_owned(), problem };
     let pem = private_file::read(file).map_err(|error| refused(error.to_string()))?;
@@ -203,8 +204,9 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
     }
 }
 
-/// Seals anew all keys that are not sealed under the current master key. Each key is a change of
-/// its own, so that the command can be interrupted and repeated. Returns the number of these keys.
+/// Seals anew all keys that are not sealed under the current master key. Each key is written in a
+/// change of its own, so that the command can be interrupted and repeated. Returns the number of
+/// keys that were sealed anew.
 pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> {
     let (store, masters, mut audit) = open(config, &system).await?;
     let mut resealed = 0;
@@ -223,7 +225,8 @@ pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> 
                         ))
                         .await;
                 }
-                // The ring has a new version, so the next change must begin with that one.
+                // The ring has a new version now, and the next change must be based on that
+                // version.
                 continue 'ring;
             }
         }

@@ -68,9 +68,9 @@ use self::{
 /// The clock and the source of randomness, which tests replace.
 #[derive(Clone)]
 pub struct System {
-    /// The time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Randomness.
+    /// The source of randomness.
     pub rng: Arc<dyn Rng>,
 }
 
@@ -248,7 +248,7 @@ struct Running {
 
 impl Running {
     /// Waits until the process is told to stop, or until a part of it fails, and returns that
-    /// failure. Meanwhile, announces when there is no lease.
+    /// failure. Meanwhile, announces when the lease lapses, and when there is one again.
     async fn wait(&mut self, shutdown: &Shutdown) -> Option<AppError> {
         let reporting = report_lapses(self.replica.clone(), self.ports.announcer().clone());
         let mut reporting = AbortOnDropHandle::new(tokio::spawn(reporting));
@@ -258,13 +258,14 @@ impl Running {
             stopped = self.ports.stopped() => Some(AppError::TaskStopped(stopped.to_owned())),
         };
         reporting.abort();
-        // The reporting must have ended before the next announcement, or it could announce
-        // `Serving` afterwards.
+        // The reporting task must have ended before `Stopping` is announced. Otherwise it could
+        // announce `Serving` after that.
         let _ = (&mut reporting).await;
         failure
     }
 
-    /// Lets the calls under way finish, and ends all parts. After a failure there is no grace.
+    /// Lets the calls in flight finish, and ends all parts. After a failure, it does not wait for
+    /// `shutdown.grace` first.
     async fn stop(mut self, config: &Config, shutdown: &Shutdown, has_failed: bool) {
         self.ports.announcer().announce(Phase::Stopping).await;
         if !has_failed {
@@ -281,7 +282,7 @@ impl Running {
     }
 }
 
-/// Logs that callers need no credentials, and that connections are not encrypted, where this is so.
+/// Logs if callers need no credentials, and if connections are not encrypted.
 fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
     match (is_open, address.ip().is_loopback()) {
         (false, _) => {}
@@ -297,7 +298,8 @@ fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
     }
 }
 
-/// Returns the source of this replica's incarnations, each with a new random identifier.
+/// Returns a function that describes this replica for the register, each time as a new incarnation
+/// with a random identifier.
 fn incarnations(config: &Config, address: SocketAddr, system: &System) -> IncarnationSource {
     let (name, address) = (config.replica.name.clone(), address.to_string());
     let rng = system.rng.clone();
@@ -345,7 +347,8 @@ async fn report_lapses(replica: Arc<Replica>, announcer: Announcer) {
 }
 
 /// Stops validating, and then removes this replica's row from the register, so that revocations no
-/// longer wait for it. If that fails, other replicas remove the row once its lease must be over.
+/// longer wait for it. If that fails, other replicas remove the row once this replica's lease must
+/// have ended.
 async fn leave(store: &dyn Store, replica: &Replica) {
     if let (Some(incarnation), Some(members)) = (replica.stop(), store.members())
         && let Err(error) = members.leave(incarnation).await
@@ -361,8 +364,8 @@ const MAX_AHEAD: Duration = Duration::from_secs(86_400);
 
 /// Sweeps once, without serving. A sweep by a clock that is ahead deletes rows that are still
 /// needed. So if the database has no clock of its own, and this machine's clock does not fit the
-/// newest row, the caller must confirm it by `is_clock_right`. A sweep by a confirmed clock uses no
-/// other one.
+/// newest row, the caller must confirm the clock by `is_clock_right`. With a confirmed clock, the
+/// sweep does not use the clock of the database.
 pub async fn sweep(
     config: &Config,
     system: System,
@@ -391,7 +394,7 @@ pub async fn sweep(
     let sweeping =
         if is_clock_right { authority.sweep_by_own_clock().await } else { authority.sweep().await };
     let swept = sweeping.map_err(|error| AppError::Sweep(error.to_string()))?;
-    // If the database was new, the records of its first keys wait to be written.
+    // If the database was new, the records about its first keys have not been written yet.
     CommandAudit::new(audit, queue, &store).write().await;
     Ok(swept)
 }

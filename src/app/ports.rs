@@ -1,5 +1,5 @@
-//! The two ports: starts their servers, announces the phase of the service on both, and closes
-//! them.
+//! Starts the servers of the two ports, announces the phase of the service on both ports, and
+//! closes them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -94,7 +94,7 @@ impl Port {
     }
 }
 
-/// Both ports. Their servers end when this is dropped.
+/// Both ports. Their servers end when this value is dropped.
 pub struct Ports {
     announcer: Announcer,
     grpc: Port,
@@ -201,7 +201,7 @@ impl Ports {
         }
     }
 
-    /// Closes the HTTP port, which is last because it answers probes.
+    /// Closes the HTTP port. This happens last, so that the port can answer probes until the end.
     pub async fn close(self) {
         self.http.close.cancel();
         if !self.http.server.is_finished() {

@@ -1,5 +1,5 @@
 //! Reloads certificates and callers when their files change, and at SIGHUP. If a file has an error,
-//! the values in use stay.
+//! the values in use stay in force.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,24 +20,25 @@ use crate::{
 /// The interval at which the files are read. They are not watched, because watching misses changes
 /// of files that are mounted into a container.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
-/// The interval at which it is logged that the certificate expires soon.
+/// The interval between two warnings that the certificate expires soon.
 const EXPIRY_LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Reloads the parts of the configuration that may change while the service runs.
 pub struct Reloader {
-    /// The settings in force: those of the start, with the callers of the last reload.
+    /// The settings in force. The callers are those of the last reload, and all other settings are
+    /// those of the start.
     pub config: Config,
     /// The callers.
     pub callers: Arc<Callers>,
     /// The certificate, if there is one.
     pub tls: Option<Arc<Tls>>,
-    /// The time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Records the changes.
     pub audit: Audit,
 }
 
-/// The problems that were logged last, so that they are not logged again each time.
+/// The problems that were logged last. The same problem is not logged again at each reload.
 #[derive(Default)]
 struct LastLogged {
     callers: String,

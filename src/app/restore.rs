@@ -101,12 +101,12 @@ pub enum RestoreError {
     },
 }
 
-/// The sessions that count as ended after the backup was made, and so are ended again.
+/// The sessions that count as ended after the backup was made, and are therefore ended again.
 #[derive(Clone, Debug)]
 pub enum EndedSince {
-    /// None, because it is not known which they are.
+    /// No sessions, because it is not known which ones ended.
     Unknown,
-    /// The sessions that ended by the records of the audit in these logs.
+    /// The sessions that ended according to the audit records in these logs.
     Logs(Vec<PathBuf>),
     /// All sessions.
     All,
@@ -134,8 +134,8 @@ pub struct Restored {
     pub sessions_ended: i64,
     /// The number of records of the audit in the logs.
     pub records: usize,
-    /// The number of those about single access tokens, which cannot be revoked again, because a
-    /// record does not contain the token's identifier.
+    /// The number of records about single access tokens. These tokens cannot be revoked again,
+    /// because a record does not contain the token's identifier.
     pub tokens_left: usize,
 }
 
@@ -172,7 +172,7 @@ pub async fn check_database(config: &Config) -> Result<(), AppError> {
 /// after the backup was made, as far as that is known.
 ///
 /// On SQLite the revocations are written to a copy of the backup, which then becomes the database.
-/// If anything fails before, the database is left as it was.
+/// If anything fails before that, the database is left as it was.
 pub async fn restore(
     config: &Config,
     order: &RestoreOrder,
@@ -210,8 +210,9 @@ fn aside_suffix(now: Timestamp) -> String {
 fn read_logs(order: &RestoreOrder) -> Result<RevocationLog, RestoreError> {
     let mut all = RevocationLog::default();
     if let EndedSince::Logs(paths) = &order.ended_since {
-        // Creations matter only if older access tokens are accepted: then those of sessions that
-        // the database does not know have to be stopped.
+        // Creations matter only if older access tokens are accepted. A session that was created
+        // after the backup is not in the database, so only the log shows which of these sessions a
+        // revocation covers.
         let with_creations = order.accepts_older_tokens;
         for path in paths {
             let log = audit_log::read(path, with_creations);
@@ -232,7 +233,8 @@ async fn revoke_again(
     system: &System,
 ) -> Result<Restored, AppError> {
     let masters = Masters::read(config)?;
-    // Opening migrates a dump of an older version, whose register could not be read before.
+    // A dump of an older version is migrated when it is opened. Its register can be read only after
+    // that.
     let store = database::open_store(config).await?;
     refuse_if_served(config).await?;
     // The clocks of replicas may differ from the database's by the skew, and so from each other by
@@ -244,7 +246,8 @@ async fn revoke_again(
     let mut restoring =
         Restoring { config, audit, system, store, masters, now: system.clock.now() };
     let restored = restoring.run(order, log).await;
-    // Records are also written if the restore failed, because what they are about has been done.
+    // The records are written even if the restore failed, because the changes in them have been
+    // made.
     restoring.audit.write().await;
     restored
 }
@@ -347,7 +350,7 @@ impl Restoring<'_> {
         Ok(restored)
     }
 
-    /// Revokes keys, and generates new ones where an active or a pending key is missing then.
+    /// Revokes keys, and generates new keys if an active or a pending key is missing afterwards.
     /// Returns the number of keys that were revoked.
     async fn revoke_keys(&mut self, is_revoked: &dyn Fn(&Key) -> bool) -> Result<usize, AppError> {
         let settings = settings(self.config);
@@ -440,10 +443,10 @@ impl Restoring<'_> {
         Ok(sessions)
     }
 
-    /// Finds the targets by which the sessions of a tenant or subject that were created up to
-    /// `until` are ended. That is the whole tenant or subject, unless the database has a session
-    /// that was created later. In that case the revocation is older than the backup, and the
-    /// targets are single sessions.
+    /// Finds the targets to revoke, so that all sessions of a tenant or subject that were created
+    /// up to `until` end. Usually the target is the whole tenant or subject. But if the database
+    /// has a session that was created later, the revocation is older than the backup, and each
+    /// target is a single session.
     async fn find_targets(
         &self,
         tenant: Tenant,
@@ -515,9 +518,11 @@ impl Restoring<'_> {
 }
 
 /// The sessions in the log that the database may not know, because they were created after the
-/// backup. Only a blacklist entry for each of them stops their access tokens.
+/// backup. The access tokens of such a session are accepted until the blacklist has an entry for
+/// it.
 struct LostSessions {
-    /// True if their access tokens would be accepted without entries.
+    /// True if the access tokens of these sessions would be accepted without blacklist entries. It
+    /// is false if the keys that signed the tokens are revoked.
     need_entries: bool,
     by_owner: HashMap<(Tenant, Subject), Vec<SessionId>>,
     owners: HashMap<SessionId, (Tenant, Subject)>,
@@ -568,7 +573,7 @@ impl LostSessions {
     }
 }
 
-/// Records a revocation that was repeated.
+/// Records a repeated revocation in the audit.
 async fn record_end(
     audit: &mut CommandAudit,
     target: RevocationTarget,

@@ -70,9 +70,9 @@ pub fn http_accept_limits(limits: &Limits) -> accept::Limits {
 /// Returns the limits of a connection to the HTTP port.
 pub fn http_connection_limits(limits: &Limits) -> http_server::ConnectionLimits {
     http_server::ConnectionLimits {
-        // Reading the head of a request is a part of the call.
+        // The time in which the head of a request is read counts as part of the call.
         head: limits.call_timeout.min(limits.idle_timeout),
-        // A response may take up to twice this time.
+        // A response may take up to twice this time, so this is at most half of the idle timeout.
         answer: limits.call_timeout.min(limits.idle_timeout / 2),
     }
 }
@@ -110,8 +110,8 @@ pub fn call_limits(limits: &Limits) -> CallLimits {
     }
 }
 
-/// Returns the interval at which keys are checked for a rotation that is due: a tenth of the
-/// shortest span in the schedule, within limits.
+/// Returns the interval at which keys are checked for a rotation that is due: a tenth of
+/// `keys.publish_ahead`, the shortest span in the schedule, within limits.
 pub fn how_often(keys: &Keys) -> Duration {
     (keys.signing.publish_ahead / 10).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }

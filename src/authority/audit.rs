@@ -1,4 +1,4 @@
-//! Records the actions of use cases: each record is written to the log at once, and to a table soon
+//! Records the actions of use cases. Each record is written to the log at once, and to a table soon
 //! after.
 
 use std::{
@@ -28,32 +28,34 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// The largest number of records that wait for the table. Further ones are only written to the log,
-/// so that a slow database does not make memory grow.
+/// The largest number of records that wait for the table. Further records are only written to the
+/// log, so that a slow database does not make memory grow.
 const MOST_WAITING: usize = 16_384;
 
 /// The largest number of records in one transaction. It is limited so that no other write waits
 /// long.
 pub const BATCH: usize = 512;
 
-/// The number of records of denied calls that one caller may cause at once, and within each period.
+/// The number of records of denied calls that one caller may cause in each period. They may all be
+/// caused at once.
 const DENIED_RECORDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
-/// The quota of their lines in the log, for each caller.
+/// The quota of each caller for the log lines of its denied calls.
 const DENIED_LINES: Quota = Quota::per_second(DENIED_RECORDS);
-/// The quota of their rows in the table, for each caller. A caller without permissions must not be
-/// able to fill the table.
+/// The quota of each caller for the table rows of its denied calls. A caller without permissions
+/// must not be able to fill the table.
 const DENIED_ROWS: Quota = Quota::per_minute(DENIED_RECORDS);
 
-/// Takes the records of use cases. It is a cheap handle: all clones share one state.
+/// Accepts the records of use cases. A clone is cheap, because all clones share one state.
 #[derive(Clone)]
 pub struct Audit(Arc<Shared>);
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    /// Distinguishes the records of this process from those of others.
+    /// Distinguishes the identifiers of this process's records from those of other processes.
     salt: [u8; 6],
     count: AtomicU32,
-    /// The limits for each caller. The configuration has few callers, so the map stays small.
+    /// The limits for each caller that was denied something. The configuration has few callers, so
+    /// the map stays small.
     denied: Mutex<HashMap<Who, Denied>>,
     table: Option<mpsc::Sender<AuditEntry>>,
     /// The number of records that wait for the table.
@@ -100,12 +102,12 @@ impl Audit {
         }))
     }
 
-    /// Writes a record to the log at once, and queues it for the table. It neither waits for the
+    /// Writes a record to the log at once, and queues it for the table. This neither waits for the
     /// database nor fails.
     ///
-    /// A record of an unknown caller goes only to the log, because otherwise anybody could fill
-    /// the table. The lines of unknown callers, and the lines and rows of denied calls, are limited
-    /// in rate. The next one that is written says how many were left out.
+    /// A record of an unknown caller goes only to the log, because otherwise anybody could fill the
+    /// table. The lines of unknown callers, and the lines and rows of denied calls, are limited in
+    /// rate. The next line or row that is written says how many were left out.
     pub fn record(&self, record: AuditRecord) {
         let (line, row) = self.allowed(&record);
         if line.is_none() && row.is_none() {
@@ -142,7 +144,7 @@ impl Audit {
         });
     }
 
-    /// Writes a record to the log that is in the table already.
+    /// Writes a record to the log after the record has been stored in the table.
     pub fn log_stored(&self, AuditEntry { id, record, left_out }: &AuditEntry) {
         log(*id, record, *left_out);
     }
@@ -150,7 +152,8 @@ impl Audit {
     /// Records that a caller asked for something that it may not do.
     pub fn denied(&self, caller: Who, peer: Option<IpAddr>, asked: &str) {
         let at = self.0.clock.now();
-        // The names of operations are short enough for a note, so the default is never used.
+        // The names of operations, and the problems with them, are short enough for a note, so the
+        // default is never used.
         let note = Note::try_from(asked.to_owned()).unwrap_or_default();
         self.record(AuditRecord {
             note,
@@ -158,8 +161,8 @@ impl Audit {
         });
     }
 
-    /// Decides whether a record is written to the log, and whether to the table. Each `Some` holds
-    /// the number of earlier records that were left out there.
+    /// Decides whether a record is written to the log, and whether it is written to the table. Each
+    /// `Some` holds the number of earlier records that were left out there.
     fn allowed(&self, record: &AuditRecord) -> (Option<i64>, Option<i64>) {
         let is_known = record.caller != Who::Unknown;
         if is_known && record.action != AuditAction::CallerDenied {
@@ -177,7 +180,7 @@ impl Audit {
         (line, if is_known { of_caller.rows.take() } else { None })
     }
 
-    /// Waits until all records are in the table, or nothing writes to it any more.
+    /// Waits until no record waits for the table, or until there is no writer any more.
     pub async fn written(&self) {
         let Some(table) = &self.0.table else { return };
         let mut waiting = self.0.waiting.subscribe();
@@ -248,7 +251,7 @@ pub struct AuditQueue {
 pub struct AuditWriter {
     store: Arc<dyn Store>,
     queue: AuditQueue,
-    /// The records that were taken from the queue, and are not known to be in the table.
+    /// The records that were taken from the queue, and that are not known to be in the table.
     held: Vec<AuditEntry>,
 }
 
@@ -271,10 +274,10 @@ impl AuditWriter {
         }
     }
 
-    /// Writes the queued records, one batch in each transaction. Records that arrive after a batch
-    /// that was not full wait for the next call, so that there are few transactions. After an
-    /// error, the unwritten records are kept for the next call. If the database did store them in
-    /// spite of the error, storing them again changes nothing.
+    /// Writes the queued records, one batch in each transaction. The call ends after the first
+    /// batch that is not full. Records that arrive later wait for the next call, so that there are
+    /// few transactions. After an error, the unwritten records are kept for the next call. If the
+    /// database did store them in spite of the error, storing them again changes nothing.
     pub async fn write(&mut self) -> Result<(), StoreError> {
         loop {
             while self.held.len() < BATCH
@@ -301,15 +304,14 @@ impl AuditWriter {
     }
 
     /// Writes the records one by one, after their batch was refused. A record that the database
-    /// refuses is dropped, so that it neither keeps the others out nor is tried for ever.
+    /// refuses is dropped, so that it neither blocks the other records nor is tried for ever.
     async fn write_each_alone(&mut self) -> Result<(), StoreError> {
         while let Some(entry) = self.held.last() {
             match self.store.append_audit(vec![entry.clone()]).await {
                 Ok(()) => {}
                 Err(error) if may_pass(&error) => return Err(error),
                 Err(error) => {
-                    tracing::error!(id = %entry.id, %error, "a record of the audit is in the log \
-                                                             alone");
+                    tracing::error!(id = %entry.id, %error, "an audit record is only in the log");
                     self.queue.audit.dropped().inc();
                 }
             }
@@ -320,7 +322,7 @@ impl AuditWriter {
     }
 }
 
-/// Returns whether another attempt may succeed.
+/// Returns whether another attempt to write may succeed after this error.
 fn may_pass(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(_) | StoreError::Overloaded)
 }

@@ -44,7 +44,7 @@ impl MakeWriter<'_> for Lines {
 }
 
 impl Lines {
-    /// Returns the lines that the work logs, as JSON.
+    /// Returns the lines that `work` logs, as JSON.
     fn of(work: impl FnOnce()) -> Vec<Value> {
         let lines = Self::default();
         let subscriber = tracing_subscriber::fmt()
@@ -78,7 +78,7 @@ fn rows(queue: &mut AuditQueue) -> Vec<AuditEntry> {
 }
 
 #[test]
-fn a_record_is_a_line_with_its_fields_and_a_row_with_the_same_identifier() {
+fn a_record_is_logged_with_its_fields_and_stored_with_the_same_identifier() {
     let (audit, mut queue, _) = audit();
     let session = session();
     let full = AuditRecord {
@@ -145,7 +145,7 @@ fn records_of_unknown_callers_are_only_logged_and_at_most_ten_a_second() {
 }
 
 #[test]
-fn a_caller_who_is_denied_all_the_time_is_limited_and_does_not_hide_another() {
+fn the_records_of_an_often_denied_caller_are_limited_and_those_of_others_are_not() {
     let (audit, mut queue, clock) = audit();
     let minute = || {
         Lines::of(|| {
@@ -163,7 +163,10 @@ fn a_caller_who_is_denied_all_the_time_is_limited_and_does_not_hide_another() {
     let second = rows(&mut queue);
     assert_eq!(second.len(), 10);
     let counted: i64 = first.iter().chain(&second).map(|row| row.left_out + 1).sum();
-    assert!((1100..=1200).contains(&counted), "a row counts those left out before it: {counted}");
+    assert!(
+        (1100..=1200).contains(&counted),
+        "rows count the records left out before them: {counted}"
+    );
 
     let other = Lines::of(|| audit.record(denied(named("other"))));
     assert_eq!((other.len(), rows(&mut queue).len()), (1, 1));
@@ -197,7 +200,7 @@ async fn a_record_that_finds_the_queue_full_is_logged_and_counted_as_dropped() {
 }
 
 #[tokio::test]
-async fn without_a_table_there_are_lines_and_nothing_waits() {
+async fn without_a_table_records_are_only_logged_and_none_waits() {
     let audit = Audit::of_log(Arc::new(SettableClock::at(START)), [7; 6]);
     let lines = Lines::of(|| {
         audit.record(AuditRecord::new(AuditAction::KeyRevoked, START, named("admin"), None))

@@ -1,11 +1,15 @@
 //! The counts of the use cases since the start of the process, for metrics.
 
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
-use super::sweep::Swept;
+use super::{Authority, error::AuthorityError, sweep::Swept};
 use crate::{
     domain::{inactive::InactiveReason, time::Timestamp},
     instruments::Counters,
+    store::sizes::Sizes,
 };
 
 /// The counts of the use cases.
@@ -15,6 +19,17 @@ pub struct Counts {
     pub validations: ValidationCounts,
     /// The sweeps.
     pub sweeps: SweepCounts,
+    /// The size of the database when it was last read; none before that.
+    pub sizes: ArcSwapOption<Sampled>,
+}
+
+/// The size of the database at one moment.
+#[derive(Clone, Debug)]
+pub struct Sampled {
+    /// The sizes.
+    pub sizes: Sizes,
+    /// The time since which the oldest expired blacklist row has been expired.
+    pub oldest_expired_for: Duration,
 }
 
 /// The number of validated tokens by outcome.
@@ -77,6 +92,21 @@ impl SweepCounts {
             counter.inc_by(u64::try_from(rows).unwrap_or(u64::MAX));
         }
         self.last_success.set(now.micros() / 1_000_000);
+    }
+}
+
+impl Authority {
+    /// Reads the size of the database for metrics.
+    pub async fn sample_sizes(&self) -> Result<(), AuthorityError> {
+        let now = match self.store.now().await? {
+            Some(now) => now,
+            None => self.clock.now(),
+        };
+        let sizes = self.store.sizes(now).await?;
+        let oldest_expired_for =
+            sizes.oldest_expiry.map_or(Duration::ZERO, |oldest| now.since(oldest));
+        self.counts.sizes.store(Some(Arc::new(Sampled { sizes, oldest_expired_for })));
+        Ok(())
     }
 }
 

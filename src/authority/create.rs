@@ -72,9 +72,9 @@ impl Authority {
                     });
                 }
                 // All sessions of the subject or tenant were revoked in this millisecond, or the
-                // clock has been set back since. The identifier contains the time of creation,
-                // which must be after the revocation. Each iteration uses a later time, so the loop
-                // ends.
+                // clock has been set back since that revocation. The identifier contains the time
+                // of creation, which must be later than the revocation. Each iteration uses a later
+                // time, so the loop ends.
                 Created::Revoked { up_to } => {
                     let at = up_to.plus(Duration::from_millis(1));
                     session.id = SessionId::of_subject(
@@ -113,7 +113,7 @@ impl Authority {
         }
     }
 
-    /// Returns a session that begins at `now`. It has no fingerprint of its request.
+    /// Returns a session that begins at `now`, without the fingerprint of its request.
     fn new_session(
         &self,
         new: NewSession,
@@ -158,7 +158,7 @@ impl Authority {
         })
     }
 
-    /// Records that a session was created, and that others were evicted for it.
+    /// Records that a session was created, and that other sessions were evicted for it.
     fn record_creation(&self, by: &Actor, session: &Session, eviction: Option<&Eviction>) {
         let now = session.created_at;
         for evicted in eviction.iter().flat_map(|eviction| &eviction.sessions) {
@@ -180,14 +180,14 @@ impl Authority {
         earlier: Session,
         now: Timestamp,
     ) -> Result<Issued, AuthorityError> {
-        // The caller may have lost an audience since then. Moreover, a row of an older version does
-        // not say which caller created it.
+        // The caller may have lost the right to an audience since then. Moreover, a row that an
+        // older version wrote does not say which caller created the session.
         if !earlier.audience.iter().all(|audience| by.reach().has_audience(audience)) {
             return Err(AuthorityError::RequestIdReused);
         }
         require_live(&earlier, now)?;
-        // After a refresh, the client has certainly received its tokens, and nobody else may get
-        // the current refresh token.
+        // If the session has been refreshed, the client has certainly received its first tokens,
+        // and nobody else may get the current refresh token.
         if earlier.lineage.generation != 1 {
             let problem = "was used for a session that has been refreshed since: use a new one \
                            for a new session";
@@ -206,7 +206,10 @@ impl Authority {
             known.sort_unstable();
             AuthorityError::field(
                 "policy",
-                format!("{name:?} is not configured; there are: {}", known.join(", ")),
+                format!(
+                    "{name:?} is not configured; the configured policies are: {}",
+                    known.join(", ")
+                ),
             )
         })
     }
@@ -231,7 +234,8 @@ impl Authority {
     }
 }
 
-/// Returns the part of the policy that a new session keeps, with its own lifetime of access tokens.
+/// Returns the part of the policy that a new session keeps, with the lifetime of access tokens that
+/// the request asks for.
 fn session_policy(new: &NewSession, policy: &Policy) -> Result<SessionPolicy, AuthorityError> {
     let access_token_ttl =
         shorten("access_token_ttl", new.access_token_ttl, policy.session.access_token_ttl)?;
@@ -242,8 +246,8 @@ fn session_policy(new: &NewSession, policy: &Policy) -> Result<SessionPolicy, Au
     })
 }
 
-/// Returns the requested span, or the limit if none is requested. A request may only shorten the
-/// limit.
+/// Returns the requested span, or the limit if none is requested. A request may ask for less than
+/// the limit, but not for more.
 fn shorten(
     field: &str,
     asked: Option<Duration>,

@@ -1,11 +1,12 @@
-//! Marks the sessions of revoked tenants and subjects as ended, in batches. Their tokens are
-//! refused even before that, because a blacklist entry stops them.
+//! Marks the sessions of revoked tenants and subjects as ended, in batches. The tokens of these
+//! sessions are refused even before that, because a blacklist entry stops them.
 
 use super::{Authority, error::AuthorityError};
 
 impl Authority {
-    /// Ends the remaining sessions that unfinished entries cover, and returns how many it ended. A
-    /// crash in the middle loses nothing, because an entry stays unfinished until its last batch.
+    /// Ends the remaining sessions that unfinished blacklist entries cover, and returns the number
+    /// of sessions that it ended. A crash loses nothing, because an entry stays unfinished until
+    /// its last batch.
     pub async fn end_covered_sessions(&self) -> Result<usize, AuthorityError> {
         let mut count = 0;
         for entry in self.store.unfinished().await? {

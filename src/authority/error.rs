@@ -8,8 +8,8 @@ use crate::{
 /// The reason why a use case failed. Nothing was changed, unless the variant says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
-    /// A field of the request is invalid. The problem is the rest of a sentence that starts with
-    /// the field's name.
+    /// A field of the request is invalid. The problem completes a sentence that starts with the
+    /// field's name.
     #[error("{field} {problem}")]
     InvalidField {
         /// The path of the field in the request.
@@ -20,14 +20,14 @@ pub enum AuthorityError {
     /// The request id was used before, for another request or by another caller.
     #[error("request_id was used before for another request or by another caller: use a new one")]
     RequestIdReused,
-    /// The caller is authenticated, but may not do this.
+    /// The caller is authenticated, but may not perform the operation.
     #[error("the caller {name} may not call {call}: {problem}")]
     CallerNotAllowed {
         /// The name of the caller.
         name: String,
         /// The name of the operation.
         call: &'static str,
-        /// The reason why it may not.
+        /// The reason why the caller may not perform the operation.
         problem: String,
     },
     /// The refresh token is malformed, forged, or from another service.
@@ -53,7 +53,7 @@ pub enum AuthorityError {
         "the subject has {limit} live sessions, as many as policy {policy:?} allows: end one first"
     )]
     SessionQuotaExceeded {
-        /// The number that it may have.
+        /// The number of live sessions that the subject may have.
         limit: u32,
         /// The name of the policy.
         policy: String,
@@ -73,10 +73,10 @@ pub enum AuthorityError {
          or wait for entries to expire"
     )]
     BlacklistFull {
-        /// The number of entries that it may hold.
+        /// The number of entries that the blacklist may hold.
         limit: usize,
     },
-    /// Too many writes wait for the database. This one was not started.
+    /// Too many writes wait for the database. The write of this call was not started.
     #[error("too many calls are waiting for the database: try again later")]
     Overloaded,
     /// The database is not reachable. A write may or may not have taken effect. The caller may
@@ -87,11 +87,9 @@ pub enum AuthorityError {
     /// starting.
     #[error("this server does not know the latest revocations yet: try again")]
     NotCurrent,
-    /// There is no active key: its row was deleted or damaged, or the database lost its revocation,
-    /// which is about to be repeated.
-    #[error(
-        "no key makes tokens at the moment, the next one is about to take its place: try again"
-    )]
+    /// There is no active key. Either its row was deleted or damaged, or the database lost its
+    /// revocation, which this service is about to repeat.
+    #[error("no key is active at the moment, the next one is about to take its place: try again")]
     NoActiveKey,
     /// A bug or a damaged row. The log has the details.
     #[error("an internal error occurred; the server's log says more")]

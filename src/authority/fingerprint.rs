@@ -9,27 +9,27 @@ use crate::domain::{
     text::CallerName,
 };
 
-/// Domain separation: every encoding begins with it, so that no other use of SHA-256 hashes the
-/// same bytes.
+/// The label for domain separation. Every encoding begins with this label, so that no other use of
+/// SHA-256 hashes the same bytes.
 const LABEL: &str = "countersign create-session request 1";
 
 /// Computes the fingerprint of a caller's request.
 ///
 /// The fingerprint is kept with the session, so every version must compute the same one for the
-/// same request. A field that is added to the request later must be left out of the encoding while
-/// it has its default.
+/// same request. If a field is added to the request later, the encoding must leave the field out
+/// while it has its default value.
 pub(super) fn fingerprint(caller: &CallerName, request: &NewSession) -> RequestFingerprint {
     let mut fingerprint = RequestFingerprint([0; 32]);
-    // SHA-256 has 32 bytes.
+    // A SHA-256 digest has 32 bytes, so both slices have the same length.
     fingerprint.0.copy_from_slice(digest(&SHA256, &encode(caller, request)).as_ref());
     fingerprint
 }
 
-/// Encodes a caller's request, field by field, after parsing and before the configuration adds its
-/// defaults. Different requests have different encodings, because each text begins with its length
-/// and each list with its count.
+/// Encodes a caller's request, field by field. The request has been parsed, but it has no defaults
+/// from the configuration yet. Different requests have different encodings, because each text
+/// begins with its length and each list with its count.
 fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
-    // There is no `..`, so that the compiler reports a field that is added later.
+    // The pattern has no `..`, so that the compiler reports a field that is added later.
     let NewSession {
         subject,
         tenant,
@@ -165,7 +165,8 @@ mod tests {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Sessions store fingerprints, and later versions compare theirs with them.
+    /// Sessions store fingerprints, and later versions compare their own fingerprints with the
+    /// stored ones.
     #[test]
     fn a_request_has_the_same_fingerprint_in_every_version() {
         assert_eq!(
@@ -225,7 +226,8 @@ mod tests {
         assert_ne!(fingerprint(&text("login"), &full()), fingerprint(&text("other"), &full()));
     }
 
-    /// Requests of few letters, so that an encoding without lengths would often be ambiguous.
+    /// Generates requests from few letters, so that an encoding without lengths would often be
+    /// ambiguous.
     fn requests() -> impl Strategy<Value = (CallerName, NewSession)> {
         let short = || "[ab]{0,2}";
         let some = || "[ab]{1,2}";
@@ -262,7 +264,8 @@ mod tests {
         })
     }
 
-    /// Keeps the letters and their order, but moves them to other texts.
+    /// Moves letters to other fields, but keeps all letters in their order. An encoding without
+    /// lengths would be the same as before.
     fn shifted((caller, request): &(CallerName, NewSession)) -> (CallerName, NewSession) {
         let mut shifted = request.clone();
         shifted.client_id = text(format!("{}{}", &*request.tenant, &*request.client_id));

@@ -17,18 +17,18 @@ use crate::{
     store::SessionQuery,
 };
 
-/// The criteria and the page of a list of sessions.
+/// A request for one page of a list of sessions.
 #[derive(Clone, Debug)]
 pub struct Listing {
     /// The tenant of the sessions.
     pub tenant: Tenant,
-    /// The subject of the sessions; none for all subjects.
+    /// The subject of the sessions, or `None` for all subjects.
     pub subject: Option<Subject>,
-    /// True to list live sessions, false for ended ones, and none for both.
+    /// True to list live sessions, false to list ended sessions, and `None` to list both.
     pub live: Option<bool>,
     /// The largest number of sessions on the page.
     pub page_size: u16,
-    /// The token that the previous page came with; empty for the first page.
+    /// The token that came with the previous page; empty for the first page.
     pub page_token: String,
 }
 
@@ -42,11 +42,11 @@ pub enum Room {
 }
 
 /// The largest number of sessions that are read at once. Sessions differ a hundredfold in size, so
-/// a long page is read in parts, and only as far as it has room.
+/// a long page is read in parts until it is full.
 const READ_AT_ONCE: usize = 64;
 
-/// The largest number of calls that read and convert sessions of a page at the same time. Others
-/// wait, so that many long pages do not keep short calls from the processor.
+/// The largest number of calls that read and convert sessions of a page at the same time. Further
+/// calls wait, so that many long pages do not keep short calls from the processor.
 pub(super) const PAGES_AT_ONCE: usize = 4;
 
 /// The number of sessions that are converted before the task yields to others. A session with large
@@ -54,7 +54,8 @@ pub(super) const PAGES_AT_ONCE: usize = 4;
 const YIELD_EVERY: usize = 8;
 
 impl Authority {
-    /// Returns a session, and the instant for which its state is to be shown.
+    /// Returns a session. The response shows the state that the session has at the returned
+    /// instant.
     pub async fn session(
         &self,
         by: &Actor,
@@ -66,9 +67,9 @@ impl Authority {
         Ok((session, self.clock.now()))
     }
 
-    /// Passes the sessions of a page to `take`, the newest first, each with the instant for which
-    /// its state is to be shown, until the page is full. Returns the token of the next page, which
-    /// is empty after the last one.
+    /// Passes the sessions of a page to `take`, the newest first, until the page is full. The
+    /// response shows the state that each session has at the instant that is passed with it.
+    /// Returns the token of the next page, which is empty after the last one.
     pub async fn sessions(
         &self,
         by: &Actor,
@@ -88,7 +89,7 @@ impl Authority {
             token => Some(read_page_token(token, &listing).ok_or_else(|| {
                 AuthorityError::field(
                     "page_token",
-                    "does not belong to this request: send what the page before answered",
+                    "does not belong to this request: use the next_page_token of the previous page",
                 )
             })?),
         };

@@ -25,7 +25,7 @@ pub struct Issued {
     pub session: Session,
     /// The tokens.
     pub tokens: Tokens,
-    /// The instant for which the state of the session is to be shown.
+    /// The response shows the state that the session has at this instant.
     pub now: Timestamp,
 }
 
@@ -37,7 +37,7 @@ pub struct Tokens {
     pub access_token_expires_at: Timestamp,
     /// The refresh token.
     pub refresh_token: String,
-    /// The instant at which the refresh token expires unless it is used.
+    /// The instant at which the refresh token expires unless it is used before.
     pub refresh_token_expires_at: Timestamp,
 }
 
@@ -48,8 +48,8 @@ impl fmt::Debug for Tokens {
 }
 
 impl Authority {
-    /// Issues tokens for the session in its given state. `issued_at` is the `iat` of the access
-    /// token.
+    /// Issues tokens for the session, with the content that the caller passes. `issued_at` is the
+    /// `iat` of the access token.
     pub(super) fn issue(
         &self,
         session: &Session,
@@ -58,8 +58,9 @@ impl Authority {
         scopes: &[Scope],
     ) -> Result<Tokens, AuthorityError> {
         let scopes = if scopes.is_empty() { &session.scopes } else { scopes };
-        // A session keeps its policy, but the limit for all tokens may have been lowered since
-        // then. Validate would refuse a token beyond it.
+        // A session keeps its policy, but the configured limit for all access tokens may have been
+        // lowered since the session was created. Validate would refuse a token with a lifetime
+        // above the limit.
         let longest =
             issued_at.floor_to_second().plus(self.settings.max_access_token_ttl).floor_to_second();
         let expires_at =
@@ -110,9 +111,9 @@ impl Authority {
 
     /// Issues the current refresh token of a session once more, with an access token.
     ///
-    /// If the policy revokes the previous access token at each refresh, there must be only one to
-    /// revoke, so the same token is repeated, with the `jti` in the row. Otherwise the access token
-    /// is a new one.
+    /// If the policy revokes the previous access token at each refresh, the next refresh revokes
+    /// only the `jti` in the row. So the access token is issued again with that `jti`. Under other
+    /// policies, the access token has a new `jti`.
     pub(super) fn issue_again(
         &self,
         session: &Session,

@@ -1,7 +1,8 @@
 //! The use cases for keys: publishing, listing, rotation by schedule or by hand, and revocation.
-//! [`crate::domain::rotation`] has the rules. A change is a compare-and-set: the database accepts
-//! it only in the state for which it was computed, so concurrent changes by two replicas cannot
-//! both succeed. A key issues no tokens before every replica knows it.
+//! [`crate::domain::rotation`] has the rules. A change of the key ring is a compare-and-set: the
+//! database accepts the change only if the ring is still in the state for which the change was
+//! computed, so concurrent changes by two replicas cannot both succeed. A key issues no tokens
+//! before every replica knows the key.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -35,7 +36,8 @@ pub struct Rotating {
     clock: SlowClock,
     /// The uptime at the last check for unused refresh keys.
     checked_at: Option<Duration>,
-    /// The refresh keys that no session needs, each with the instant at which that was first found.
+    /// The refresh keys that no session needs, each with the instant at which it was first found to
+    /// be unused.
     unused_since: HashMap<String, Timestamp>,
 }
 
@@ -55,8 +57,8 @@ impl Rotating {
 pub struct PublicKeys {
     /// The JWK set.
     pub jwks: Jwks,
-    /// The time for which a verifier may use it before it fetches it again. It is zero if there may
-    /// be keys that this replica does not know.
+    /// The time for which a verifier may use the JWK set before it fetches the set again. It is
+    /// zero if there may be keys that this replica does not know.
     pub max_age: Duration,
 }
 
@@ -74,7 +76,7 @@ impl From<NotRotated> for AuthorityError {
 
 impl From<NotGenerated> for AuthorityError {
     fn from(error: NotGenerated) -> Self {
-        tracing::error!(%error, "a key could not be made");
+        tracing::error!(%error, "a key could not be generated");
         Self::Internal
     }
 }
@@ -82,19 +84,19 @@ impl From<NotGenerated> for AuthorityError {
 impl Authority {
     /// Returns the public keys that verify access tokens.
     pub fn public_keys(&self) -> PublicKeys {
-        // The lease must be checked before the ring is read. A key that is added in between does no
-        // harm, because it is published long before it is used.
+        // The lease must be checked before the ring is read. A key that is added in between may be
+        // missing here. That does no harm, because a key is published long before it is used.
         let max_age = if self.is_current() { self.settings.jwks_max_age } else { Duration::ZERO };
         PublicKeys { jwks: self.keeper.ring().jwks().clone(), max_age }
     }
 
-    /// Returns the issuer of the tokens that these keys verify.
+    /// Returns the issuer of access tokens.
     pub fn issuer(&self) -> &str {
         &self.settings.issuer
     }
 
-    /// Returns the keys as they are stored. A damaged row is replaced by the copy of its key in
-    /// memory, so that the next change repairs it.
+    /// Returns the keys as they are stored. If the row of a key is damaged, the copy of the key in
+    /// memory is returned instead, so that the next change of the ring repairs the row.
     async fn stored_ring(&self) -> Result<SealedRing, AuthorityError> {
         let mut ring = self.store.ring().await?;
         let known = self.keeper.ring();
@@ -105,7 +107,8 @@ impl Authority {
         Ok(ring)
     }
 
-    /// Returns all keys: those of access tokens first, and of each purpose the newest first.
+    /// Returns all keys. The keys of access tokens come first, and the keys of each purpose are
+    /// sorted from the newest to the oldest.
     pub async fn list_keys(&self) -> Result<Vec<Key>, AuthorityError> {
         let ring = self.stored_ring().await?;
         let mut keys: Vec<Key> = ring.keys.into_iter().map(|sealed| sealed.key).collect();
@@ -137,26 +140,26 @@ impl Authority {
         }
     }
 
-    /// Activates the next key of a purpose, and returns it. Unless this is forced, every verifier
-    /// must have had time to fetch the key.
+    /// Activates the next key of a purpose, and returns it. Fails if some verifier may not have had
+    /// time to fetch the key, unless `force` is true.
     pub async fn rotate_key(
         &self,
         by: &Actor,
         purpose: KeyPurpose,
         force: bool,
     ) -> Result<Key, AuthorityError> {
-        // `wanted` is the next key as the first iteration found it. If another replica has
-        // activated it meanwhile, there is nothing left to do.
+        // `wanted` is the identifier of the key that was next in the first iteration. If another
+        // replica has activated that key meanwhile, there is nothing left to do.
         let mut wanted: Option<String> = None;
         loop {
             if !self.is_current() {
-                // Without a lease, the clock may be wrong. It determines how long verifiers have
-                // known the next key.
+                // Without a lease, the clock may be wrong, and the clock determines how long
+                // verifiers have known the next key.
                 self.wait_until_confirmed().await?;
             }
             let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
-            // Every replica must know the next key before it issues tokens.
+            // Every replica must know the next key before that key issues tokens.
             self.wait_until_acknowledged(epoch, ring.position).await?;
             let now = self.clock.now();
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
@@ -173,8 +176,8 @@ impl Authority {
                 }
                 None => rotation.due(now)?,
             };
-            // The next iteration sees whether the key has become active, by this change or by that
-            // of another replica.
+            // The next iteration sees whether the key has become active, by this change or by a
+            // change that another replica made.
             self.change_ring(Some(by), &ring, change, now).await?;
         }
     }
@@ -185,13 +188,13 @@ impl Authority {
         self.end_key(Some(by), kid).await
     }
 
-    /// Revokes a key on behalf of a caller, or of the service itself if `by` is none.
+    /// Revokes a key on behalf of a caller, or of the service itself if `by` is `None`.
     async fn end_key(&self, by: Option<&Actor>, kid: &str) -> Result<Key, AuthorityError> {
         loop {
             let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
             // The wait ensures that the ring was read from the current primary, and that every
-            // replica knows the next key before it issues tokens.
+            // replica knows the next key before that key issues tokens.
             self.wait_until_acknowledged(epoch, ring.position).await?;
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let key = keys().find(|key| key.kid == kid).ok_or(AuthorityError::KeyNotFound)?;
@@ -204,8 +207,9 @@ impl Authority {
                 Err(NotRotated::NoNext) => rotation.due(now)?,
                 change => change?,
             };
-            // The next iteration sees whether the key has been revoked, by this change or by that
-            // of another replica, and waits until all replicas know.
+            // The next iteration sees whether the key has been revoked, by this change or by a
+            // change that another replica made. It also waits until all replicas know about the
+            // revocation, before this function returns.
             self.change_ring(by, &ring, change, now).await?;
         }
     }
@@ -264,7 +268,7 @@ impl Authority {
         if change.is_empty() {
             return Ok(());
         }
-        // If another replica has changed the ring meanwhile, this does nothing.
+        // If another replica has changed the ring meanwhile, the change is not made.
         let epoch = self.replica.epoch();
         if let Some(position) = self.change_ring(None, &ring, change, now).await? {
             // Every replica, including this one, must know the change before this returns.
@@ -273,9 +277,10 @@ impl Authority {
         Ok(())
     }
 
-    /// Notes which retired refresh keys have no live session whose current token was issued under
-    /// them, and since when. They must be kept longer, because during the grace a client may still
-    /// present the previous token, which may have been issued under such a key.
+    /// Notes the retired refresh keys under which no current refresh token of a live session was
+    /// issued, and the instant at which each of them was first found to be unused. These keys must
+    /// be kept for a while, because during the grace a client may still present the previous
+    /// refresh token, which may have been issued under such a key.
     async fn find_unused_refresh_keys(
         &self,
         unused_since: &mut HashMap<String, Timestamp>,
@@ -296,8 +301,8 @@ impl Authority {
         Ok(())
     }
 
-    /// Changes the ring, unless it was changed since it was read. Returns the position of the
-    /// change in the feed, or `None` if it was not made.
+    /// Changes the ring, unless the ring was changed since it was read. Returns the position of the
+    /// change in the feed, or `None` if the change was not made.
     async fn change_ring(
         &self,
         by: Option<&Actor>,
@@ -307,12 +312,12 @@ impl Authority {
     ) -> Result<Option<FeedPosition>, AuthorityError> {
         let mut put: Vec<SealedKey> = vec![];
         for key in change.put {
-            let there = ring
+            let stored = ring
                 .keys
                 .iter()
-                .find(|there| there.key.kid == key.kid)
+                .find(|stored| stored.key.kid == key.kid)
                 .ok_or(AuthorityError::Internal)?;
-            put.push(SealedKey { key, sealed: there.sealed.clone() });
+            put.push(SealedKey { key, sealed: stored.sealed.clone() });
         }
         if let Some(algorithm) = change.publish {
             let (keeper, rng) = (Arc::clone(&self.keeper), Arc::clone(&self.rng));
@@ -321,9 +326,9 @@ impl Authority {
             });
             put.push(made.await.map_err(|_| AuthorityError::Internal)??);
         }
-        let kept = |key: &&SealedKey| ring.keys.iter().any(|there| there.key == key.key);
+        let is_unchanged = |key: &&SealedKey| ring.keys.iter().any(|stored| stored.key == key.key);
         let keys: Vec<Key> =
-            put.iter().filter(|key| !kept(key)).map(|sealed| sealed.key.clone()).collect();
+            put.iter().filter(|key| !is_unchanged(key)).map(|sealed| sealed.key.clone()).collect();
         let dropped = change.drop.clone();
         let (by, peer) = by.map_or((Who::Service, None), |actor| (actor.into(), actor.peer));
         let change = RingChange { version: ring.version, put, drop: change.drop };

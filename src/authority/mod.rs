@@ -1,5 +1,5 @@
-//! The use cases. They contain the decisions; the database, the keys, the index and the clock are
-//! passed to them.
+//! The use cases: the operations that the service performs for its callers. The database, the keys,
+//! the index and the clock are passed to them.
 
 pub mod audit;
 pub mod counts;
@@ -50,20 +50,20 @@ use crate::{
 pub struct Settings {
     /// The `iss` of access tokens.
     pub issuer: String,
-    /// The time by which clocks of issuers may be ahead of the clock of validators.
+    /// The time by which the clock of an issuer may be ahead of the clock of a validator.
     pub leeway: Duration,
-    /// The time by which the clocks of replicas may differ from that of the database; zero if there
-    /// is only one process.
+    /// The time by which the clock of a replica may differ from the clock of the database; zero if
+    /// there is only one process.
     pub max_clock_skew: Duration,
     /// The longest lifetime that an access token may have.
     pub max_access_token_ttl: Duration,
-    /// The audience of sessions that name none.
+    /// The audience of sessions whose request names no audience.
     pub default_audience: Audience,
-    /// The policies by name; one is [`crate::domain::policy::DEFAULT`].
+    /// The policies by name. One of them is named [`crate::domain::policy::DEFAULT`].
     pub policies: HashMap<String, Policy>,
-    /// The rules of tenants that have any, by the name of the tenant.
+    /// The rules of those tenants that have rules of their own, by the name of the tenant.
     pub tenants: HashMap<String, TenantRules>,
-    /// The number of blacklist entries from which Revoke adds no more.
+    /// The largest number of blacklist entries. Once there are so many, Revoke adds no new ones.
     pub max_blacklist_entries: usize,
     /// The number of rows that are deleted in one transaction.
     pub sweep_batch: i64,
@@ -112,7 +112,7 @@ pub struct Authority {
     settings: Settings,
     sweeper: Mutex<Sweeper>,
     rotating: Mutex<Rotating>,
-    /// Limits the number of calls that read and convert sessions of a page at the same time.
+    /// Limits the number of calls that read and convert the sessions of a page at the same time.
     pages: Semaphore,
     counts: Counts,
 }
@@ -183,14 +183,14 @@ impl Authority {
         }
     }
 
-    /// Returns whether this replica holds a lease. Without one, its clock may be wrong, or it may
-    /// not reach the database.
+    /// Returns whether this replica holds a lease. If it holds none, its clock may be wrong, or it
+    /// may be unable to reach the database.
     pub fn is_current(&self) -> bool {
         self.replica.lease().remaining().is_some()
     }
 
     /// Waits until this replica holds a lease, so that it does not issue tokens under a key that
-    /// was revoked. If no key is active, this waits for a renewal, because another replica may have
+    /// was revoked. If no key is active, waits for a renewal, because another replica may have
     /// activated the next key already.
     async fn ensure_current(&self) -> Result<(), AuthorityError> {
         if !self.is_current() || !self.keeper.ring().makes_tokens() {
@@ -208,16 +208,16 @@ impl Authority {
         Ok(random(&*self.rng)?)
     }
 
-    /// Waits until a renewal that is sent now has been committed. An answer that rests only on
-    /// reads needs this: after a failover, the old primary goes on answering reads although it
-    /// lacks the later writes, but its commits fail.
+    /// Waits until a renewal that is sent now has been committed. A decision that rests only on
+    /// reads must wait for this, because after a failover the old primary may still answer reads,
+    /// although it lacks later writes. The old primary can no longer commit a renewal.
     async fn wait_until_confirmed(&self) -> Result<(), AuthorityError> {
         self.replica.renewed().await.map(drop).map_err(uncertain)
     }
 
-    /// Waits until every replica has applied what was committed at this position by a transaction
-    /// that began in this epoch, or has no lease any more. A call that found nothing to write passes
-    /// the latest position of the feed that it read.
+    /// Waits until every replica either has applied the feed up to this position or no longer holds
+    /// a lease. The transaction that committed at the position must have begun in this epoch. A
+    /// call that found nothing to write passes the latest position of the feed that it read.
     async fn wait_until_acknowledged(
         &self,
         epoch: Epoch,

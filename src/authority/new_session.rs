@@ -18,7 +18,7 @@ pub struct NewSession {
     pub tenant: Tenant,
     /// The OAuth client.
     pub client_id: ClientId,
-    /// The audience of the tokens; empty for the default.
+    /// The audience of the tokens; empty for the default audience.
     pub audience: Vec<Audience>,
     /// The scopes granted.
     pub scopes: Vec<Scope>,
@@ -28,15 +28,15 @@ pub struct NewSession {
     pub acr: Acr,
     /// The authentication methods references.
     pub amr: Vec<Amr>,
-    /// The instant at which the user authenticated; none if that is now.
+    /// The instant at which the user authenticated, or `None` if the user authenticated just now.
     pub authenticated_at: Option<Timestamp>,
     /// The device, as the caller describes it.
     pub device: Device,
-    /// The policy of the session; none for that of the tenant.
+    /// The policy of the session, or `None` for the policy of the tenant.
     pub policy: Option<PolicyName>,
-    /// A lifetime for access tokens that is shorter than that of the policy.
+    /// A lifetime for access tokens, at most the lifetime that the policy sets.
     pub access_token_ttl: Option<Duration>,
-    /// A lifetime for the session that is shorter than that of the policy.
+    /// A lifetime for the session, at most the lifetime that the policy sets.
     pub max_lifetime: Option<Duration>,
     /// The idempotency key.
     pub request_id: Option<RequestId>,

@@ -26,8 +26,8 @@ impl RateLimiter {
         Self { limiter: Limiter::direct_with_clock(quota, Uptime(clock)), left_out: 0 }
     }
 
-    /// Requests one action. If it is allowed, returns the number of actions that were refused since
-    /// the last allowed one.
+    /// Requests one action. Returns `None` if the action is refused. If the action is allowed,
+    /// returns the number of actions that were refused since the last allowed one.
     pub fn take(&mut self) -> Option<i64> {
         if self.limiter.check().is_err() {
             self.left_out = self.left_out.saturating_add(1);
@@ -45,7 +45,7 @@ mod tests {
     use crate::{clock::SettableClock, domain::time::Timestamp};
 
     #[test]
-    fn a_burst_is_allowed_and_then_one_each_period_with_the_count_of_the_refused() {
+    fn a_burst_is_allowed_and_then_one_action_each_period_which_gets_the_number_of_refused_ones() {
         let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
         let quota = Quota::with_period(Duration::from_secs(10)).unwrap();
         let quota = quota.allow_burst(NonZeroU32::new(3).unwrap());

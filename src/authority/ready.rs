@@ -1,5 +1,5 @@
-//! Access to the use cases for servers, which start before the use cases are ready, and must answer
-//! all the same.
+//! Gives servers access to the use cases. Servers start before the use cases are ready, and must
+//! answer calls even then.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,11 +12,11 @@ pub struct Ready(Arc<OnceLock<Arc<Authority>>>);
 impl Ready {
     /// Publishes the authority. Only the first call has an effect.
     pub fn set(&self, authority: Arc<Authority>) {
-        // A start calls this once, so the result does not matter.
+        // The process calls this only once, when it starts, so the result does not matter.
         let _ = self.0.set(authority);
     }
 
-    /// Returns the authority, or an error while it is not ready: until then, this server knows no
+    /// Returns the authority, or an error while it is not ready. Until then, this server knows no
     /// revocations.
     pub fn get(&self) -> Result<&Authority, AuthorityError> {
         self.0.get().map(|authority| &**authority).ok_or(AuthorityError::NotCurrent)

@@ -30,8 +30,7 @@ pub struct Exchange {
 pub struct Exchanged {
     /// The session and its tokens.
     pub issued: Issued,
-    /// True if the previous refresh token was presented, so that this answer repeats an earlier
-    /// one.
+    /// True if the previous refresh token was presented. Then this answer repeats an earlier one.
     pub replayed: bool,
 }
 
@@ -91,9 +90,9 @@ impl Authority {
         }
     }
 
-    /// Lets the database decide about the attempt, and returns the epoch in which it did. A
-    /// decision that rests only on reads must come from the current primary: after a failover in
-    /// between, the new primary decides again.
+    /// Lets the database decide about the attempt, and returns the epoch in which the decision was
+    /// made. A decision that rests only on reads must come from the current primary. If a failover
+    /// has happened meanwhile, the new primary decides again.
     async fn exchange(
         &self,
         attempt: RefreshAttempt,

@@ -1,5 +1,5 @@
-//! The use case Revoke: ends sessions, or revokes one access token. It returns once no replica
-//! accepts the tokens any more.
+//! The use case Revoke, which ends sessions or revokes one access token. The call returns once no
+//! replica accepts the revoked tokens any more.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub enum RevokeTarget {
     Token {
         /// An access or a refresh token.
         token: String,
-        /// True to revoke only the token itself, which must be an access token then.
+        /// True to revoke only the token itself. The token must be an access token then.
         token_only: bool,
     },
     /// A session.
@@ -51,7 +51,7 @@ pub enum RevokeTarget {
         tenant: Tenant,
         /// The subject.
         subject: Subject,
-        /// The session that stays.
+        /// The session that is spared, if any.
         except: Option<SessionId>,
     },
     /// All sessions of a tenant.
@@ -71,7 +71,7 @@ pub struct Revocations {
 struct RevocationPlan {
     target: RevocationTarget,
     record: AuditRecord,
-    /// The entry to be added if the database has no such live session.
+    /// The entry to be added if the session is not live in the database.
     fallback_entry: Option<BlacklistEntry>,
 }
 
@@ -104,8 +104,8 @@ impl RevocationPlan {
 
 impl Authority {
     /// Revokes a token, a session, or all sessions of a subject or a tenant. An authentic token
-    /// identifies its session even after it has expired. Only an unexpired token or a live session
-    /// adds a row to the blacklist.
+    /// identifies its session even after the token has expired. But an access token that has
+    /// expired adds a row to the blacklist only if its session is live.
     pub async fn revoke(
         &self,
         by: &Actor,
@@ -139,7 +139,8 @@ impl Authority {
                 let plan =
                     self.plan_for_access_token(by.reach(), &token, token_only, &ended, record)?;
                 let Some(plan) = plan else {
-                    // The token has expired by our clock, which may be wrong without a lease.
+                    // The token has expired by our clock. While this replica holds no lease, its
+                    // clock may be wrong.
                     self.ensure_current().await?;
                     return Ok(Revocations { sessions: 0, effective_at: now });
                 };
@@ -185,7 +186,7 @@ impl Authority {
             return Err(self.not_allowed(
                 by,
                 Operation::RevokeTenant,
-                "all of a tenant is for the role admin",
+                "only the role admin may revoke all sessions of a tenant",
             ));
         }
         self.check_tenant(by, &tenant)?;
@@ -224,9 +225,9 @@ impl Authority {
         ended: &Ended,
         record: AuditRecord,
     ) -> Result<RevocationPlan, AuthorityError> {
-        let (id, is_there) = self.session_of_refresh_token(reach, token).await?;
+        let (id, has_row) = self.session_of_refresh_token(reach, token).await?;
         // The row of the session was lost, but its access tokens may still be valid.
-        let fallback_entry = (!is_there).then(|| self.entry_without_session(id, ended));
+        let fallback_entry = (!has_row).then(|| self.entry_without_session(id, ended));
         Ok(RevocationPlan::for_session(id, fallback_entry, record))
     }
 
@@ -245,8 +246,8 @@ impl Authority {
             return Err(AuthorityError::SessionNotFound);
         }
         // Only `exp` counts, because a token that is not valid yet must be revocable before it
-        // becomes valid. It must have expired by every clock: ours may be ahead by the largest
-        // skew, and another may be behind by as much.
+        // becomes valid. The token must have expired by the clock of every replica: our clock may
+        // be ahead by the largest skew, and another clock may be behind by as much.
         let slowest_clock = ended.at.minus(self.settings.max_clock_skew.saturating_mul(2));
         let has_expired = slowest_clock >= claims.expires_at;
         if has_expired && token_only {
@@ -259,8 +260,8 @@ impl Authority {
             session_id: Some(claims.session_id),
             ..record
         };
-        // An expired token still ends its session, if that is live. It adds no entry for any other
-        // session, because old tokens can be found in logs and backups.
+        // An expired token still ends its session if the session is live. If the session is not
+        // live, the token adds no entry, because old tokens can be found in logs and backups.
         let fallback_entry = (!has_expired).then_some(entry);
         if !token_only {
             return Ok(Some(RevocationPlan::for_session(
@@ -280,11 +281,12 @@ impl Authority {
 
     /// Writes a revocation, and records it if it has changed something. A revocation that changes
     /// nothing may still write its entry again, so that the caller can wait until every replica has
-    /// applied it. The record is made before the acknowledgement, because the revocation is
-    /// committed by then.
+    /// applied it. The record is made before the revocation is acknowledged, because the revocation
+    /// has been committed by then.
     ///
-    /// The work runs in a task of its own, which goes on if the caller disconnects. Otherwise the
-    /// revocation might never be recorded, because a repeated call finds nothing left to change.
+    /// The work runs in a task of its own, which continues if the caller disconnects. Otherwise the
+    /// revocation might be committed and never recorded, because a repeated call finds nothing left
+    /// to change.
     async fn write_and_record(
         &self,
         revocation: Revocation,
@@ -306,8 +308,8 @@ impl Authority {
         Ok(writing.await.map_err(|_| AuthorityError::Internal)??)
     }
 
-    /// Returns the entry that stops a token, or its session, in case the database has no such live
-    /// session.
+    /// Returns the entry that stops a token, or its session. The entry is written if the session is
+    /// not live in the database.
     fn fallback_entry(
         &self,
         claims: &AccessClaims,
@@ -318,8 +320,8 @@ impl Authority {
         let (revoked, last_expiry) = if token_only {
             (Revoked::Token(claims.token_id), claims.expires_at)
         } else {
-            // The expiry of its other tokens is not known, so the longest lifetime of any
-            // configuration is assumed.
+            // The expiry of the session's other tokens is not known, so the longest lifetime that
+            // any configuration allows is assumed.
             let longest = ended.at.max(claims.issued_at).plus(LONGEST_ACCESS_TOKEN_TTL);
             (Revoked::Session(claims.session_id), longest)
         };
@@ -336,8 +338,9 @@ impl Authority {
         })
     }
 
-    /// Returns the entry that stops a session without a row. Its tenant and subject are not known.
-    /// Its access tokens are assumed to have the longest configured lifetime.
+    /// Returns the entry that stops a session without a row. The tenant and the subject of the
+    /// session are not known. Its access tokens are assumed to have the longest lifetime that this
+    /// configuration allows.
     fn entry_without_session(&self, id: SessionId, ended: &Ended) -> BlacklistEntry {
         BlacklistEntry {
             revoked: Revoked::Session(id),
@@ -353,8 +356,8 @@ impl Authority {
     }
 
     /// Returns the session of an authentic refresh token of any generation that was issued, and
-    /// whether the session has a row. Without a row the tenant is not known, so the holder of the
-    /// token may revoke the session.
+    /// whether the session has a row. Without a row, the tenant is not known, so any caller that
+    /// presents the token may revoke the session.
     async fn session_of_refresh_token(
         &self,
         reach: &Reach,
@@ -375,8 +378,9 @@ impl Authority {
                     Err(AuthorityError::SessionNotFound)
                 };
             }
-            // A mere read may have been answered by a replaced primary. If a renewal shows a
-            // failover since, the new primary may have another state, so the row is read again.
+            // The read may have been answered by a primary that has been replaced since. If a
+            // renewal shows that there was a failover, the new primary may have a different row, so
+            // the row is read again.
             self.wait_until_confirmed().await?;
             if self.replica.timeline() == timeline {
                 return Err(not_authentic());

@@ -7,9 +7,9 @@ use crate::domain::time::Timestamp;
 /// A clock that is never ahead of the wall clock, and never runs faster than twice the uptime
 /// clock.
 ///
-/// If the wall clock leaps ahead and back again, this clock has moved on by at most twice the time
-/// that really passed, so little is deleted too early. If the leap lasts, this clock catches up.
-/// See `docs/decisions/0004-clock-jumps.md`.
+/// If the wall clock leaps ahead and back again, this clock has meanwhile advanced by at most twice
+/// the time that really passed, so little is deleted too early. If the wall clock does not leap
+/// back, this clock catches up with it. See `docs/decisions/0004-clock-jumps.md`.
 #[derive(Debug)]
 pub struct SlowClock {
     now: Timestamp,
@@ -17,7 +17,8 @@ pub struct SlowClock {
 }
 
 impl SlowClock {
-    /// Creates a clock that shows the time of the wall clock, at this uptime of the machine.
+    /// Creates a clock that starts with the time of the wall clock. `uptime` is the uptime of the
+    /// machine at that time.
     pub fn at(now: Timestamp, uptime: Duration) -> Self {
         Self { now, uptime }
     }

@@ -1,6 +1,6 @@
-//! The sweep: deletes expired blacklist rows, records expired sessions, deletes sessions that ended
-//! long ago and old audit records, all in bounded batches, and returns free space to the file
-//! system.
+//! The sweep, a job that runs in bounded batches. It deletes expired blacklist rows, records
+//! expired sessions, deletes old audit records and sessions that ended long ago, and returns free
+//! space to the file system.
 
 use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
@@ -28,7 +28,8 @@ pub struct Swept {
 #[derive(Debug)]
 pub struct Sweeper {
     clock: SlowClock,
-    /// A slow clock over the earlier of our clock and the clock of the database, if it has one.
+    /// A slow clock that follows the earlier of our clock and the clock of the database. It is
+    /// missing until the first sweep that reads a clock of the database.
     shared: Option<SlowClock>,
     /// Entries that expired up to this instant have been dropped from the index.
     dropped_until: Timestamp,
@@ -53,13 +54,13 @@ enum Clocks {
 }
 
 impl Authority {
-    /// Runs a sweep, one batch in each transaction, so that no other write waits long. It uses the
-    /// earlier of our clock and the clock of the database, if that has one.
+    /// Runs a sweep, one batch in each transaction, so that no other write waits long. If the
+    /// database has a clock, the sweep uses the earlier of our clock and the clock of the database.
     pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
         self.sweep_by(Clocks::Both).await
     }
 
-    /// Runs a sweep by our clock alone, because an operator asserts that it is right.
+    /// Runs a sweep by our clock alone. An operator asserts that our clock is right.
     pub async fn sweep_by_own_clock(&self) -> Result<Swept, AuthorityError> {
         self.sweep_by(Clocks::Own).await
     }
@@ -77,8 +78,8 @@ impl Authority {
                 break batch.purge_watermark;
             }
         };
-        // The sessions under cut-offs are ended first, because an expired entry may still cover
-        // sessions that have not been marked as ended.
+        // Sessions that a cut-off covers are ended before any entry is dropped from the index,
+        // because an expired entry may still cover sessions that have not been marked as ended.
         self.end_covered_sessions().await?;
         // The watermark also covers entries that other replicas have deleted.
         if purge_watermark > sweeper.dropped_until {
@@ -94,7 +95,7 @@ impl Authority {
                 break;
             }
         }
-        // Old audit records are deleted even if the table is turned off, so that they do not stay
+        // Old audit records are deleted even if no new ones are stored, so that they do not stay
         // for ever.
         let until = now.minus(self.settings.audit_retention);
         loop {
@@ -112,8 +113,8 @@ impl Authority {
         Ok(swept)
     }
 
-    /// Returns the time that decides what is deleted. A clock that is ahead would delete what other
-    /// replicas still need, so the earlier one counts.
+    /// Returns the time that decides what is deleted. By a clock that is ahead, the sweep would
+    /// delete rows that other replicas still need, so the earlier clock counts.
     async fn sweep_time(
         &self,
         clocks: Clocks,
@@ -135,8 +136,9 @@ impl Authority {
 
     /// Records the sessions that have expired and were not ended before. Returns their number.
     ///
-    /// A replica whose clock is behind may still refresh a session that has expired by our clock,
-    /// so this waits for the retention margin after the expiry.
+    /// A replica whose clock is behind may still refresh a session that has expired by our clock.
+    /// So an expiry is recorded only once the retention margin has passed since the session
+    /// expired.
     async fn record_expiries(&self, now: Timestamp) -> Result<usize, AuthorityError> {
         let until = now.minus(RETENTION_MARGIN);
         let mut expired = 0;
@@ -153,11 +155,11 @@ impl Authority {
         }
     }
 
-    /// Drops deleted entries from the index. It runs on a blocking thread, because there may be
-    /// millions of entries.
+    /// Drops deleted entries from the index. The index is purged on a blocking thread, because
+    /// there may be millions of entries.
     async fn drop_from_index(&self, until: Timestamp) -> Result<(), AuthorityError> {
-        // The watermark must be raised before the entries are dropped: from then on, it stops the
-        // tokens that the entries stopped.
+        // The watermark must be raised before the entries are dropped, because from then on the
+        // watermark stops the tokens that the entries have stopped.
         self.replica.index().raise_purge_watermark(until);
         let kept = self.store.unfinished().await?;
         let kept =

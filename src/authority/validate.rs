@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A token, and the caller's demands. It borrows them, so that it needs no allocation.
+/// A token, and the caller's demands. All of them are borrowed, so that nothing is allocated.
 pub struct Question<'a> {
     /// The access token.
     pub access_token: &'a str,
@@ -29,7 +29,7 @@ pub struct Question<'a> {
     pub scopes: &'a [String],
     /// The accepted values of `acr`; empty for no demand.
     pub acr_values: &'a [String],
-    /// The longest time since the user authenticated; none for no demand.
+    /// The longest time since the user authenticated, or `None` for no demand.
     pub max_authentication_age: Option<Duration>,
 }
 
@@ -53,7 +53,7 @@ pub struct Validation<'a> {
 }
 
 impl Validation<'_> {
-    /// Validates a token, at once if there is a lease, or else after a renewal. Fails only if the
+    /// Validates a token. If there is no lease, waits for a renewal first. Fails only if the
     /// renewal fails.
     pub async fn validate(&mut self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
         let replica = &self.authority.replica;
@@ -73,15 +73,15 @@ impl Authority {
         Validation { authority: self, reach: by.reach(), renewed: None }
     }
 
-    /// Validates a token under a lease that was loaded before. Returns `None` if the lease has
-    /// ended meanwhile.
+    /// Validates a token under a lease that was loaded before this call. Returns `None` if the
+    /// lease has ended meanwhile.
     fn answer_under(&self, reach: &Reach, question: &Question<'_>, held: Held) -> Option<Answer> {
         let looked_up = self.authenticate(question.access_token).map(|token| {
             let is_revoked = self.is_revoked(&token.claims);
             (token, is_revoked)
         });
-        // The time is read after the look-up. An entry that was dropped from the index in between
-        // has expired, so the check of the time refuses its tokens.
+        // The time is read after the look-up. If an entry was dropped from the index before the
+        // look-up, all its tokens have expired, so the check of the time refuses them.
         let checked_at = self.replica.check(held)?;
         let outcome = looked_up.and_then(|(token, is_revoked)| {
             if !reach.has_tenant(&token.claims.tenant) {
@@ -101,8 +101,8 @@ impl Authority {
         Some(Answer { outcome, checked_at })
     }
 
-    /// Checks the form of a token and its signature by a key in the ring. It checks neither the
-    /// time nor revocations.
+    /// Checks the form of a token, and checks its signature with the key that the token names.
+    /// Checks neither the time nor revocations.
     pub(super) fn authenticate(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
         if token.len() > MAX_BYTES {
             return Err(InactiveReason::Malformed);
@@ -127,9 +127,10 @@ impl Authority {
         {
             return Err(InactiveReason::Expired);
         }
-        // Only this check allows for different clocks, because a token of a replica whose clock is
-        // ahead must be valid at once. The signature is ours, so the clock that set `iat` was
-        // within the skew that is allowed to replicas.
+        // A token that was issued by a replica whose clock is ahead must be valid at once. So this
+        // check allows for differences between clocks, and no other check does. The token was
+        // signed by this service, so the clock that set `iat` was within the skew that replicas may
+        // have.
         let begins = claims
             .not_before
             .map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));

@@ -1,4 +1,4 @@
-//! API keys: random secrets that callers send. The service knows only their hashes.
+//! API keys, which are random secrets that callers send. The service knows only their hashes.
 
 use std::{fmt, str::FromStr};
 
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::rng::{Rng, RngFailed, random};
 
-/// The prefix of each key, by which people and secret scanners recognize one.
+/// The prefix of each key. It lets people and secret scanners recognize a key.
 pub const PREFIX: &str = "cs_ck_";
 /// The prefix of each hash in the configuration.
 const HASH_PREFIX: &str = "sha256:";
@@ -47,14 +47,14 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The SHA-256 of a key. A key has 32 random bytes and cannot be guessed, so a fast hash is enough
-/// (decision 13).
+/// The SHA-256 hash of a key. A fast hash is enough, because a key has 32 random bytes and cannot
+/// be guessed (decision 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
-    /// Hashes a text that was sent as a key. A text of another length than a key gets a hash that
-    /// no key has.
+    /// Hashes a text that was sent as a key. A text that does not have the length of a key yields
+    /// the hash of the empty text, which no key has.
     pub fn of(sent: &str) -> Self {
         let mut hash = [0; 32];
         let sent = if sent.len() == KEY_CHARACTERS { sent.as_bytes() } else { &[] };
@@ -62,8 +62,8 @@ impl ApiKeyHash {
         Self(hash)
     }
 
-    /// Returns the first bytes, by which the hash is looked up. Timing may reveal whether they
-    /// match, but that reveals nothing about the key.
+    /// Returns the first bytes of the hash, by which it is looked up. The timing of the look-up may
+    /// reveal whether these bytes match, but this reveals nothing about the key.
     pub fn index(&self) -> [u8; 8] {
         let [index @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
             self.0;
@@ -111,7 +111,7 @@ mod tests {
     use crate::rng::SystemRng;
 
     #[test]
-    fn a_key_is_recognized_by_its_hash_and_nothing_else_is() {
+    fn only_the_key_itself_matches_its_hash() {
         let rng = SystemRng::default();
         let (key, other) = (ApiKey::generate(&rng).unwrap(), ApiKey::generate(&rng).unwrap());
         assert_eq!(key.reveal().len(), KEY_CHARACTERS);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_the_place_of_its_hash_is_refused_without_being_repeated() {
+    fn the_error_about_a_key_in_the_place_of_a_hash_does_not_repeat_the_key() {
         let key = ApiKey::generate(&SystemRng::default()).unwrap();
         let refused = key.reveal().parse::<ApiKeyHash>().unwrap_err();
         assert!(refused.contains("caller new") && !refused.contains(&key.reveal()[6..]));

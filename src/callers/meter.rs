@@ -1,8 +1,8 @@
-//! Limits the number of calls under way, of all callers together and of each one. A call beyond the
-//! limits is refused at once, before it uses any resource.
+//! Limits the number of calls under way, for all callers together and for each caller. A call
+//! beyond the limits is refused immediately, before it uses any resource.
 //!
-//! The counts are atomics. Tokio's semaphores would do the same, but they take a lock whenever a
-//! permit is released, and all calls to Validate would contend for it.
+//! The counts are atomics. Tokio's semaphores would also do, but they take a lock whenever a permit
+//! is released, and all calls to Validate would contend for that lock.
 
 use std::{
     fmt,
@@ -26,19 +26,19 @@ use crate::{
     domain::permission::CostClass,
 };
 
-/// The largest numbers of calls under way at the same time.
+/// The maximum numbers of calls that may be under way at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ceilings {
-    /// The number of calls of all callers.
+    /// The number of calls of all callers together.
     pub calls: usize,
-    /// The number of calls that may read the database during a short burst. A longer load is
-    /// limited to an eighth of it.
+    /// The number of calls that read the database during a short burst. Under sustained load, an
+    /// eighth of this number is allowed.
     pub reads: usize,
-    /// The number of creations, and separately of refreshes, during a short burst. A longer load is
-    /// limited to a quarter of it.
+    /// The number of creations, and separately of refreshes, during a short burst. Under sustained
+    /// load, a quarter of this number is allowed.
     pub writes: usize,
-    /// The number of batches of tokens that are being validated. During a short burst, eight times
-    /// as many are allowed.
+    /// The number of batches of tokens that are being validated under sustained load. During a
+    /// short burst, eight times this number is allowed.
     pub batches: usize,
 }
 
@@ -47,15 +47,15 @@ pub struct Ceilings {
 pub struct CallerLimits {
     /// The number of calls under way at the same time.
     pub calls: usize,
-    /// The number of calls that may begin in a second on average. As many may begin at once. `None`
-    /// means no limit.
+    /// The number of calls that may begin in a second on average. The same number may begin all at
+    /// once. `None` means no limit.
     pub per_second: Option<NonZeroU32>,
 }
 
-/// The retry delay that is suggested to a caller whose call was refused because too many calls are
-/// under way.
+/// The retry delay that is suggested to a caller when too many calls are under way.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// The retry delay for calls that would wait in a queue, which empties sooner.
+/// The retry delay for calls that would have waited in a queue. It is shorter, because a queue soon
+/// has room again.
 pub(super) const QUEUE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The number of permits that are taken.
@@ -72,7 +72,7 @@ impl Permits {
         before < limit
     }
 
-    /// Releases a permit, and returns the number that were taken before.
+    /// Releases a permit. Returns the number of permits that were taken before.
     fn release(&self) -> usize {
         self.0.fetch_sub(1, Ordering::Relaxed)
     }
@@ -84,27 +84,28 @@ impl Permits {
 
 /// The burst limit is divided by this to get the sustained limit.
 const SUSTAINED_DIVISOR: usize = 8;
-/// The divisor for the sustained limit of writes. It is smaller, because the more writes there are,
-/// the more of them share a commit.
+/// The divisor for the sustained limit of writes. It is smaller than the divisor for other calls,
+/// because the more writes there are, the more of them share a commit.
 const SUSTAINED_DIVISOR_OF_WRITES: usize = 4;
-/// The time that a burst may last. Short bursts are harmless: many calls arrive together, or a disk
-/// pauses, and all are served soon.
+/// The time that a burst may last. A short burst is harmless: it occurs when many calls arrive
+/// together, or when the disk pauses, and all its calls are served soon.
 const BURST: Duration = Duration::from_millis(250);
 /// Bursts are allowed again when no call has been refused for this long.
 const COOL_DOWN: Duration = Duration::from_secs(1);
 
-/// Limits calls that wait for the same resource. Each makes the calls behind it wait, so a queue
-/// that is acceptable for a moment must not last. More calls than the sustained limit are allowed
-/// only for [`BURST`], and afterwards not before [`COOL_DOWN`] is over.
+/// Limits calls that wait for the same resource. Each of them makes the calls behind it wait, so a
+/// long queue is acceptable for a moment but must not last. More calls than the sustained limit are
+/// therefore allowed only for [`BURST`]. After that, they are not allowed again until [`COOL_DOWN`]
+/// is over.
 #[derive(Debug)]
 struct BurstLimiter {
     permits: Permits,
     limit: usize,
     sustained_limit: usize,
-    /// The time since which more than `sustained_limit` permits are taken, in microseconds;
-    /// [`NO_BURST`] if no more are.
+    /// The uptime since which more than `sustained_limit` permits have been taken, in microseconds;
+    /// [`NO_BURST`] if there is no burst.
     burst_since: AtomicU64,
-    /// The end of the cool-down, in microseconds.
+    /// The uptime at which the cool-down ends, in microseconds.
     cool_down_until: AtomicU64,
 }
 
@@ -128,8 +129,8 @@ impl BurstLimiter {
     fn try_acquire(&self, clock: &dyn Clock) -> bool {
         let before = self.permits.0.fetch_add(1, Ordering::Relaxed);
         if before == self.sustained_limit {
-            // A burst begins. Its start is stored even if there is an earlier value, because a
-            // concurrent call that has ended the previous burst may not have reset that yet.
+            // A burst begins. Its start replaces an earlier value, because a concurrent call that
+            // ends the previous burst may not have reset the value yet.
             self.burst_since.store(micros(clock.uptime()), Ordering::Relaxed);
         }
         let is_allowed = before < self.sustained_limit
@@ -149,8 +150,8 @@ impl BurstLimiter {
         is_allowed
     }
 
-    /// Returns whether no burst is allowed now, because one has lasted for too long or the
-    /// cool-down is not over. If so, restarts the cool-down.
+    /// Returns whether no burst is allowed now, because the current burst has lasted for too long
+    /// or the cool-down is not over. If no burst is allowed, restarts the cool-down.
     fn is_cooling_down(&self, now: Duration) -> bool {
         if micros(now) >= self.cool_down_until.load(Ordering::Relaxed) {
             let since = self.burst_since.load(Ordering::Relaxed);
@@ -213,13 +214,14 @@ impl ConcurrencyLimits {
         self.calls.taken()
     }
 
-    /// Acquires the permit to validate a batch. Returns `None` if there are too many.
+    /// Acquires the permit to validate a batch. Returns `None` if too many batches are being
+    /// validated.
     pub fn acquire_batch(self: &Arc<Self>) -> Option<BatchPermit> {
         self.batches.try_acquire(&*self.clock).then(|| BatchPermit(self.clone()))
     }
 
-    /// Returns the burst limiter that counts the calls of a class from their admission on, if there
-    /// is one.
+    /// Returns the burst limiter of a class, if its calls count from their admission on. (A batch
+    /// counts only while it is being validated.)
     fn burst_limiter(&self, class: CostClass) -> Option<&BurstLimiter> {
         match class {
             CostClass::Light | CostClass::Batch | CostClass::Change => None,
@@ -230,7 +232,7 @@ impl ConcurrencyLimits {
     }
 }
 
-/// The permit of a batch that is being validated. It is released when it is dropped.
+/// The permit of a batch that is being validated. Dropping it releases the permit.
 #[derive(Debug)]
 pub struct BatchPermit(Arc<ConcurrencyLimits>);
 
@@ -242,7 +244,7 @@ impl Drop for BatchPermit {
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, Uptime, NoOpMiddleware<Duration>>;
 
-/// Limits the calls of one caller, by the number under way and by the rate at which they begin.
+/// Limits the number of calls that one caller has under way, and the rate at which it begins calls.
 pub struct Meter {
     limits: CallerLimits,
     concurrency: Arc<ConcurrencyLimits>,
@@ -284,8 +286,8 @@ impl Meter {
         if !self.calls.try_acquire(self.limits.calls) {
             return Err(Refusal::OverLimit { wait: RETRY_DELAY });
         }
-        // If a later check refuses the call, the permit is dropped, which releases all that was
-        // acquired.
+        // If a check below refuses the call, the permit is dropped, which releases what has been
+        // acquired so far.
         let mut permit = CallPermit { meter: self.clone(), is_counted: false, burst_limited: None };
         if let Some((limiter, clock)) = &self.rate
             && let Err(not_until) = limiter.check()
@@ -313,11 +315,11 @@ impl Meter {
     }
 }
 
-/// The permit of an admitted call. It is released when it is dropped.
+/// The permit of an admitted call. Dropping it releases the permit.
 #[derive(Debug)]
 pub struct CallPermit {
     meter: Arc<Meter>,
-    /// True if the call is counted among those of all callers.
+    /// True if the call counts against the limit of all callers together.
     is_counted: bool,
     /// The class whose burst limiter counts the call, if one does.
     burst_limited: Option<CostClass>,
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn one_callers_limit_leaves_room_for_others_and_refused_calls_are_not_counted() {
+    fn a_caller_at_its_limit_leaves_room_for_others_and_refused_calls_do_not_count() {
         let concurrency = concurrency(3, 3);
         let ((greedy, _), (modest, _)) = (meter(&concurrency, 2, 0), meter(&concurrency, 2, 0));
         let first = greedy.begin(CostClass::Light).unwrap();
@@ -409,12 +411,12 @@ mod tests {
         let concurrency = concurrency(10, 1);
         let (caller, _) = meter(&concurrency, 10, 0);
         let begun = caller.begin(CostClass::Batch).unwrap();
-        let judged: Vec<_> =
+        let validating: Vec<_> =
             (0..SUSTAINED_DIVISOR).map(|_| concurrency.acquire_batch().unwrap()).collect();
         assert!(concurrency.acquire_batch().is_none());
         assert!(matches!(caller.begin(CostClass::Batch), Err(Refusal::Overloaded { .. })));
         let _light = caller.begin(CostClass::Light).unwrap();
-        drop(judged);
+        drop(validating);
         let _waits = [
             caller.begin(CostClass::Batch).unwrap(),
             caller.begin(CostClass::Batch).unwrap(),
@@ -428,36 +430,36 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_allowed_but_sustained_load_is_limited_to_a_part() {
+    fn after_a_short_burst_only_the_sustained_limit_is_allowed_until_the_cool_down_is_over() {
         let (limiter, clock) = (BurstLimiter::new(16, 8), clock());
-        let come = |most: usize| (0..most).filter(|_| limiter.try_acquire(&*clock)).count();
-        let go = |many: usize| (0..many).for_each(|_| limiter.release());
+        let acquire = |most: usize| (0..most).filter(|_| limiter.try_acquire(&*clock)).count();
+        let release = |many: usize| (0..many).for_each(|_| limiter.release());
         for _ in 0..20 {
-            assert_eq!(come(20), 16, "the burst limit");
+            assert_eq!(acquire(20), 16, "the burst limit");
             clock.advance(BURST / 2);
-            go(16);
+            release(16);
         }
-        assert_eq!(come(20), 16);
+        assert_eq!(acquire(20), 16);
         for _ in 0..9 {
             clock.advance(BURST / 10);
-            go(4);
-            assert_eq!(come(4), 4, "more than the sustained limit, but not for long");
+            release(4);
+            assert_eq!(acquire(4), 4, "the burst has not lasted for too long yet");
         }
         clock.advance(BURST / 10);
-        go(1);
-        assert_eq!(come(1), 0, "the burst has lasted for too long");
-        go(15);
+        release(1);
+        assert_eq!(acquire(1), 0, "the burst has lasted for too long");
+        release(15);
         clock.advance(COOL_DOWN / 2);
-        assert_eq!(come(20), 2, "the sustained limit");
+        assert_eq!(acquire(20), 2, "the sustained limit");
         clock.advance(COOL_DOWN / 2);
-        assert_eq!(come(1), 0, "each refused call restarts the cool-down");
-        go(2);
+        assert_eq!(acquire(1), 0, "each refused call restarts the cool-down");
+        release(2);
         clock.advance(COOL_DOWN);
-        assert_eq!(come(20), 16, "the cool-down is over");
+        assert_eq!(acquire(20), 16, "the cool-down is over");
     }
 
     #[test]
-    fn a_rate_holds_in_the_long_run_and_says_when_the_next_call_may_come() {
+    fn calls_beyond_the_rate_are_refused_until_the_returned_wait_is_over() {
         let concurrency = concurrency(10, 10);
         let (caller, clock) = meter(&concurrency, 10, 4);
         for _ in 0..4 {

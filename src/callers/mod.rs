@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The reason why a call was not admitted. Nothing was done.
+/// The reason why a call was not admitted. The call has had no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// There are no credentials, or they belong to no caller.
@@ -28,7 +28,7 @@ pub enum Refusal {
     NotAllowed {
         /// The caller.
         caller: Arc<Caller>,
-        /// The operation that it asked for.
+        /// The operation that the caller asked for.
         operation: Operation,
     },
     /// The caller has too many calls under way, or began too many within a short time.
@@ -45,7 +45,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Returns the caller for the audit record of a denied call. Returns `None` if a limit was
-    /// reached, because that is not recorded.
+    /// reached, because the audit does not record such refusals.
     pub fn denied_caller(&self) -> Option<Who> {
         match self {
             Self::Unknown => Some(Who::Unknown),
@@ -68,22 +68,22 @@ pub struct Registration {
     pub limits: CallerLimits,
 }
 
-/// The credentials of a call, which may belong to no caller.
+/// The credentials of a call. They need not belong to a caller.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credentials<'a> {
     /// The API key, if one was sent.
     pub api_key: Option<&'a str>,
     /// The names in the client's certificate, which the TLS handshake has verified.
     pub certificate_names: &'a [CertificateName],
-    /// The name of the caller, if it was sent. It must be the name of the caller to whom the key or
-    /// the certificate belongs.
+    /// The name of the caller, if one was sent. It must be the name of the caller to which the key
+    /// or the certificate belongs.
     pub name: Option<&'a str>,
 }
 
 /// The numbers of refused calls since the start of the process.
 #[derive(Debug, Default)]
 pub struct Refused {
-    /// Calls without a known caller.
+    /// Calls whose credentials are missing or belong to no caller.
     pub unknown: Counter,
     /// Calls that the caller's roles or reach do not allow.
     pub not_allowed: Counter,
@@ -99,14 +99,14 @@ struct Known {
     meter: Arc<Meter>,
 }
 
-/// The callers at one point in time.
+/// The callers of one version of the configuration.
 #[derive(Debug, Default)]
 struct Table {
     /// The callers by the first bytes of the hash of an API key.
     by_key: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<Known>)>>,
     by_certificate: HashMap<CertificateName, Arc<Known>>,
     all: Vec<Arc<Known>>,
-    /// The caller that stands for everybody if none is configured.
+    /// The caller that represents everybody if no caller is configured.
     anybody: Option<Arc<Known>>,
 }
 
@@ -119,7 +119,7 @@ pub struct Callers {
     refused: Refused,
 }
 
-/// A clock with a `Debug` that prints only its type.
+/// A clock that implements `Debug`, as `Callers` requires.
 struct ClockHandle(Arc<dyn Clock>);
 
 impl std::fmt::Debug for ClockHandle {
@@ -129,7 +129,7 @@ impl std::fmt::Debug for ClockHandle {
 }
 
 impl Callers {
-    /// Creates the table of these callers. If it is empty, everybody may do everything.
+    /// Creates the table of these callers. If there are none, everybody may do everything.
     pub fn new(
         registrations: Vec<Registration>,
         ceilings: Ceilings,
@@ -145,8 +145,8 @@ impl Callers {
         callers
     }
 
-    /// Replaces the callers. A caller with the same name and limits as before keeps its meter, so
-    /// its calls under way still count.
+    /// Replaces the callers. A caller that has the same name and limits as before keeps its meter,
+    /// so that its calls under way still count.
     pub fn replace(&self, registrations: Vec<Registration>) {
         let before = self.table.load();
         let mut table = Table::default();
@@ -201,7 +201,7 @@ impl Callers {
         &self.refused
     }
 
-    /// Admits a call if its caller is known, may perform the operation, and is within its limits.
+    /// Admits a call if the caller is known, may perform the operation, and is within the limits.
     pub fn admit(
         &self,
         credentials: Credentials<'_>,
@@ -252,8 +252,8 @@ impl Callers {
 }
 
 impl Table {
-    /// Finds the caller by its credentials. If a key was sent, the certificate is ignored, even if
-    /// the key is wrong.
+    /// Finds the caller to which the credentials belong. If a key was sent, the certificate is
+    /// ignored, even if the key is wrong.
     fn identify(&self, credentials: Credentials<'_>) -> Option<&Arc<Known>> {
         if let Some(anybody) = &self.anybody {
             return Some(anybody);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_identified_by_its_key_or_its_certificate_and_others_are_refused() {
+    fn a_caller_is_identified_by_its_key_or_certificate_and_unknown_callers_are_refused() {
         let (login, gateway) = (key(), key());
         let callers = callers(vec![
             registration("login", Role::Issuer, &login, "login.test"),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_can_be_replaced_and_calls_under_way_still_count() {
+    fn calls_under_way_still_count_after_the_callers_were_replaced() {
         let (old, new) = (key(), key());
         let callers = callers(vec![registration("login", Role::Issuer, &old, "a")]);
         let admit = |key: &ApiKey| {
@@ -367,7 +367,7 @@ mod tests {
         };
         let under_way = admit(&old).unwrap();
         callers.replace(vec![registration("login", Role::Issuer, &new, "a")]);
-        assert_eq!(admit(&old).unwrap_err(), Refusal::Unknown, "its key is gone");
+        assert_eq!(admit(&old).unwrap_err(), Refusal::Unknown, "the old key is no longer valid");
         assert!(
             matches!(admit(&new), Err(Refusal::OverLimit { .. })),
             "the earlier call is still under way"

@@ -10,7 +10,7 @@ use crate::app;
 
 #[derive(Debug, Args)]
 pub struct Backup {
-    /// The file to create. It must not exist.
+    /// The file to create. It must not exist yet.
     file: PathBuf,
     #[command(flatten)]
     database: Database,

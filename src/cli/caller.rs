@@ -17,16 +17,16 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub enum CallerCommand {
-    /// Make an API key, and print it and the lines for the configuration file.
+    /// Make an API key. Print the key, and the section for the configuration file.
     ///
-    /// Nothing is stored: the service knows the key by the hash in those lines, and loads them
-    /// within some seconds after they are in the file.
+    /// The command stores nothing. The service knows the key by the hash in that section, and loads
+    /// the section a few seconds after it has been added to the file.
     New(New),
 }
 
 #[derive(Debug, Args)]
 pub struct New {
-    /// The caller's name, for the log: letters, digits, and . _ -
+    /// The caller's name, as the log shows it. It may contain letters, digits, and . _ -
     name: String,
     /// A role of the caller; may be repeated.
     #[arg(long = "role", required = true,

@@ -1,5 +1,5 @@
-//! The parts that the subcommands which call a server share: the connection, the credentials, and
-//! errors in one line.
+//! The parts that are common to all subcommands that call a server: the connection, the
+//! credentials, and errors in one line.
 
 use std::{
     fs, io,
@@ -38,13 +38,13 @@ use crate::{
 /// The longest time to wait for a connection, and then for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The environment variable with an API key. There is no flag for the key itself, because other
-/// users can see flags.
+/// users of the machine can see the flags of a process.
 const API_KEY_VARIABLE: &str = "COUNTERSIGN_API_KEY";
 
 /// The flags of the subcommands that call a server.
 #[derive(Debug, Args)]
 pub struct Server {
-    /// The server to call; https:// if it has a certificate.
+    /// URL of the server to call. It begins with https:// if the server has a certificate.
     #[arg(
         long,
         value_name = "URL",
@@ -52,11 +52,12 @@ pub struct Server {
         default_value = "http://127.0.0.1:50051"
     )]
     pub server: String,
-    /// File with the API key to send; or the key itself in COUNTERSIGN_API_KEY.
+    /// File with the API key to send. The variable COUNTERSIGN_API_KEY may hold the key itself
+    /// instead.
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
-    /// File with the authorities by which to check the server's certificate, in PEM [default: those
-    /// of this machine]
+    /// File with the certificate authorities that may have issued the server's certificate, in PEM
+    /// [default: the authorities that this machine trusts]
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CA_FILE")]
     ca_file: Option<PathBuf>,
     /// File with the client certificate, in PEM.
@@ -67,7 +68,7 @@ pub struct Server {
         requires = "client_key_file"
     )]
     client_certificate_file: Option<PathBuf>,
-    /// File with its private key, in PEM.
+    /// File with the private key of the client certificate, in PEM.
     #[arg(
         long,
         value_name = "FILE",
@@ -78,7 +79,7 @@ pub struct Server {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
-    /// The observations on the connection, from which failures are explained.
+    /// The record of the connection, by which failures are explained.
     #[arg(skip)]
     observations: Observations,
 }
@@ -107,8 +108,8 @@ impl Server {
         let tls = if address.is_tls { Some(self.tls()?) } else { None };
         let stream = address.open(tls, &self.tls_files(), &self.observations, TIMEOUT).await;
         let mut stream = Some(stream.map_err(Failure::failed)?);
-        // The stream is open and encrypted already, so the library is given a plain endpoint. The
-        // real URL is set as the origin of the calls.
+        // The stream is already open, and encrypted if need be, so tonic is given a placeholder for
+        // the URL to connect to. The real URL is set as the origin of the calls.
         let endpoint = Endpoint::from_static("http://server").origin(address.url).timeout(TIMEOUT);
         let connector = tower::service_fn(move |_| {
             let stream = stream.take().map(TokioIo::new);
@@ -182,8 +183,8 @@ impl Server {
         let builder = builder.with_root_certificates(self.authorities()?);
         let mut config = match (&self.client_certificate_file, &self.client_key_file) {
             (Some(certificate), Some(key)) => {
-                // The key is read first, so that its warning is also printed if the certificate is
-                // invalid.
+                // The key is read first, so that a warning about the rights on its file is printed
+                // even if the certificate is invalid.
                 let pem = Zeroizing::new(read_secret("--client-key-file", key)?);
                 let chain = certificates("--client-certificate-file", certificate)?;
                 let private_key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
@@ -207,7 +208,7 @@ impl Server {
         Ok(config)
     }
 
-    /// Returns the authorities by which the server's certificate is checked.
+    /// Returns the certificate authorities that may have issued the server's certificate.
     fn authorities(&self) -> Result<RootCertStore, Failure> {
         let mut roots = RootCertStore::empty();
         let Some(path) = &self.ca_file else {
@@ -308,7 +309,7 @@ fn read(option: &str, path: &Path) -> Result<String, Failure> {
         .map_err(|error| Failure::at_start(format!("{option} {}: {error}", path.display())))
 }
 
-/// Reads a file with a secret. If other users have rights on it, this prints a warning.
+/// Reads a file with a secret. Prints a warning if other users have rights on the file.
 fn read_secret(option: &str, path: &Path) -> Result<String, Failure> {
     if let Some(exposure) = private_file::exposure(path) {
         let command = exposure.command();

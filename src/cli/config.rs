@@ -14,14 +14,14 @@ use crate::{
 pub enum ConfigCommand {
     /// Check whether `serve` would accept these settings and the files that they name.
     ///
-    /// Certificates, keys, authorities, the password file and the master key are opened as `serve`
-    /// opens them, so run it as the user of the service. No file is created, and the database is
-    /// not opened.
+    /// The command opens certificates, keys, certificate authorities, the password file and the
+    /// master key as `serve` does, so run it as the user of the service. It creates no file, and
+    /// does not open the database.
     Check {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Print all settings in force as TOML, ready to be saved as a file.
+    /// Print all settings in force as TOML, which can be saved as a configuration file.
     Print {
         #[command(flatten)]
         settings: Settings,

@@ -1,5 +1,5 @@
-//! Opens the connection to a server, and explains known mistakes that keep it from working. Each
-//! explanation names the option that corrects the mistake.
+//! Opens the connection to a server. If a well-known mistake keeps the connection from working, the
+//! error explains the mistake, and names the option or setting that corrects it.
 
 use std::{
     io,
@@ -39,8 +39,8 @@ pub struct TlsFiles {
     pub client_certificate: Option<String>,
 }
 
-/// The first bytes that a server has sent and the end of the connection, from which
-/// [`Address::explain`] recognizes mistakes.
+/// A record of the first bytes that a server sent, and of how the connection ended.
+/// [`Address::explain`] recognizes mistakes by it.
 #[derive(Clone, Debug, Default)]
 pub struct Observations(Arc<Mutex<Seen>>);
 
@@ -54,7 +54,8 @@ struct Seen {
     is_closed: bool,
 }
 
-/// The number of first bytes that are kept, which are enough to recognize the protocol.
+/// The number of bytes that are kept from the start of the stream. They are enough to recognize the
+/// protocol.
 const FIRST_BYTES: usize = 16;
 
 impl Observations {
@@ -106,8 +107,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
-    /// Reads once if a write failed. A server may send the reason before it closes the connection,
-    /// and the failed write must not hide that.
+    /// Reads once if a write failed. A server may have sent the reason before it closed the
+    /// connection, and the failed write must not hide that reason.
     fn after_write<T>(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -157,18 +158,19 @@ impl Address {
         };
         let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let after_host = url.authority()?.as_str().rsplit([']', '@']).next()?;
-        // Without this check, a port beyond 65535 would be ignored, and port 80 or 443 be used.
+        // Without this check, a port beyond 65535 would be ignored, and port 80 or 443 would be
+        // used.
         let has_wrong_port = after_host.contains(':') && url.port_u16().is_none();
         (!host.is_empty() && !has_wrong_port).then_some(Self { url, host, is_tls })
     }
 
-    /// Returns the URL of the same server with another scheme.
+    /// Returns the URL of the server with the given scheme, without a path.
     fn with_scheme(&self, scheme: &str) -> String {
         let authority = self.url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
         format!("{scheme}://{authority}")
     }
 
-    /// Returns the URL without a path, for messages.
+    /// Returns the URL of the server without a path, for messages.
     fn shown(&self) -> String {
         self.with_scheme(if self.is_tls { "https" } else { "http" })
     }
@@ -216,8 +218,8 @@ impl Address {
                 })?;
                 let encrypted = encrypted
                     .map_err(|error| self.explain_handshake(&error, &encrypted_bytes, files))?;
-                // A server that has not agreed to HTTP/2 is not for gRPC, and must not get the API
-                // key.
+                // A server that has not agreed to HTTP/2 does not speak gRPC, and must not get the
+                // API key.
                 if encrypted.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) {
                     return Err(self.no_grpc());
                 }
@@ -249,8 +251,8 @@ impl Address {
                 self.with_scheme("http")
             ),
             Some(rustls::Error::InvalidMessage(_)) => self.no_tls(),
-            // The reason is not known, and an attacker on the network could cause this. So the
-            // message must not recommend a connection without encryption.
+            // The cause is not known: an attacker on the network may have closed the connection. So
+            // the message must not recommend a connection without encryption.
             None if first.is_empty() => format!(
                 "{} closed the connection during the TLS handshake: it may be overloaded, \
                  stopping, or not speak TLS (setting tls.certificate_file)",
@@ -327,7 +329,7 @@ impl Address {
         }
     }
 
-    /// Explains an alert by which the server refuses a certificate, or requires one.
+    /// Explains the TLS alert by which a server refuses the client's certificate, or requires one.
     fn explain_alert(&self, alert: AlertDescription, files: &TlsFiles) -> String {
         use AlertDescription as A;
 
@@ -361,7 +363,8 @@ impl Address {
         }
     }
 
-    /// Explains a call that failed without a response; `None` if the mistake is not a known one.
+    /// Explains why a call failed without a response. Returns `None` if the cause is not a known
+    /// mistake.
     pub fn explain(&self, observations: &Observations, files: &TlsFiles) -> Option<String> {
         let seen = observations.lock();
         match (&seen.error, seen.first.as_slice()) {
@@ -375,7 +378,7 @@ impl Address {
                 self.with_scheme("https")
             )),
             (_, first) if first.starts_with(b"HTTP/") => Some(self.no_grpc()),
-            // A gRPC server would have begun with its SETTINGS frame (RFC 9113, section 3.4).
+            // A gRPC server would have sent its SETTINGS frame first (RFC 9113, section 3.4).
             (_, []) if seen.is_closed && self.is_tls && files.client_certificate.is_some() => {
                 Some(format!(
                     "{} closed the connection without an answer: does it accept the certificate in \

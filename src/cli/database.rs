@@ -10,11 +10,12 @@ use crate::app;
 
 #[derive(Debug, Subcommand)]
 pub enum DatabaseCommand {
-    /// Check the whole of an SQLite database for damage, also while a service uses it.
+    /// Check a whole SQLite database for damage. A service may be using the database.
     ///
-    /// `serve` does this by itself after it was killed, and otherwise checks only the header and
-    /// the schema. The check takes several seconds per gigabyte. If the database is damaged, the
-    /// exit code is 2.
+    /// `serve` makes a shorter check when it starts: of every page if it was killed before, and
+    /// otherwise only of the header and the schema. This command also compares indexes with their
+    /// tables, and takes several seconds per gigabyte. The exit code is 2 if the database is
+    /// damaged.
     Check(Check),
 }
 

@@ -11,7 +11,8 @@ use super::{FAILED, Outcome, client::Server, output::line};
 
 #[derive(Debug, Args)]
 pub struct Health {
-    /// Ask about one service, like countersign.v1.SessionService; without it, about the server.
+    /// Ask about one service, such as countersign.v1.SessionService, and not about the server as a
+    /// whole.
     #[arg(long, default_value = "", hide_default_value = true)]
     service: String,
     #[command(flatten)]

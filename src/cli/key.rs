@@ -17,29 +17,31 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub enum Key {
-    /// List the keys that tokens are made with.
+    /// List the keys of access tokens and refresh tokens.
     List(List),
     /// Make the pending key the active one, and publish a new pending key.
     ///
-    /// The service does it by itself, at the intervals keys.rotation and keys.refresh_rotation in
-    /// its configuration.
+    /// A running service does this itself, at the intervals keys.rotation and keys.refresh_rotation
+    /// in its configuration.
     Rotate(Rotate),
     /// Revoke a key: when this returns, no replica accepts any token made with it.
     ///
-    /// If the key was active, the pending key becomes active, and sessions go on. Revoking a key of
-    /// refresh tokens signs out everybody whose refresh token was made with it.
+    /// If the key was active, the pending key becomes active. Sessions continue if a key of access
+    /// tokens is revoked. Revoking a key of refresh tokens signs out everybody whose refresh token
+    /// was made with it.
     Revoke(Revoke),
-    /// Import a private key as the next one that signs access tokens.
+    /// Import a private key that signs access tokens from the next rotation on.
     ///
-    /// Works on the database, with the master key: run it where the service runs, on SQLite while
-    /// it is stopped. The key is published at once and becomes active with the next rotation.
+    /// The command changes the database itself and needs the master key, so run it where the
+    /// service runs. If the database is SQLite, stop the service first. The key is published at
+    /// once and becomes active with the next rotation.
     Import(Import),
     /// Encrypt all keys anew under a new master key.
     ///
-    /// Give every replica the new one as keys.master_key_file and the old one as
-    /// keys.additional_master_key_file, and restart them; then run this once, with the same
-    /// configuration, on SQLite while the service is stopped. After that the old one can be
-    /// removed. If the command is interrupted, run it again.
+    /// First give every replica the new master key as keys.master_key_file and the old one as
+    /// keys.additional_master_key_file, and restart the replicas. Then run this command once, with
+    /// the same configuration. If the database is SQLite, stop the service before you run it.
+    /// Afterwards the old master key can be removed. If the command is interrupted, run it again.
     Reseal(Reseal),
 }
 
@@ -81,8 +83,9 @@ pub struct Revoke {
 
 #[derive(Debug, Args)]
 pub struct Import {
-    /// The private key in PEM: Ed25519, EC on P-256, or RSA of 2048 to 8192 bits with an exponent
-    /// of at least 65537, as keys.algorithm in the configuration says.
+    /// The private key in PEM. It must be for the algorithm that keys.algorithm in the
+    /// configuration names: Ed25519, EC on P-256, or RSA of 2048 to 8192 bits with a public
+    /// exponent of at least 65537.
     file: PathBuf,
     #[command(flatten)]
     database: Database,

@@ -54,7 +54,7 @@ enum Command {
     /// Validate, refresh and decode tokens.
     #[command(subcommand)]
     Token(token::Token),
-    /// List, rotate, revoke and import the keys that tokens are made with.
+    /// List, rotate, revoke and import the keys of access tokens and refresh tokens.
     #[command(subcommand)]
     Key(key::Key),
     /// Make credentials for the programs that call the service.
@@ -62,33 +62,34 @@ enum Command {
     Caller(caller::CallerCommand),
     /// Bring the schema of the database up to date, and exit.
     ///
-    /// `serve` does it by itself, except with --no-migrate. This command is for installations in
-    /// which only a separate database user may change tables.
+    /// `serve` also does this, unless it is given --no-migrate. This command is for installations
+    /// in which only a separate database user may change tables.
     Migrate(migrate::Migrate),
     /// Copy the database to a new file, while the service runs. SQLite only.
     ///
-    /// The copy is the database as it was at one instant, and is checked before it appears under
-    /// its name. It does not contain the master key. For PostgreSQL the command names the programs
-    /// to use.
+    /// The copy shows the database as it was at one instant. The command checks the copy before the
+    /// file appears under its name. The copy does not contain the master key. If the database is
+    /// PostgreSQL, the command only says which programs to use instead.
     Backup(backup::Backup),
-    /// Put a backup in the place of the database, while no service runs.
+    /// Replace the database with a backup, while no service runs.
     ///
-    /// Checks the backup and that the master key opens it, and moves the previous data aside. What
-    /// was revoked after the backup can be kept revoked: access tokens issued before the restore
-    /// are refused unless --accept-older-tokens is given, and sessions that ended after the backup
-    /// are ended again with --revocations-from or --end-all.
+    /// Checks the backup, checks that the master key opens the keys in it, and moves the previous
+    /// data aside. The backup lacks all revocations that were made after it. Therefore access
+    /// tokens that were issued before the restore are refused, unless --accept-older-tokens is
+    /// given. Sessions that ended after the backup are ended again if --revocations-from or
+    /// --end-all is given.
     Restore(restore::Restore),
     /// Check the database for damage.
     #[command(subcommand)]
     Database(database::DatabaseCommand),
     /// Delete expired rows now, on a database that no service has open.
     ///
-    /// A running service sweeps by itself, by the schedule in its configuration.
+    /// A running service does this itself, on the schedule in its configuration.
     Sweep(sweep::Sweep),
     /// List the processes that serve from one database.
     #[command(subcommand)]
     Replica(replica::Replica),
-    /// Ask a server whether it serves; exit 0 if it does. For container probes.
+    /// Ask a server whether it is serving, and exit with 0 if it is. For container probes.
     Health(health::Health),
     /// Check or print the configuration.
     #[command(subcommand)]
@@ -126,8 +127,8 @@ struct Settings {
     /// 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     http_listen: Option<String>,
-    /// Listen on an address that others can reach although calls are neither encrypted nor
-    /// authenticated.
+    /// Allow an address that other machines can reach even if calls are not encrypted, or callers
+    /// are not authenticated.
     #[arg(long)]
     insecure: bool,
 }
@@ -183,8 +184,9 @@ const NOT_REACHED: u8 = 3;
 /// The failure of a subcommand. It is printed as a line of text or as JSON.
 #[derive(Debug)]
 struct Failure {
+    /// The line of text: the message, and the reason in parentheses if there is one.
     line: String,
-    /// The line without the reason.
+    /// The message alone, which is printed as JSON.
     message: String,
     /// The reason in the server's response (`ErrorInfo`).
     reason: Option<String>,
@@ -278,8 +280,9 @@ pub fn main() -> ExitCode {
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::at_start)?;
     let outcome = runtime.block_on(command);
-    // Blocking work on other threads gets some time, which is enough to close a database. A check
-    // of a large database may be aborted. No commit is left incomplete, because commits are atomic.
+    // Blocking work on other threads gets ten seconds to finish, which is enough to close a
+    // database. A check of a large database may be aborted. No commit is left incomplete, because
+    // commits are atomic.
     runtime.shutdown_timeout(Duration::from_secs(10));
     outcome
 }

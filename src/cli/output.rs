@@ -38,7 +38,8 @@ fn dynamic(type_name: &str) -> Result<prost_reflect::MessageDescriptor, Failure>
         .ok_or_else(|| Failure::failed(format!("no message {type_name}")))
 }
 
-/// Prints a message as JSON, with the field names of the protocol and every field present.
+/// Prints a message as JSON. The names are the field names in the `.proto` file, and fields with
+/// default values are printed too.
 pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
     let descriptor = dynamic(&format!("countersign.v1.{type_name}"))?;
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
@@ -54,7 +55,7 @@ pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Formats a time span like a protobuf duration in JSON: in seconds, to the millisecond, with `s`.
+/// Formats a time span to the millisecond, like a protobuf duration in JSON: `600s`, `2.254s`.
 pub fn span(span: Duration) -> String {
     let (seconds, millis) = (span.as_secs(), span.subsec_millis());
     if millis == 0 { format!("{seconds}s") } else { format!("{seconds}.{millis:03}s") }
@@ -70,7 +71,7 @@ pub fn to_struct(object: serde_json::Value) -> Result<proto::EncodedStruct, Fail
         .map_err(Failure::failed)
 }
 
-/// Prints a line for each name and value, except empty values.
+/// Prints each name with its value on a line of its own. Empty values are left out.
 pub fn pairs(pairs: &[(&str, String)]) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -97,18 +98,19 @@ fn print(mut table: Table) {
     line!("{}", table.trim_fmt());
 }
 
-/// Formats an instant by RFC 3339, to the second; empty if it is not set.
+/// Formats an instant as in RFC 3339, to the second. The text is empty if the instant is not set.
 pub fn instant(at: Option<&Timestamp>) -> String {
     at.map(|at| Timestamp { nanos: 0, ..*at }.to_string()).unwrap_or_default()
 }
 
-/// Formats an enum value in lower case, without the prefix of its type; empty if it is unspecified.
+/// Formats an enum value in lower case, without the prefix of its type. The text is empty if the
+/// value is unspecified.
 pub fn plain(name: &str, prefix: &str) -> String {
     let name = name.strip_prefix(prefix).unwrap_or(name).to_lowercase();
     if name == "unspecified" { String::new() } else { name }
 }
 
-/// Formats the reason for which a session ended; empty if it has not ended.
+/// Formats the reason for which a session ended. The text is empty if the session has not ended.
 pub fn end_reason(session: &proto::Session) -> String {
     plain(session.end_reason().as_str_name(), "END_REASON_")
 }

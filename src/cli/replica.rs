@@ -19,10 +19,11 @@ use crate::{
 pub enum Replica {
     /// List the replicas in the register, and how far each has come in the feed of revocations.
     ///
-    /// Reads the database, and connects to no replica. A revocation waits for each live replica
-    /// that has not applied it, but at most for the time under WAIT. A replica that is gone is
-    /// about to be removed by the others. Replicas that have left (they stopped in good order) or
-    /// were removed stay in the list for a day; UNTIL says when that was.
+    /// The command reads the database, and connects to no replica. A revocation waits for each live
+    /// replica that has not applied it, but at most for the time under WAIT. A replica in the state
+    /// "gone" is about to be removed by the other replicas. A replica that has left (it stopped in
+    /// good order) or that was removed stays in the list for a day; UNTIL says when it left or was
+    /// removed.
     List(List),
 }
 
@@ -104,10 +105,10 @@ fn print_table(register: &Register) {
         output::rows(HEADER, members.chain(former));
     }
     let settled = match register.is_settled() {
-        true => "all who may answer are listed",
+        true => "all replicas that may answer are listed",
         false => {
-            "there was a failover: some who may answer may not be listed yet, and revocations \
-             wait for all of them"
+            "there was a failover: replicas that may answer may be missing here, and revocations \
+             wait for them too"
         }
     };
     line!("head of the feed: {}; {settled}", register.head.seq.0);
@@ -158,7 +159,8 @@ fn state(member: &Member) -> &'static str {
     if member.is_live() { "live" } else { "gone" }
 }
 
-/// Formats the address at which a replica listens; older versions have not recorded theirs.
+/// Formats the address at which a replica listens. Older versions did not record it, so it may be
+/// empty.
 fn address(address: &str) -> String {
     if address.is_empty() { NOTHING } else { address }.to_owned()
 }
@@ -167,7 +169,8 @@ fn instant(at: domain::time::Timestamp) -> String {
     output::instant(Some(&Timestamp { seconds: at.seconds(), nanos: 0 }))
 }
 
-/// Formats a span to the millisecond if it is short, and otherwise to the second.
+/// Formats a span to the millisecond if it is shorter than ten seconds, and otherwise to the
+/// second.
 fn rounded(span: Duration) -> String {
     match span < Duration::from_secs(10) {
         true => brief(Duration::from_millis(millis(span))),

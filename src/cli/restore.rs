@@ -10,15 +10,16 @@ use crate::app::{self, EndedSince, RestoreOrder, Restored, System};
 
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// The backup that becomes the database. Without one, the database is taken to have been put
-    /// back already, by `pg_restore` or as the snapshot of a volume.
+    /// The backup that becomes the database. If no file is given, the command assumes that the
+    /// database has already been put back, by `pg_restore` or as the snapshot of a volume.
     file: Option<PathBuf>,
-    /// Keep accepting access tokens that were issued before the restore, also those that were
-    /// revoked after the backup.
+    /// Keep accepting access tokens that were issued before the restore, even if they were revoked
+    /// after the backup.
     #[arg(long)]
     accept_older_tokens: bool,
-    /// End again what was ended according to a log of the service in JSON (`log.format`); - for
-    /// standard input. Give the logs of all replicas, each with this option.
+    /// Repeat the revocations in this log of the service, which must be in JSON (`log.format`). If
+    /// LOG is -, standard input is read. Give the logs of all replicas, each with an option of its
+    /// own.
     #[arg(long, value_name = "LOG", conflicts_with = "end_all")]
     revocations_from: Vec<PathBuf>,
     /// End all sessions: everybody has to sign in again.

@@ -17,7 +17,7 @@ use crate::{
 pub struct Serve {
     #[command(flatten)]
     settings: Settings,
-    /// Leave the schema of the database as it is, and refuse to start if it is an older one.
+    /// Do not migrate the schema of the database, and refuse to start if migrations are pending.
     #[arg(long)]
     no_migrate: bool,
 }
@@ -54,13 +54,14 @@ fn bind(setting: &str, Listen { address }: Listen, backlog: u32) -> Result<TcpLi
     })
 }
 
-/// Listens with a queue for `backlog` connections that are not accepted yet, or for as many as the
-/// system allows (`net.core.somaxconn`). The default of the libraries is 128: in a larger burst,
-/// the other clients would wait for a second or longer, until their systems retry.
+/// Listens with a queue for `backlog` connections that wait to be accepted. The operating system
+/// may limit the queue to fewer (`net.core.somaxconn`). The default of the libraries is 128
+/// connections. In a larger burst, the other clients would wait for a second or longer, until their
+/// systems retry.
 fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restarted process must be able to listen while connections of the previous one are still in
-    // TIME_WAIT. On Windows the option has another meaning.
+    // A restarted process must be able to listen while connections of the previous process are
+    // still in TIME_WAIT. On Windows the option has another meaning.
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -88,7 +89,7 @@ mod tests {
             let connected = timeout(Duration::from_secs(60), TcpStream::connect(address)).await;
             waiting.push(connected.unwrap().unwrap());
         }
-        // Nobody else can listen there.
+        // A second socket cannot listen on the same address.
         assert!(listen(address, 1).is_err());
     }
 }

@@ -22,7 +22,7 @@ pub enum Session {
     List(List),
     /// Show one session.
     Show(Show),
-    /// End a session, all sessions of a subject, or all of a tenant.
+    /// End a session, all sessions of a subject, or all sessions of a tenant.
     Revoke(Revoke),
 }
 
@@ -33,7 +33,7 @@ pub struct Create {
     /// The subject's tenant; without it, the default tenant.
     #[arg(long, default_value = "", hide_default_value = true)]
     tenant: String,
-    /// OAuth client.
+    /// Identifier of the OAuth client.
     #[arg(long, default_value = "", hide_default_value = true)]
     client_id: String,
     /// Audience of the access tokens, such as a resource server; may be repeated.
@@ -42,7 +42,7 @@ pub struct Create {
     /// Scope; may be repeated.
     #[arg(long = "scope")]
     scopes: Vec<String>,
-    /// Custom claim as NAME=VALUE, the value in JSON, or otherwise text; may be repeated.
+    /// Custom claim as NAME=VALUE. A VALUE that is not JSON is taken as text. May be repeated.
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
     claims: Vec<(String, serde_json::Value)>,
     /// Authentication context class reference.
@@ -51,17 +51,17 @@ pub struct Create {
     /// Authentication method like pwd or otp; may be repeated.
     #[arg(long)]
     amr: Vec<String>,
-    /// Policy in the server's configuration.
+    /// Name of a policy in the server's configuration.
     #[arg(long, default_value = "", hide_default_value = true)]
     policy: String,
-    /// Shorter lifetime for access tokens, like 2m.
+    /// Lifetime of access tokens, if it is to be shorter than in the policy, like 2m.
     #[arg(long, value_parser = super::parse_span)]
     access_token_ttl: Option<Duration>,
-    /// Shorter lifetime for the session, like 8h.
+    /// Lifetime of the session, if it is to be shorter than in the policy, like 8h.
     #[arg(long, value_parser = super::parse_span)]
     max_lifetime: Option<Duration>,
-    /// Idempotency key: a repetition of the command with it creates no second session. It is
-    /// refused with other arguments.
+    /// Idempotency key. A repetition of the command with the same key creates no second session. A
+    /// command with the same key and other arguments is refused.
     #[arg(long, default_value = "", hide_default_value = true)]
     request_id: String,
     /// User-Agent of the user's device.
@@ -88,10 +88,10 @@ pub struct List {
     /// List only sessions in this state.
     #[arg(long, value_enum, default_value_t = StateFilter::Any)]
     state: StateFilter,
-    /// Most sessions to list.
+    /// Maximum number of sessions to list.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=500))]
     page_size: i32,
-    /// Page token that the previous page has printed.
+    /// Page token that was printed with the previous page.
     #[arg(long, default_value = "", hide_default_value = true)]
     page_token: String,
     #[command(flatten)]
@@ -123,7 +123,7 @@ pub struct Revoke {
     /// End the session of this access or refresh token; - reads it from standard input.
     #[arg(long)]
     token: Option<String>,
-    /// Stop only this access token; its session lives on.
+    /// Revoke only this access token. Its session stays live.
     #[arg(long, requires = "token")]
     token_only: bool,
     /// End all sessions of this subject.
@@ -132,7 +132,7 @@ pub struct Revoke {
     /// The subject's tenant.
     #[arg(long, default_value = "", hide_default_value = true, requires = "subject")]
     tenant: String,
-    /// Spare this session of the subject, as for "sign out my other devices".
+    /// Do not end this session of the subject, as in "sign out my other devices".
     #[arg(
         long,
         default_value = "",
@@ -147,7 +147,7 @@ pub struct Revoke {
     /// Reason for the revocation.
     #[arg(long, value_enum, default_value_t = Reason::Unspecified)]
     reason: Reason,
-    /// Note for the session and the audit.
+    /// Note that is stored with the session and in the audit.
     #[arg(long, default_value = "", hide_default_value = true)]
     note: String,
     #[command(flatten)]

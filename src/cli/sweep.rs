@@ -12,8 +12,9 @@ use crate::app::{self, Swept, System};
 pub struct Sweep {
     #[command(flatten)]
     database: Database,
-    /// Confirm the clock of this machine: use it instead of that of PostgreSQL, and also if the
-    /// newest row of an SQLite file is more than a day old, or later than now.
+    /// Confirm that the clock of this machine is right. The sweep then uses this clock instead of
+    /// PostgreSQL's clock, and accepts an SQLite file even if its newest row is more than a day old
+    /// or in the future.
     #[arg(long)]
     clock_is_right: bool,
     /// Print JSON.

@@ -14,11 +14,11 @@ use crate::{proto, token::refresh};
 
 #[derive(Debug, Subcommand)]
 pub enum Token {
-    /// Ask whether an access token is active; exit 1 if it is not.
+    /// Ask whether an access token is active, and exit with 1 if it is not.
     Validate(Validate),
     /// Exchange a refresh token for the next pair of tokens.
     Refresh(Refresh),
-    /// Show the content of a token, without checking it and without a server.
+    /// Show the content of a token. The token is not checked, and no server is called.
     Decode(Decode),
 }
 
@@ -32,7 +32,7 @@ pub struct Validate {
     /// Require this scope; may be repeated.
     #[arg(long = "scope")]
     scopes: Vec<String>,
-    /// Require this acr; if repeated, one of them.
+    /// Require this acr. If repeated, any one of the values is enough.
     #[arg(long = "acr")]
     acr_values: Vec<String>,
     /// Require that the user has authenticated within this time, like 15m.
@@ -62,7 +62,7 @@ pub struct Decode {
     json: bool,
 }
 
-/// Returns the token, which is read from standard input if the argument is `-`.
+/// Returns the argument, or reads the token from standard input if the argument is `-`.
 pub fn read(token: String) -> Result<String, Failure> {
     if token != "-" {
         return Ok(token);

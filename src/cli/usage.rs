@@ -1,5 +1,5 @@
-//! Errors in the use of the command line. Like all errors they are one line, with the argument, the
-//! reason, and how to correct it.
+//! Reports wrong usage of the command line. Like every error, the report is one line, which names
+//! the argument and the problem, and says how to correct it.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ pub fn wants_json() -> bool {
         .any(|argument| argument == OsStr::new("--json"))
 }
 
-/// Prints help where it was asked for, and otherwise the error. Returns the exit code.
+/// Prints help if the user asked for it, and otherwise the error. Returns the exit code.
 pub fn report(error: &Error) -> ExitCode {
     let is_help = matches!(
         error.kind(),
@@ -31,7 +31,7 @@ pub fn report(error: &Error) -> ExitCode {
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if is_help {
-        // The reader may have closed the pipe.
+        // An error is ignored, because the reader may have closed the pipe.
         let _ = error.print();
         return if error.use_stderr() { ExitCode::from(WRONG_START) } else { ExitCode::SUCCESS };
     }
@@ -116,12 +116,13 @@ fn texts(error: &Error, kind: ContextKind) -> Vec<String> {
     }
 }
 
-/// Removes the name of the value from an option.
+/// Shortens an option like `--label <LABEL>` to its name, `--label`.
 fn option(text: String) -> String {
     if text.starts_with('-') { text.split(' ').next().unwrap_or_default().to_owned() } else { text }
 }
 
-/// Returns the command line as far as its subcommands are valid, for the hint at `--help`.
+/// Returns `countersign` and the valid subcommands that follow it on the command line. The error
+/// suggests running this command with `--help`.
 fn command_path(arguments: impl Iterator<Item = OsString>) -> String {
     let mut path = vec!["countersign".to_owned()];
     let mut command = Cli::command();

@@ -1,4 +1,4 @@
-//! `[audit]`: the table that gets the records of the audit besides the log.
+//! `[audit]`: the database table to which audit records are written, in addition to the log.
 
 use std::time::Duration;
 

@@ -43,8 +43,8 @@ pub struct RawCaller {
     calls_per_second: Option<u32>,
 }
 
-/// Checks the callers. Names of certificates are refused unless `certificates_are_checked`, that
-/// is, unless there is an authority by which TLS checks client certificates.
+/// Checks the callers. Names of certificates are refused unless `certificates_are_checked`, which
+/// means that TLS checks client certificates against an authority.
 pub fn check(
     raw: &[RawCaller],
     limits: &Limits,

@@ -25,7 +25,7 @@ pub enum DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// Returns whether several processes may serve from it at the same time.
+    /// Returns whether several processes may serve from the database at the same time.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }
@@ -103,7 +103,8 @@ pub struct Database {
     pub password_file: Option<PathBuf>,
     /// The most connections of this process.
     pub max_connections: u32,
-    /// The longest time until a new connection can be used, for each server that the URL names.
+    /// The longest time that it may take to open a connection. If the URL names several servers,
+    /// each of them gets this time.
     #[serde(with = "super::span")]
     pub connect_timeout: Duration,
     /// The longest time that a call waits for a connection before it fails with UNAVAILABLE.
@@ -113,7 +114,7 @@ pub struct Database {
     /// If it is zero, `serve` gives up at once.
     #[serde(with = "super::span")]
     pub startup_timeout: Duration,
-    /// The longest time that the server works on a statement before it cancels it.
+    /// The longest time that the server works on a statement before it cancels the statement.
     #[serde(with = "super::span")]
     pub statement_timeout: Duration,
 }
@@ -135,12 +136,12 @@ impl Default for Database {
 /// The fewest connections that may be configured: with fewer, writes, reads and the feed would wait
 /// for each other's connections.
 const FEWEST_CONNECTIONS: u32 = 4;
-/// The longest `startup_timeout`: a container that is not ready after this time should be seen to
-/// fail.
+/// The longest `startup_timeout`. A container that is not ready after this time should fail
+/// visibly.
 const LONGEST_STARTUP: Duration = Duration::from_secs(3600);
 
 impl Database {
-    /// Checks that the values are in range, and that there is one password at most.
+    /// Checks that the values are in range, and that there is at most one password.
     pub fn check(&self, url: &DatabaseUrl) -> Result<(), ConfigError> {
         if self.max_connections < FEWEST_CONNECTIONS {
             return Err(invalid(

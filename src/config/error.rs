@@ -1,5 +1,5 @@
-//! Configuration errors. Each is one line that names the setting, says where it was set, and how to
-//! correct it.
+//! Configuration errors. Each error is one line that says which setting is wrong, where it was set,
+//! and how to correct it.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -18,7 +18,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The error of the read.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A setting is unknown or wrong.
@@ -59,7 +59,8 @@ impl From<figment::Error> for ConfigError {
             }
             Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
                 let expected = plain(expected);
-                // A URL that was written in the place of a section may contain a password.
+                // The string may be a URL with a password that was written in the place of a
+                // section, so the error does not repeat it.
                 let actual = match actual {
                     Actual::Str(_)
                         if ["a section", "a sequence", "a list"].contains(&expected.as_str()) =>
@@ -85,8 +86,8 @@ impl From<figment::Error> for ConfigError {
 
 fn origin(error: &figment::Error) -> String {
     match &error.metadata {
-        // figment would print the path relative to the working directory, which a log does not
-        // show.
+        // figment would print the path relative to the working directory, which readers of a log do
+        // not know.
         Some(Metadata { source: Some(Source::File(path)), .. }) => {
             format!(" in {}", path.display())
         }

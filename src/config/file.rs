@@ -26,8 +26,9 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads a file. Its folder is taken from its path without resolving symbolic links, because
-    /// mounted configurations are links into folders that are replaced at each change.
+    /// Reads a file. Its folder is taken from its path without resolving symbolic links. A
+    /// configuration that is mounted into a container is a link into another folder, which is
+    /// replaced at each change.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         let text = fs::read_to_string(path).map_err(unreadable)?;
@@ -76,7 +77,7 @@ impl Provider for ConfigFile {
     }
 }
 
-/// Returns the folder that relative paths start from if they are not set in a file.
+/// Returns the working directory. Relative paths start from it if they are not set in a file.
 pub fn working_directory() -> Result<PathBuf, ConfigError> {
     std::env::current_dir()
         .map_err(|error| invalid("data_dir", format!("there is no working directory: {error}")))

@@ -1,4 +1,4 @@
-//! `[gateway]`: the answers to gateways that ask whether a request may pass.
+//! `[gateway]`: how the service answers gateways that ask whether a request may pass.
 
 use std::collections::BTreeMap;
 

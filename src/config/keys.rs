@@ -66,7 +66,7 @@ impl Default for RawKeys {
 pub enum MasterKeySource {
     /// A file that a setting names.
     File(PathBuf),
-    /// A file in the data directory, because no other source is set.
+    /// A file in the data directory, which is used if no other source is set.
     DefaultFile(PathBuf),
     /// A file that systemd gives to the service as a credential.
     Credential(PathBuf),
@@ -100,7 +100,8 @@ pub struct Keys {
     pub jwks_max_age: Duration,
 }
 
-/// The values of the environment variables that hold a master key, or name the folder of one.
+/// The values of the environment variables that hold a master key, or name the folder that contains
+/// one.
 pub struct Environment {
     master: Option<String>,
     additional: Option<String>,
@@ -126,20 +127,20 @@ impl Environment {
 
 /// The rotation of one kind of keys.
 struct Schedule {
-    /// The setting of the interval.
+    /// The name of the setting that contains `interval`.
     setting: &'static str,
     algorithm: KeyAlgorithm,
     interval: Duration,
     /// The time for which a key is needed after the next one has replaced it.
     needed_for: Duration,
-    /// The setting that this time comes from.
+    /// The name of the setting that determines `needed_for`.
     needed_by: &'static str,
 }
 
 impl RawKeys {
-    /// Checks the section. `spreads_within` is the longest time until every replica knows of a
-    /// key; `longest_token` and `longest_replay` are the longest lifetime of an access token and
-    /// the longest time for which a previous refresh token is accepted.
+    /// Checks the section. `spreads_within` is the longest time until every replica knows of a key.
+    /// `longest_token` is the longest lifetime of an access token. `longest_replay` is the longest
+    /// time for which a previous refresh token is accepted.
     pub fn check(
         &mut self,
         environment: Environment,
@@ -186,7 +187,8 @@ impl RawKeys {
             })
     }
 
-    /// Checks that every verifier and every replica knows of a key before it is used.
+    /// Checks that a key is published so early that every verifier and every replica knows the key
+    /// before it is used.
     fn check_publication(&self, spreads_within: Duration) -> Result<(), ConfigError> {
         let needed = self.jwks_max_age.saturating_add(spreads_within);
         if self.publish_ahead < needed {
@@ -210,7 +212,8 @@ impl RawKeys {
         spreads_within: Duration,
     ) -> Result<RotationRules, ConfigError> {
         let Schedule { setting, algorithm, interval, needed_for, needed_by } = schedule;
-        // The schedule may fill half of the ring, which leaves room for rotations by hand.
+        // Scheduled rotations may fill half of the ring. The other half is left for rotations by
+        // hand.
         let most = u32::try_from(MOST_KEYS / 2).unwrap_or(u32::MAX);
         let kept_for =
             needed_for.saturating_add(RETENTION_MARGIN * 2).saturating_add(spreads_within);
@@ -231,7 +234,7 @@ impl RawKeys {
         })
     }
 
-    /// Finds the sources of the master key and of the additional one, if there is one.
+    /// Finds the source of the master key, and of the additional master key if there is one.
     fn master_keys(
         &self,
         environment: Environment,

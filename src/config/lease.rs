@@ -19,10 +19,10 @@ pub struct RawLease {
     /// The interval at which the lease is renewed.
     #[serde(with = "super::span")]
     renewal: Duration,
-    /// The longest time for which a machine may be stopped without its uptime advancing.
+    /// The longest time for which a machine may be suspended while its uptime clock stands still.
     #[serde(with = "super::span")]
     margin: Duration,
-    /// The most by which the wall clock may differ from that of the database.
+    /// The most by which this machine's wall clock may differ from the clock of the database.
     #[serde(with = "super::span")]
     max_clock_skew: Duration,
 }
@@ -40,7 +40,8 @@ impl Default for RawLease {
 
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(10);
 const LONGEST_LEASE: Duration = Duration::from_secs(20);
-/// The least number of renewals in the duration of a lease, so that a late one does no harm.
+/// The smallest number of renewals within the duration of a lease, so that a late renewal does no
+/// harm.
 const FEWEST_RENEWALS: u32 = 3;
 /// The smallest margin. `LeaseConfig::max_validity` neglects some millionths of the duration of a
 /// lease, which the margin must cover many times over.
@@ -76,8 +77,8 @@ impl RawLease {
                 format!("must be from {shortest} to lease.duration"),
             ));
         }
-        // The replica that sweeps may be ahead of the database by the skew, and one that validates
-        // may be behind by as much.
+        // The clock of the replica that sweeps may be ahead of the database's by the skew, and the
+        // clock of a replica that validates may be behind by as much.
         let needed = max_clock_skew.saturating_mul(2).saturating_add(lease_config.max_validity());
         if needed > RETENTION_MARGIN {
             let problem = format!(

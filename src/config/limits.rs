@@ -21,23 +21,23 @@ pub struct Limits {
     pub listen_backlog: u32,
     /// The most concurrent calls on a connection.
     pub max_streams_per_connection: u32,
-    /// The most bytes of a request.
+    /// The largest size of a request, in bytes.
     pub max_request_bytes: usize,
-    /// The most bytes of a request to BatchValidate, or to a gateway's Check.
+    /// The largest size of a request to BatchValidate, or to a gateway's Check, in bytes.
     pub max_batch_bytes: usize,
-    /// The most bytes of a response.
+    /// The largest size of a response, in bytes.
     pub max_answer_bytes: usize,
-    /// The most bytes of all responses that wait until their clients read them.
+    /// The largest total size of the responses that clients have not read yet, in bytes.
     pub max_unsent_bytes: usize,
-    /// The most bytes of a call's metadata.
+    /// The largest size of a call's metadata, in bytes.
     pub max_metadata_bytes: u32,
     /// The most concurrent calls.
     pub max_calls: usize,
-    /// The most concurrent calls that read the database in a burst; in the long run, an eighth of
-    /// it.
+    /// The most calls that may read the database concurrently in a burst. In the long run, the
+    /// limit is an eighth of this.
     pub max_reads: usize,
-    /// The most concurrent creations, and the most concurrent refreshes, in a burst; in the long
-    /// run, a quarter of it.
+    /// The most creations that may run concurrently in a burst, and likewise the most refreshes. In
+    /// the long run, the limit is a quarter of this.
     pub max_writes: usize,
     /// The most batches of tokens that are validated concurrently in the long run; 0 means four
     /// per processor.
@@ -56,7 +56,8 @@ pub struct Limits {
     /// The longest time that a connection may be open without a call.
     #[serde(with = "super::span")]
     pub idle_timeout: Duration,
-    /// The time without data from a client after which it is sent a keepalive ping.
+    /// The server sends a keepalive ping to a client from which it has received no data for this
+    /// time.
     #[serde(with = "super::span")]
     pub keepalive_interval: Duration,
     /// The longest time that the answer to a keepalive ping may take.

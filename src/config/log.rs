@@ -61,7 +61,7 @@ fn check(directive: &str) -> Result<(), ConfigError> {
         directive.rsplit_once(']').map_or(("", directive), |(span, rest)| (span, rest));
     let (target, level) = match (span_end, rest.rsplit_once('=')) {
         ("", None) => ("", rest),
-        // A span without a level means every level.
+        // A directive that names a span and no level enables every level.
         (_, None) => return Ok(()),
         ("", Some((target, level))) => (target, level),
         (span, Some((_, level))) => (span.split('[').next().unwrap_or(""), level),
@@ -81,13 +81,14 @@ fn check(directive: &str) -> Result<(), ConfigError> {
 
 impl Log {
     /// Returns the filter for log lines. Refuses a level that would silence the log by mistake:
-    /// `EnvFilter` takes any word that is not a level for the target of a directive.
+    /// `EnvFilter` takes any word that is not a level for a target, and then logs only this target.
     pub fn filter(&self) -> Result<EnvFilter, ConfigError> {
         let directives: Vec<_> = self.level.split(',').map(str::trim).collect();
         for directive in &directives {
             check(directive)?;
         }
-        // Without a level for all targets, only the named ones log, so one of ours must be named.
+        // If no level is set for all targets, only the targets that are named are logged. So a
+        // target of this service must be among them.
         let is_ours = |directive: &&str| !directive.contains('=') || directive.starts_with(CRATE);
         if !directives.iter().any(is_ours) {
             let problem = format!(
@@ -105,7 +106,7 @@ impl Log {
             invalid(SETTING, problem)
         })?;
         // The level is chosen for diagnostics, and must not turn off the audit as a side effect.
-        // Only a directive that names the audit's target does.
+        // Only a directive that names the audit's target turns the audit off.
         match format!("{TARGET}=info").parse() {
             Ok(audit) if !self.level.contains(TARGET) => Ok(filter.add_directive(audit)),
             _ => Ok(filter),

@@ -65,9 +65,9 @@ const DATA_DIR: &str = "countersign-data";
 /// The prefix of the environment variables. Two underscores separate a section from its setting.
 pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 
-/// Returns whether an environment variable is a setting; `name` lacks the prefix. Other variables
-/// with the prefix give defaults of flags (such as `CONFIG` and `SERVER`), hold secrets, or are
-/// service links of Kubernetes.
+/// Returns whether an environment variable is a setting. `name` is its name without the prefix. The
+/// variables with the prefix that are not settings give defaults of flags (such as `CONFIG` and
+/// `SERVER`), hold secrets, or are service links of Kubernetes.
 fn is_setting(name: &str, value: Option<&str>) -> bool {
     let name = name.to_ascii_lowercase();
     let flag = [
@@ -83,8 +83,8 @@ fn is_setting(name: &str, value: Option<&str>) -> bool {
     !flag && !secret && !service_link::is_link(&name, value)
 }
 
-/// Returns the value of an environment variable. `name` lacks the prefix, and is in lower case,
-/// because figment passes it that way; the case of the variable itself does not matter.
+/// Returns the value of an environment variable. `name` is its name without the prefix and in lower
+/// case, which is how figment passes it. The variable itself may be written in any case.
 fn value_of(name: &str) -> Option<String> {
     let variable = format!("{ENV_PREFIX}{name}");
     let mut variables =
@@ -113,7 +113,7 @@ pub struct Config {
     pub callers: Vec<Registration>,
     /// The limits of connections and calls.
     pub limits: Limits,
-    /// The settings of the answers to gateways.
+    /// The settings by which requests of gateways are answered.
     pub gateway: crate::gateway::Settings,
     /// The folder for the database, the master key and the lock.
     pub data_dir: PathBuf,
@@ -129,7 +129,7 @@ pub struct Config {
     pub tokens: Tokens,
     /// The policies of sessions.
     pub policies: Policies,
-    /// The rules of the tenants that have any of their own.
+    /// The rules of the tenants for which rules are configured.
     pub tenants: Tenants,
     /// The duration of leases, and the tolerances for clocks.
     pub lease: LeaseConfig,
@@ -276,8 +276,8 @@ impl RawBlacklist {
 }
 
 impl RawConfig {
-    /// Returns whether nobody else can read what is sent to the HTTP port, as far as the settings
-    /// can tell.
+    /// Returns whether API keys and tokens may be sent to the HTTP port
+    /// ([`Config::http_is_private`]).
     fn is_http_private(&self, listen: Option<&Listen>, tls: Option<&Tls>) -> bool {
         listen.is_none_or(|listen| listen.address.ip().is_loopback())
             || self.insecure
@@ -292,7 +292,8 @@ impl RawConfig {
         tokens: &Tokens,
         policies: &Policies,
     ) -> Result<Keys, ConfigError> {
-        // The longest time until every replica knows of a new key, whichever clock measures it.
+        // The longest time until every replica knows of a new key. The clocks of two replicas may
+        // differ by twice the skew, so this much is added.
         let spreads_within = match database.is_shared() {
             true => lease.max_validity().saturating_add(lease.max_clock_skew.saturating_mul(2)),
             false => Duration::ZERO,
@@ -306,7 +307,7 @@ impl RawConfig {
         )
     }
 
-    /// Sets what the settings leave to be derived.
+    /// Fills in the settings that were not given, and are derived from others.
     fn set_derived(
         &mut self,
         data_dir: &Path,
@@ -322,7 +323,7 @@ impl RawConfig {
     }
 }
 
-/// The settings given as flags. A flag that is not given is left out, so that it overrides
+/// The settings given as flags. A flag that is not given is not serialized, so that it overrides
 /// nothing.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Flags {
@@ -369,8 +370,9 @@ impl Config {
         Self::check(figment.extract()?, (file.map(Path::to_owned), flags.clone()))
     }
 
-    /// Checks the text of a configuration file, as if the file were in the working directory, and
-    /// without environment variables and flags. [`Self::read_again`] does not find this text again.
+    /// Checks the text of a configuration file, as if the file were in the working directory.
+    /// Environment variables and flags are not read. [`Self::read_again`] cannot read this text
+    /// again.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         Self::check(
             Figment::from(ConfigFile::from_text(text)?).extract()?,
@@ -384,8 +386,9 @@ impl Config {
         Self::load(file.as_deref(), flags)
     }
 
-    /// Returns the names of the settings that differ in another configuration, except callers. A
-    /// setting that is derived from another one differs with it.
+    /// Returns the names of the settings whose values differ in another configuration. Callers are
+    /// not compared. If a setting that others are derived from differs, the derived ones differ
+    /// too.
     pub fn differences(&self, other: &Self) -> BTreeSet<String> {
         let without_callers = |config: &Self| {
             let raw = RawConfig { callers: vec![], ..config.effective.clone() };
@@ -394,7 +397,7 @@ impl Config {
         let mut names = BTreeSet::new();
         add_differences("", &without_callers(self), &without_callers(other), &mut names);
         if self.database != other.database {
-            // The URLs may differ in the password alone, which `effective` does not contain.
+            // The two URLs may differ only in the password, which `effective` does not contain.
             names.insert("database_url".to_owned());
         }
         names

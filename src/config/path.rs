@@ -15,8 +15,8 @@ pub fn resolve(path: &str, folder: &Path) -> Result<Option<String>, String> {
     Ok(Some(text.to_owned()))
 }
 
-/// Returns whether SQLite would not take the name for that of a file: it may mean a database in
-/// memory, or contain options that would undo durability.
+/// Returns whether SQLite gives this name a special meaning, and would not open the file of this
+/// name. The name may mean a database in memory, or contain options that turn off durability.
 pub fn has_special_meaning(path: &str) -> bool {
     path.starts_with([':', '?']) || path.starts_with("file:")
 }

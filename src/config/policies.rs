@@ -102,8 +102,8 @@ pub fn longest_replay(policies: &Policies) -> Duration {
     windows.max().unwrap_or_default()
 }
 
-/// Returns the policies without their derived limits: those that a policy takes from the default
-/// one, and a grace that is shortened to fit the lifetime of access tokens.
+/// Returns the policies without their derived limits. Derived are the limits that a policy takes
+/// from the default policy, and a grace that is shortened to fit the lifetime of access tokens.
 pub fn written(
     raw: &BTreeMap<String, RawPolicy>,
     policies: &Policies,
@@ -119,7 +119,8 @@ pub fn written(
 fn complete(base: &Policy, raw: &RawPolicy, name: PolicyName) -> Policy {
     let session = &base.session;
     let access_token_ttl = raw.access_token_ttl.unwrap_or(session.access_token_ttl);
-    // A policy that sets a short `access_token_ttl` need not set a shorter grace as well.
+    // The inherited grace is shortened if need be, so that a policy with a short `access_token_ttl`
+    // need not set a grace as well.
     let inherited_grace = session.refresh_grace.min(longest_grace(access_token_ttl));
     Policy {
         session: SessionPolicy {

@@ -11,9 +11,9 @@ const HEADER: &str = "\
 # which the service is started, and changes with them as long as it stays a comment.
 ";
 
-/// Returns the settings as TOML. Derived settings are comments: as settings they would keep their
-/// values when the settings from which they are derived are changed. Relative paths become
-/// absolute, because in a file they would be relative to another folder.
+/// Returns the settings as TOML. Derived settings are printed as comments. Otherwise they would
+/// keep their values when a user changes the settings from which they are derived. Relative paths
+/// become absolute, because in a file they would be relative to another folder.
 pub fn to_toml(
     effective: &Table,
     written: &Table,
@@ -69,8 +69,8 @@ fn absolute(name: &str, value: &Value, folder: &Path) -> Value {
     resolved.map_or_else(|| value.clone(), Value::String)
 }
 
-/// Returns a value in one line. A JSON string is also a TOML string, unless it contains the
-/// character DEL.
+/// Returns a value in one line, as JSON. A JSON string is also a TOML string if the character DEL
+/// is escaped.
 fn literal(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_default().replace('\u{7f}', "\\u007f")
 }

@@ -60,7 +60,8 @@ fn readable(host_name: &str) -> String {
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
-/// Returns whether a character is visible, and does not move the characters around it.
+/// Returns whether a character is visible, and does not change how the characters around it are
+/// displayed.
 fn is_visible(character: char) -> bool {
     let is_formatting = matches!(
         character,

@@ -65,8 +65,9 @@ where
     Ok(sections.into_iter().map(|(name, section)| (name, section.0)).collect())
 }
 
-/// The text of a setting that takes one of a few words. TOML or the environment may yield a boolean
-/// or a number instead. That is turned into text, so that the error lists the valid words.
+/// The text of a setting whose value must be one of a few words. TOML or the environment may yield
+/// a boolean or a number instead. Such a value is turned into text, so that the error lists the
+/// valid words.
 struct Word(String);
 
 impl<'de> Deserialize<'de> for Word {
@@ -110,7 +111,7 @@ pub fn read_choice<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     T::deserialize(name)
 }
 
-/// Deserializes an enum for an optional setting from the name of its variant.
+/// Deserializes an optional setting whose value is an enum, from the name of the variant.
 pub fn read_optional_choice<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

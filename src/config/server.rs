@@ -12,21 +12,21 @@ pub const GRPC_ADDRESS: &str = "127.0.0.1:50051";
 /// The default address of the HTTP port.
 pub const HTTP_ADDRESS: &str = "127.0.0.1:8080";
 
-/// The address of a port, which is checked to be protected.
+/// The address of a port that is protected, or whose risk the operator accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// The address.
     pub address: SocketAddr,
 }
 
-/// The protection of the ports against other machines.
+/// The protection of the ports against clients on other machines.
 #[derive(Clone, Copy, Debug)]
 pub struct Protection {
     /// True if connections are encrypted.
     pub tls: bool,
     /// True if callers must be known.
     pub callers: bool,
-    /// True if the operator accepts the risk of a port that lacks one of them.
+    /// True if the operator accepts the risk of a port without TLS, or without known callers.
     pub insecure: bool,
 }
 
@@ -86,7 +86,7 @@ pub struct Shutdown {
     /// accepted, so that load balancers stop sending calls.
     #[serde(with = "super::span")]
     pub grace: Duration,
-    /// The time after `grace` that calls in flight get to finish.
+    /// The time after `grace` in which calls in flight may finish.
     #[serde(with = "super::span")]
     pub drain: Duration,
 }

@@ -1,5 +1,5 @@
-//! Recognizes the environment variables that Kubernetes sets in a container for each service of
-//! its namespace, in the form of Docker's links. Those of a service named `countersign` or
+//! Recognizes the environment variables that Kubernetes sets in a container for each service of its
+//! namespace, in the form of Docker's links. The variables of a service named `countersign` or
 //! `countersign-grpc` begin with the prefix of our settings, and must not be taken for settings.
 
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ enum Value {
     Number,
     /// A URL like `tcp://10.0.0.5:8080`: `_PORT_8080_TCP`.
     Url,
-    /// Such a URL under a name that a setting may have too: `_PORT`.
+    /// A URL like that of `Url`, in a variable whose name may also be that of a setting: `_PORT`.
     PlainPort,
     /// The name of a transport: `_PORT_53_UDP_PROTO`.
     Transport,
@@ -34,8 +34,8 @@ impl Value {
     }
 }
 
-/// Returns whether a variable is such a link; `name` lacks the prefix. If a setting may have the
-/// same name, the value decides.
+/// Returns whether a variable is part of a service link. `name` is its name without the prefix. If
+/// a setting may have the same name, the value decides.
 pub fn is_link(name: &str, value: Option<&str>) -> bool {
     let name = name.to_ascii_lowercase();
     let Some(form) = form(&name) else { return false };
@@ -43,10 +43,12 @@ pub fn is_link(name: &str, value: Option<&str>) -> bool {
     !may_be_setting || value.is_some_and(|value| form.fits(value))
 }
 
-/// Returns the kind of value that the variable has if it is a link, judged by its name.
+/// Returns the kind of value that a link's variable of this name has. Returns `None` if no link has
+/// a variable of this name.
 fn form(name: &str) -> Option<Value> {
-    // The rest of the service's name stands before the form. It is empty if the service is named
-    // like the prefix.
+    // The part of the service's name that follows the prefix stands in front of the endings below.
+    // That part is empty if the service is named `countersign`, so the underscore is added for the
+    // endings to match.
     let name = format!("_{name}");
     if name.ends_with("_service_host") {
         return Some(Value::Address);
@@ -63,7 +65,7 @@ fn form(name: &str) -> Option<Value> {
     transport_port(name).map(|()| value)
 }
 
-/// Recognizes a name that ends like `_port_8080_tcp`.
+/// Returns `Some` if the name ends like `_port_8080_tcp`.
 fn transport_port(name: &str) -> Option<()> {
     let (name, transport) = name.rsplit_once('_')?;
     let (name, number) = name.rsplit_once('_')?;

@@ -15,8 +15,8 @@ where
     humantime_serde::deserialize(deserializer)
 }
 
-/// Serializes a span in its largest exact unit. If `humantime` could not parse that, because
-/// centuries in a small unit overflow, it is written in several units.
+/// Serializes a span in the largest unit that expresses it exactly. A span of centuries in a small
+/// unit would overflow when `humantime` parses it, so such a span is written in several units.
 pub fn serialize<S: Serializer>(span: &impl AsSpan, serializer: S) -> Result<S::Ok, S::Error> {
     match span.as_span() {
         Some(span) => {
@@ -30,7 +30,7 @@ pub fn serialize<S: Serializer>(span: &impl AsSpan, serializer: S) -> Result<S::
     }
 }
 
-/// A span that may be left out.
+/// A span, or an optional span.
 pub trait AsSpan {
     /// Returns the span, if there is one.
     fn as_span(&self) -> Option<Duration>;

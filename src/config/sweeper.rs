@@ -30,15 +30,15 @@ impl Default for RawSweeper {
 /// The section, checked.
 #[derive(Clone, Debug)]
 pub struct Sweeper {
-    /// The times at which it runs, in UTC.
+    /// The times at which the sweeper runs, in UTC.
     pub schedule: Cron,
-    /// The most rows that it deletes in one transaction.
+    /// The most rows that the sweeper deletes in one transaction.
     pub batch_size: i64,
     /// The time for which a session's row is kept after the session is over.
     pub session_retention: Duration,
 }
 
-/// The largest batch, because a longer transaction would keep other writes waiting.
+/// The largest batch. With a larger one, other writes would have to wait for a long transaction.
 const LARGEST_BATCH: u32 = 100_000;
 
 impl Sweeper {

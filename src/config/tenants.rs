@@ -1,4 +1,5 @@
-//! `[tenants.NAME]`: the rules of tenants that have any of their own. Other tenants need no entry.
+//! `[tenants.NAME]`: rules for individual tenants. A tenant without rules of its own needs no
+//! entry.
 
 use std::collections::BTreeMap;
 

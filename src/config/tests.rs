@@ -213,7 +213,8 @@ fn each_error_is_one_line_that_names_the_setting_and_the_correction() {
 /// section for an enum.
 #[test]
 fn a_section_must_be_a_table_and_an_enum_must_be_a_name() {
-    // The sections are listed from the defaults, so that a new one is tested too.
+    // The sections are listed from the defaults, so that a section that is added later is tested
+    // too.
     let everything: toml::Table = load("").unwrap().to_toml().unwrap().parse().unwrap();
     let sections: Vec<_> =
         everything.iter().filter(|(_, value)| value.is_table()).map(|(name, _)| name).collect();
@@ -260,7 +261,7 @@ fn a_section_must_be_a_table_and_an_enum_must_be_a_name() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_needs_protection_or_insecure() {
+fn an_address_that_others_can_reach_needs_protection_or_the_setting_insecure() {
     for setting in ["listen", "http_listen"] {
         let refused = load(&format!("{setting} = '0.0.0.0:50051'")).unwrap_err();
         assert!(
@@ -315,7 +316,7 @@ fn a_file_name_with_a_special_meaning_to_sqlite_is_refused() {
 }
 
 #[test]
-fn flags_win_over_the_file() {
+fn a_flag_takes_precedence_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("countersign.toml");
     fs::write(&path, "listen = '127.0.0.1:1'\ndata_dir = '/file'").unwrap();
@@ -326,7 +327,7 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
-fn printed_settings_can_be_loaded_and_print_the_same() {
+fn printed_settings_can_be_loaded_and_are_printed_the_same_again() {
     let text = load("issuer = 'https://a.example'\n[policies.short]\naccess_token_ttl = '1m'")
         .unwrap()
         .to_toml()
@@ -345,7 +346,7 @@ fn printed_settings_can_be_loaded_and_print_the_same() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_an_error() {
+fn a_configuration_file_that_does_not_exist_is_an_error() {
     let error =
         Config::load(Some(Path::new("/nowhere/countersign.toml")), &Flags::default()).unwrap_err();
     assert!(error.to_string().starts_with("configuration file /nowhere/countersign.toml: "));
@@ -353,7 +354,7 @@ fn a_file_that_is_not_there_is_an_error() {
 
 /// A level is chosen for diagnostics, and must not turn off the audit as a side effect.
 #[test]
-fn the_audit_is_logged_at_every_level_unless_it_is_named() {
+fn the_audit_is_logged_at_every_level_unless_a_directive_names_its_target() {
     for (level, is_logged) in [
         ("info", true),
         ("error", true),

@@ -26,10 +26,10 @@ pub struct RawTls {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum RawClientCertificates {
-    /// Clients may present one if `client_ca_file` is set.
+    /// Clients may present a certificate if `client_ca_file` is set.
     #[default]
     Optional,
-    /// Clients must present one.
+    /// Clients must present a certificate.
     Required,
 }
 
@@ -64,7 +64,7 @@ impl RawTls {
                     || self.client_certificates == RawClientCertificates::Required
                 {
                     let problem =
-                        "is needed, and tls.private_key_file, where clients show certificates";
+                        "is needed, and tls.private_key_file too, if clients present certificates";
                     return Err(invalid("tls.certificate_file", problem));
                 }
                 return Ok(None);

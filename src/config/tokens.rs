@@ -34,7 +34,7 @@ impl Default for RawTokens {
 /// The section, checked.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    /// The largest time by which the clock of a token's issuer may be ahead of its verifier's.
+    /// The most by which the clock of a token's issuer may be ahead of the verifier's clock.
     pub leeway: Duration,
     /// The longest lifetime of an access token.
     pub max_access_token_ttl: Duration,

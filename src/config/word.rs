@@ -1,4 +1,4 @@
-//! Compares a word with the words that a setting takes, and suggests the nearest one.
+//! Compares a word with the valid words of a setting, and suggests the most similar one.
 
 /// The similarity that a word must exceed to be suggested, from 0 to 1.
 const SIMILAR: f64 = 0.75;

@@ -121,12 +121,12 @@ impl AuditAction {
     }
 }
 
-/// The one who performed an action.
+/// The party that performed an action.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     /// A caller that the configuration names.
     Named(CallerName),
-    /// A caller of a service whose configuration names no callers: whoever reaches the port may do
+    /// Any caller, if the configuration names no callers. Then whoever reaches the port may do
     /// everything.
     Anybody,
     /// A caller that could not be authenticated. Its records are logged, but not stored in the
@@ -137,7 +137,7 @@ pub enum Who {
 }
 
 impl Who {
-    /// Returns the name under which the caller is logged and stored. No two callers have the same
+    /// Returns the name under which the party is logged and stored. No two parties have the same
     /// name.
     pub fn as_str(&self) -> &str {
         match self {
@@ -156,7 +156,7 @@ pub struct AuditRecord {
     pub at: Timestamp,
     /// The action.
     pub action: AuditAction,
-    /// The one who performed it.
+    /// The party that performed the action.
     pub caller: Who,
     /// The address that the call came from.
     pub peer: Option<IpAddr>,
@@ -170,7 +170,7 @@ pub struct AuditRecord {
     pub kid: Option<String>,
     /// The reason for the action.
     pub reason: Option<EndReason>,
-    /// The caller's note. In the record of a denied call, it holds what was asked for.
+    /// The caller's note. In the record of a denied call, it says what was denied.
     pub note: Note,
     /// The number of live sessions that ended.
     pub sessions: Option<i64>,
@@ -192,7 +192,7 @@ impl From<&Actor> for Who {
 }
 
 impl AuditRecord {
-    /// Creates a record of an action of an actor.
+    /// Creates a record of an action that an actor performed.
     pub fn by(actor: &Actor, action: AuditAction, at: Timestamp) -> Self {
         Self::new(action, at, actor.into(), actor.peer)
     }
@@ -231,28 +231,30 @@ pub struct AuditEntry {
     pub id: AuditId,
     /// The record.
     pub record: AuditRecord,
-    /// The number of earlier records like it that were not stored, because there were too many.
+    /// The number of records that were not stored before this one, because the caller was denied
+    /// too often.
     pub left_out: i64,
 }
 
-/// A session that has expired without having been ended before.
+/// A session that expired and had not been ended before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiredSession {
     /// The identifier of the session.
     pub id: SessionId,
-    /// The tenant; none if the value in the row is not a valid tenant.
+    /// The tenant, or `None` if the value in the row is not a valid tenant.
     pub tenant: Option<Tenant>,
-    /// The subject; none if the value in the row is not a valid subject.
+    /// The subject, or `None` if the value in the row is not a valid subject.
     pub subject: Option<Subject>,
-    /// The instant at which it expired.
+    /// The instant at which the session expired.
     pub idle_expires_at: Timestamp,
-    /// The end of its lifetime, at which it would have expired even if it had been refreshed.
+    /// The end of the session's lifetime, at which it would have expired even if it had been
+    /// refreshed.
     pub expires_at: Timestamp,
 }
 
 impl From<ExpiredSession> for AuditEntry {
-    /// Creates the record of a session's expiry. The identifier of the record derives from that of
-    /// the session, so that recording the expiry again adds no second row.
+    /// Creates the record of a session's expiry. The identifier of the record is derived from the
+    /// identifier of the session, so that recording the expiry again adds no second row.
     fn from(expired: ExpiredSession) -> Self {
         let at = expired.idle_expires_at;
         let reason = if at < expired.expires_at {

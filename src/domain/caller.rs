@@ -12,9 +12,9 @@ use super::{
 /// The tenants and audiences that a caller is limited to. `None` means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// The tenants whose sessions it may touch.
+    /// The tenants whose sessions the caller may access.
     pub tenants: Option<BTreeSet<Tenant>>,
-    /// The audiences whose sessions it may touch.
+    /// The audiences whose sessions the caller may access.
     pub audiences: Option<BTreeSet<Audience>>,
 }
 
@@ -24,14 +24,14 @@ impl Reach {
         self.tenants.is_none() && self.audiences.is_none()
     }
 
-    /// Returns whether a tenant is within it.
+    /// Returns whether the reach includes a tenant.
     pub fn has_tenant(&self, tenant: &str) -> bool {
         self.tenants
             .as_ref()
             .is_none_or(|tenants| tenants.iter().any(|allowed| **allowed == *tenant))
     }
 
-    /// Returns whether an audience is within it.
+    /// Returns whether the reach includes an audience.
     pub fn has_audience(&self, audience: &str) -> bool {
         self.audiences
             .as_ref()
@@ -46,13 +46,13 @@ pub struct Caller {
     pub name: CallerName,
     /// The roles of the caller.
     pub roles: BTreeSet<Role>,
-    /// The tenants and audiences that it is limited to.
+    /// The tenants and audiences that the caller is limited to.
     pub reach: Arc<Reach>,
 }
 
 impl Caller {
-    /// Returns the caller that stands for everybody where the configuration names no callers. It
-    /// may do everything.
+    /// Returns the caller that stands for everybody if the configuration names no callers. This
+    /// caller may do everything.
     pub fn anybody() -> Self {
         Self {
             name: CallerName::anybody(),
@@ -61,19 +61,21 @@ impl Caller {
         }
     }
 
-    /// Returns whether its roles allow an operation. Its reach decides separately on which tenants
-    /// and audiences.
+    /// Returns whether the caller's roles allow an operation. An operation that concerns all
+    /// tenants and audiences also requires a caller without limits. For other operations, the use
+    /// case compares the tenant and the audience with the caller's reach.
     pub fn may(&self, operation: Operation) -> bool {
         let within = !operation.concerns_everybody() || self.reach.is_everything();
         within && self.roles.iter().any(|role| permission::allows(*role, operation))
     }
 
-    /// Returns the message for an operation that it may not perform, which says who may.
+    /// Returns the error message for an operation that the caller may not perform. The message says
+    /// which callers may perform it.
     pub fn why_not(&self, operation: Operation) -> String {
         let (name, call) = (&*self.name, operation.as_str());
         let has_role = self.roles.iter().any(|role| permission::allows(*role, operation));
         if has_role {
-            // The role allows the operation, so its reach is the reason.
+            // A role allows the operation, so the caller's limited reach must be the reason.
             return format!(
                 "the caller {name} may not call {call}, which concerns all tenants and audiences: \
                  that takes a caller with the role admin and without tenants and audiences"
@@ -89,7 +91,7 @@ impl Caller {
 pub struct Actor {
     /// The caller.
     pub caller: Arc<Caller>,
-    /// The address that it calls from, if known.
+    /// The address that the caller calls from, if known.
     pub peer: Option<IpAddr>,
 }
 
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_role_has_one_name_of_its_own() {
+    fn every_role_is_read_back_from_its_name() {
         for role in Role::ALL {
             assert_eq!(role.as_str().parse(), Ok(role));
         }
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_allows_only_what_it_lists_and_no_limit_allows_everything() {
+    fn a_limit_allows_only_the_listed_tenants_and_a_missing_limit_allows_all() {
         let limited = caller(Role::Admin, Some(&["acme", ""])).reach;
         assert!(limited.has_tenant("acme") && limited.has_tenant("") && !limited.has_tenant("acm"));
         assert!(!limited.is_everything() && limited.has_audience("anything"));

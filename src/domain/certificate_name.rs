@@ -1,10 +1,10 @@
-//! Typed names in certificates: a host, a URI, and an e-mail address with the same text are three
-//! different names (RFC 5280, section 4.2.1.6).
+//! Names in certificates, each with its type: a host, a URI and an e-mail address are three
+//! different names even if they have the same text (RFC 5280, section 4.2.1.6).
 
 use std::{fmt, str::FromStr};
 
-/// A name in a certificate that identifies a caller. Hosts are normalized, so that two names are
-/// equal if they mean the same.
+/// A name in a certificate that identifies a caller. Hosts are normalized, so that two spellings of
+/// the same name are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateName {
     /// A host, in lower case, because hosts are compared case-insensitively (RFC 4343).
@@ -21,8 +21,8 @@ const MAX_LABEL_BYTES: usize = 63;
 /// The longest URI and the longest e-mail address.
 const MAX_BYTES: usize = 2048;
 
-/// The reason why a text is not a name that can identify a caller. It displays as the rest of a
-/// sentence that starts with the text.
+/// The reason why a text is not a name that can identify a caller. The displayed message completes
+/// a sentence that starts with the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateNameError {
     /// The host is invalid, or a wildcard.
@@ -37,7 +37,7 @@ pub enum CertificateNameError {
     /// The e-mail address is invalid.
     #[error("is not an e-mail address, like email:ops@example.com")]
     Email,
-    /// The type is missing or unknown. This holds the name that was probably meant.
+    /// The type is missing or unknown. The variant holds the name that was probably meant.
     #[error("has no known type: write \"{0}\"")]
     Meant(String),
     /// The type is unknown, and there is nothing to suggest.
@@ -53,8 +53,8 @@ impl CertificateName {
         is_host(host).then(|| Self::Dns(host.to_ascii_lowercase())).ok_or(Error::Host)
     }
 
-    /// Parses a URI as it stands in a certificate: it needs a scheme, and only characters of RFC
-    /// 3986.
+    /// Parses a URI as it stands in a certificate. The URI needs a scheme, and may contain only
+    /// characters that RFC 3986 allows.
     pub fn uri(uri: &str) -> Result<Self, Error> {
         let is_uri = uri.len() <= MAX_BYTES
             && uri
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_type_is_a_host() {
+    fn names_are_parsed_by_type_and_normalized_and_a_name_without_a_type_is_a_host() {
         for (text, name) in [
             ("gw.test", "dns:gw.test"),
             ("GW.Test", "dns:gw.test"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_name_is_refused_with_the_nearest_valid_form() {
+    fn an_invalid_name_is_refused_and_the_nearest_valid_name_is_suggested_if_there_is_one() {
         for (text, meant) in [
             ("spiffe://test/gateway", "uri:spiffe://test/gateway"),
             ("https://gw.test/", "uri:https://gw.test/"),

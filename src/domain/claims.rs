@@ -42,18 +42,18 @@ pub const MAX_CUSTOM_BYTES: usize = 4096;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CustomClaims(JsonObject);
 
-/// The reason why custom claims are refused. It displays as the rest of a sentence that starts with
-/// the field's name.
+/// The reason why custom claims are refused. The displayed text completes a sentence that starts
+/// with the field's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsError {
     /// A claim has a reserved name.
     #[error("may not set the reserved claim {0:?}")]
     Reserved(String),
-    /// The claims are longer than [`MAX_CUSTOM_BYTES`]. This holds their length.
+    /// The claims are longer than [`MAX_CUSTOM_BYTES`]. The variant holds their length.
     #[error("has {0} bytes as JSON, at most {MAX_CUSTOM_BYTES} are allowed")]
     TooLong(usize),
-    /// An integer is so large that readers of JSON confuse it with its neighbours. This holds the
-    /// path to it.
+    /// An integer is so large that most JSON parsers round it to another integer. The variant holds
+    /// the path to the integer.
     #[error(
         "holds an integer beyond 2^53 at {0}, which readers of JSON change to another one: send \
          it as a string"
@@ -76,17 +76,17 @@ impl CustomClaims {
     }
 }
 
-/// The largest integer up to which each integer has a double of its own. Most readers of JSON
-/// decode numbers to doubles (RFC 8259, section 6; RFC 7493, section 2.2), so they confuse larger
-/// integers with each other.
+/// The largest safe integer, 2^53 - 1. Most JSON parsers decode numbers to doubles (RFC 8259,
+/// section 6; RFC 7493, section 2.2), so they round several larger integers to the same value.
 pub const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_991.0;
 
-/// The longest path to an integer in an error message; a longer one is cut.
+/// The longest path to an integer in an error message. A longer path is cut.
 const MAX_PATH_CHARS: usize = 64;
 
 impl CustomClaims {
-    /// Checks the claims of a request. In contrast to claims in the database, which older versions
-    /// may have stored, they must not hold integers beyond [`MAX_EXACT_INTEGER`].
+    /// Checks the claims of a request, which must not hold integers beyond [`MAX_EXACT_INTEGER`].
+    /// Claims that are read from the database may hold such integers, because older versions
+    /// accepted them.
     pub fn requested(map: Map<String, Value>) -> Result<Self, ClaimsError> {
         let large = map.iter().find_map(|(name, value)| find_large_integer(name, value));
         let claims = Self::try_from(map)?;
@@ -100,7 +100,7 @@ impl CustomClaims {
 /// Returns the path to the first number in a claim, at any depth, whose absolute value is beyond
 /// [`MAX_EXACT_INTEGER`].
 pub fn find_large_integer(name: &str, value: &Value) -> Option<String> {
-    // From 2^53 on, every double is an integer, so no fraction is mistaken for one.
+    // From 2^53 on, every double is an integer, so no fraction is reported as an integer.
     let is_large = |number: f64| number.abs() > MAX_EXACT_INTEGER;
     let path = match value {
         Value::Number(number) if number.as_f64().is_some_and(is_large) => name.to_owned(),
@@ -149,7 +149,7 @@ fn has_nul(value: &Value) -> bool {
 pub struct AccessClaims {
     /// `iss`: the issuer.
     pub issuer: String,
-    /// `sid`: the session that it belongs to.
+    /// `sid`: the session that the token belongs to.
     pub session_id: SessionId,
     /// `jti`: the identifier of the token.
     pub token_id: TokenId,
@@ -159,7 +159,7 @@ pub struct AccessClaims {
     pub tenant: String,
     /// `client_id`; empty if the token has none.
     pub client_id: String,
-    /// `aud`, at least one.
+    /// `aud`: at least one audience.
     pub audience: Vec<String>,
     /// `scope`, split at its spaces.
     pub scopes: Vec<String>,
@@ -183,7 +183,8 @@ impl AccessClaims {
     /// Estimates the memory that the claims take, in bytes, including the overhead of the
     /// allocator.
     pub fn memory(&self) -> usize {
-        /// An allocator may round a size up by an eighth, and adds a little more for small sizes.
+        /// An allocator may round a size up by an eighth, and adds a few bytes to small
+        /// allocations.
         fn allocation(bytes: usize) -> usize {
             if bytes == 0 { 0 } else { bytes + bytes / 8 + 8 }
         }

@@ -1,4 +1,4 @@
-//! Decides whether a session is created, and which others are evicted for it.
+//! Decides whether a session is created, and which existing sessions are evicted for it.
 
 use super::{
     ids::SessionId,
@@ -14,27 +14,30 @@ use super::{
 pub struct Creation {
     /// The session in its first generation.
     pub session: Session,
-    /// The number of live sessions that the subject may have, with this one; zero for no limit.
+    /// The number of live sessions that the subject may have, including this one; zero means no
+    /// limit.
     pub max_sessions: u32,
-    /// The rule for a session that would be one too many.
+    /// The reaction if the subject already has as many live sessions as it may have.
     pub on_quota: OnQuota,
 }
 
 /// The state of the database that the decision on a creation depends on.
 pub trait CreationState {
-    /// The error of a read that fails.
+    /// The error of a failed read.
     type Error;
 
     /// Reads the session that has the same tenant and request id, if there is one.
     fn earlier(&mut self, session: &Session) -> Result<Option<Session>, Self::Error>;
 
     /// Returns the instant up to which all sessions of the session's tenant or subject were
-    /// revoked, if that revocation covers the session. If several do, returns the latest instant.
+    /// revoked, if such a revocation covers the session. If both the tenant and the subject have
+    /// one that covers it, returns the later instant.
     fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>, Self::Error>;
 
-    /// Returns the live sessions of the session's subject, to which the new session is then added.
-    /// A creation without a limit does not need them, so for it they are returned only if they have
-    /// been read already.
+    /// Returns the live sessions of the session's subject. [`Creation::decide`] adds the new
+    /// session to them, so that the next creation of the same transaction counts it. A creation
+    /// without a limit needs no count, so it gets the live sessions only if they have been read for
+    /// another creation of the transaction.
     fn live_sessions(
         &mut self,
         creation: &Creation,
@@ -44,19 +47,20 @@ pub trait CreationState {
 /// The decision on a creation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CreationDecision {
-    /// The session is created, and these are evicted for it, the oldest first.
+    /// The session is created, and other sessions are evicted for it.
     Create {
-        /// The sessions that are evicted.
+        /// The evicted sessions, the oldest first.
         evicted: Vec<SessionId>,
     },
-    /// The same request created this session before.
+    /// The same request was made before, and created this session.
     Repeat(Box<Session>),
-    /// Another request had the same request id before.
+    /// A different request with the same request id was made before.
     RequestIdReused,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
-    /// All sessions of the tenant or of the subject were revoked up to an instant, and the time in
-    /// the session's identifier is not later.
+    /// All sessions of the tenant or of the subject that were created up to an instant have been
+    /// revoked, and the creation time in the new session's identifier is not later than that
+    /// instant.
     Revoked {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
@@ -64,10 +68,11 @@ pub enum CreationDecision {
 }
 
 impl Creation {
-    /// Decides the creation, and changes the live sessions of its subject accordingly.
+    /// Decides the creation, and updates the live sessions of its subject accordingly.
     ///
-    /// The revocations are read from the database, and not from the index, so that no session
-    /// escapes a revocation that is being committed.
+    /// Revocations are read from the database and not from the index in memory, which lags behind
+    /// the database. Otherwise the new session could escape a revocation that is committed at the
+    /// same time.
     pub fn decide<S: CreationState>(&self, state: &mut S) -> Result<CreationDecision, S::Error> {
         let session = &self.session;
         if session.request_id.is_some()
@@ -94,7 +99,7 @@ impl Creation {
         Ok(CreationDecision::Create { evicted })
     }
 
-    /// Returns the end of a session that is evicted for this one.
+    /// Returns the time, the reason and the note with which an evicted session ends.
     pub fn eviction(&self) -> Ended {
         Ended {
             at: self.session.created_at,

@@ -1,5 +1,6 @@
-//! Display data of devices. It is only shown to users, so invalid data never makes a call fail:
-//! long texts are cut, control characters are replaced, and an invalid IP address is left out.
+//! Data of devices for display. The data is only shown to users, so invalid data never makes a call
+//! fail: long texts are cut, control characters are replaced, and an invalid IP address is left
+//! out.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -36,9 +37,10 @@ fn printable(text: &str, limit: usize) -> String {
     end.and_then(|end| trimmed.get(..end)).unwrap_or_default().trim_end().to_owned()
 }
 
-/// Extracts the IP address from the forms that proxies and frameworks pass on: the first of a list
-/// (as in `X-Forwarded-For`), without quotes, brackets, port (RFC 7239, section 6) and zone (RFC
-/// 4007, section 11). Returns `None` if there is no address, as in `unknown`.
+/// Extracts the IP address from the forms that proxies and frameworks pass on. Of a list, as in
+/// `X-Forwarded-For`, the first address is taken. Quotes, brackets, the port (RFC 7239, section 6)
+/// and the zone (RFC 4007, section 11) are removed. Returns `None` if there is no address, as in
+/// `unknown`.
 fn bare_address(text: &str) -> Option<String> {
     if text.parse::<IpAddr>().is_ok() {
         return Some(text.to_owned());
@@ -131,7 +133,8 @@ mod tests {
     }
 
     proptest! {
-        /// A repeated request must yield the same device, and so must data that was stored before.
+        /// A repeated request must yield the same device, and data that has been cleaned must stay
+        /// as it is.
         #[test]
         fn cleaning_twice_changes_nothing(
             agent in "(?s).{0,600}",

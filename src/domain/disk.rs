@@ -1,5 +1,5 @@
-//! Remedies for errors of the disk, found by the messages of SQLite and the error kinds of the
-//! system.
+//! Suggests remedies for disk errors, which it recognizes by the messages of SQLite and by the
+//! [`io::ErrorKind`] of I/O errors.
 
 use std::{borrow::Cow, io};
 
@@ -10,7 +10,7 @@ const FAILING: &str = "free space on its disk (`df`), and look for errors of the
 const WRITABLE: &str = "give this user the right to write the file and its folder, and mount \
                         their file system for writing";
 
-/// Parts of messages of SQLite, each with its remedy.
+/// Parts of the error messages of SQLite, each with its remedy.
 const SQLITE: [(&str, &str); 4] = [
     ("database or disk is full", FREE_SPACE),
     ("disk I/O error", FAILING),
@@ -18,12 +18,12 @@ const SQLITE: [(&str, &str); 4] = [
     ("unable to open database file", WRITABLE),
 ];
 
-/// Returns the remedy for an error of SQLite, if the disk is the reason.
+/// Returns the remedy for an error of SQLite, if the disk is the cause.
 pub fn remedy(message: &str) -> Option<&'static str> {
     SQLITE.iter().find(|(words, _)| message.contains(words)).map(|(_, remedy)| *remedy)
 }
 
-/// Appends the remedy to a message of SQLite, if the disk is the reason.
+/// Appends the remedy to an error message of SQLite, if the disk is the cause.
 pub fn explain(message: &str) -> Cow<'_, str> {
     match remedy(message) {
         Some(remedy) => format!("{message}: {remedy}").into(),
@@ -31,9 +31,11 @@ pub fn explain(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// The code of SQLite for I/O errors. An extended code has it in its lowest byte.
+/// The result code of SQLite for I/O errors. An extended result code for an I/O error has this code
+/// in its lowest byte.
 const IOERR: u32 = 10;
-/// The extended codes of reads, with their names (<https://www.sqlite.org/rescode.html>).
+/// The extended result codes for I/O errors that a read can cause, with their names
+/// (<https://www.sqlite.org/rescode.html>).
 const IOERR_NAMES: [(u32, &str); 6] = [
     (266, "SQLITE_IOERR_READ"),
     (522, "SQLITE_IOERR_SHORT_READ"),
@@ -43,9 +45,10 @@ const IOERR_NAMES: [(u32, &str); 6] = [
     (8202, "SQLITE_IOERR_DATA"),
 ];
 
-/// Returns the I/O error in a finding of an integrity check, in the words that SQLite uses for it
-/// elsewhere. The check reports I/O errors among the damage that it finds, although the database
-/// itself may be intact.
+/// Returns the I/O error that a finding of SQLite's integrity check reports, if it reports one. The
+/// check lists I/O errors among the damage that it finds, although the database itself may be
+/// intact. The result begins with "disk I/O error", as the I/O errors of other statements do, so
+/// that [`remedy`] recognizes it.
 pub fn io_error_in(finding: &str) -> Option<String> {
     finding.match_indices("error code").find_map(|(at, words)| {
         let rest = finding.get(at + words.len()..)?.trim_start_matches(['=', ' ']);
@@ -58,8 +61,8 @@ pub fn io_error_in(finding: &str) -> Option<String> {
     })
 }
 
-/// Returns the remedy for an error of the system, to be appended to its message. It is empty if the
-/// disk is not the reason.
+/// Returns the remedy for an I/O error, as a suffix for its message. The suffix is empty if the
+/// disk is not the cause.
 pub fn io_hint(error: &io::Error) -> String {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     match error.kind() {
@@ -74,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_that_cannot_be_read_is_no_damage() {
+    fn an_integrity_check_finding_with_an_io_error_code_is_reported_as_an_io_error() {
         for (finding, problem) in [
             (
                 "Tree 4 page 9: unable to get the page. error code=266",
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_disk_is_reported_with_its_remedy() {
+    fn a_disk_error_is_reported_with_its_remedy() {
         for (message, words) in [
             ("database or disk is full", "free space"),
             ("Failed to run 0001 with: database or disk is full", "free space"),

@@ -6,9 +6,9 @@ use std::{fmt, fs::Metadata, io, os::unix::fs::MetadataExt, path::PathBuf};
 /// The owner, group and mode of a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The user id of its owner.
+    /// The user id of the owner.
     pub owner: u32,
-    /// The id of its group.
+    /// The id of the group.
     pub group: u32,
     /// The mode. Only the permission bits matter.
     pub mode: u32,
@@ -25,7 +25,7 @@ impl From<&Metadata> for Access {
 pub struct Identity {
     /// The effective user id.
     pub user: u32,
-    /// The effective group id and the supplementary ones.
+    /// The effective group id and the supplementary group ids.
     pub groups: Vec<u32>,
 }
 
@@ -40,16 +40,17 @@ impl Identity {
         }
     }
 
-    /// Returns whether a file of this owner is safe from other users. Root may own any file,
-    /// because it can read and change all files anyway.
+    /// Returns whether a file may belong to this owner: to the user of the process, or to root,
+    /// which can read and change all files anyway.
     fn trusts_owner(&self, owner: u32) -> bool {
         owner == self.user || owner == ROOT
     }
 
     /// Returns whether a folder is deliberately shared with a group of the process: the group may
     /// write to it, and the set-group-ID bit is set, so that new files in it get the same group.
-    /// The right to write alone is no proof, because a umask of 002 grants it by accident; nobody
-    /// sets the bit by accident. Kubernetes sets both on every folder of a volume with `fsGroup`.
+    /// The group's right to write alone does not show intent, because a umask of 002 grants it by
+    /// accident. Nobody sets the set-group-ID bit by accident. Kubernetes sets both on every folder
+    /// of a volume with `fsGroup`.
     fn shares(&self, folder: Access) -> bool {
         let group_may_write = folder.mode & GROUP & WRITE != 0;
         let is_shared =
@@ -58,21 +59,22 @@ impl Identity {
     }
 }
 
-/// The access that a file may give to others. In a folder that is shared with a group of the
-/// process, members of that group may do what the owner may.
+/// The access that a file may give to other users. In a folder that is shared with a group of the
+/// process, members of that group may do what the owner may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Nobody else may read or change it, except that a group of the process may read it: secrets
-    /// that are mounted into a container belong to root and are readable by a group.
+    /// Only the owner may read or change the file, except that a group of the process may read it.
+    /// The exception is for secrets that are mounted into a container: they belong to root and are
+    /// readable by a group.
     Secret,
-    /// Nobody else may read or change it.
+    /// Only the owner may read or change the file.
     Private,
-    /// Others may read it, but nobody else may change it.
+    /// Everybody may read the file, but only the owner may change it.
     OthersOnlyRead,
 }
 
-/// The reason why a file breaks its rule. It displays as the rest of a sentence that starts with
-/// the file.
+/// The reason why a file breaks its rule. The displayed text completes a sentence that starts with
+/// the name of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// The file belongs to another user, who can change it whatever its mode says.
@@ -84,7 +86,8 @@ pub enum Exposure {
     },
     /// The mode of the file lets others read or change it.
     Mode(u32),
-    /// The mode of the file lets a group read or change it to which this process does not belong.
+    /// The mode of the file lets its group read or change it, and this process does not belong to
+    /// that group.
     Group {
         /// The mode.
         mode: u32,
@@ -111,7 +114,8 @@ impl Rule {
         }
     }
 
-    /// Checks a file in a folder for a process. To check a folder, pass it as both.
+    /// Checks that a file in a folder obeys this rule when a process uses the file. To check a
+    /// folder itself, pass its access for both arguments.
     pub fn judge(self, access: Access, folder: Access, process: &Identity) -> Result<(), Exposure> {
         let Access { owner, group, mode } = access;
         if !process.trusts_owner(owner) {
@@ -156,7 +160,7 @@ impl fmt::Display for Exposure {
 }
 
 impl Exposure {
-    /// Returns the command that makes the file private, without the path.
+    /// Returns the shell command that corrects the owner or the mode of the file, without the path.
     pub fn command(self) -> String {
         match self {
             Self::Owner { user, .. } => format!("chown {user}"),
@@ -164,7 +168,7 @@ impl Exposure {
         }
     }
 
-    /// Returns the mode that lets others read or change the file, unless the owner is the reason.
+    /// Returns the mode of the file, if the mode and not the owner is the reason.
     pub fn mode(self) -> Option<u32> {
         match self {
             Self::Owner { .. } => None,
@@ -173,8 +177,8 @@ impl Exposure {
     }
 }
 
-/// Returns the remedy for an error at reading a file with a secret, to be appended to its message.
-/// It is empty if the permissions of the file are not the reason.
+/// Returns the remedy for an error that occurred while a file with a secret was read, as a suffix
+/// for its message. The suffix is empty if the permissions of the file are not the cause.
 pub fn secret_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -208,7 +212,7 @@ pub struct Exposed {
     pub exposure: Exposure,
 }
 
-/// Prints one line with the file, the reason, and the command that helps.
+/// Prints one line with the file, the reason, and the command that corrects it.
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
@@ -223,8 +227,8 @@ impl fmt::Display for Exposed {
             (Exposure::Mode(_) | Exposure::Group { .. }, Role::Folder) => {
                 write!(
                     f,
-                    "run `chmod go-w {path}`, or name a folder inside it, which is made for this \
-                     user alone"
+                    "run `chmod go-w {path}`, or configure a folder inside it, which is then \
+                     created for this user alone"
                 )
             }
             (exposure, _) => write!(f, "run `{} {path}`", exposure.command()),
@@ -249,7 +253,8 @@ mod tests {
         Access { owner, group, mode }
     }
 
-    /// The modes that kubelet gives to secrets and to the files of a volume, and some others.
+    /// The file modes that kubelet sets on secrets and on the files of a volume, and some other
+    /// modes.
     const MODES: [u32; 12] = [
         0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o602, 0o644, 0o664, 0o101_601,
     ];
@@ -317,7 +322,7 @@ mod tests {
                 );
             }
         }
-        // A process of root refuses the files of other users too.
+        // A process that runs as root refuses the files of other users too.
         let root = Identity { user: ROOT, groups: vec![ROOT] };
         let refused = Rule::Private.judge(access(US, US, 0o600), private, &root);
         assert_eq!(refused, Err(Exposure::Owner { owner: US, user: ROOT }));
@@ -332,8 +337,8 @@ mod tests {
             (US, OUR_GROUP, 0o2770, Ok(())),
             (ROOT, OUR_GROUP, 0o42_770, Ok(())),
             (ROOT, 100, 0o2775, Ok(())),
-            // The set-group-ID bit alone, as Debian sets it on home directories, shares nothing,
-            // because the group may not write.
+            // The set-group-ID bit alone, as Debian sets it on home directories, does not make a
+            // folder shared, because the group may not write to it.
             (US, OUR_GROUP, 0o2750, Ok(())),
             (US, OUR_GROUP, 0o2755, Ok(())),
             (US, OUR_GROUP, 0o770, refused(Exposure::Mode(0o770))),
@@ -355,7 +360,7 @@ mod tests {
                 expected,
                 "{owner} {group} {mode:o}"
             );
-            // A folder that is not accepted does not relax the rule for the files in it.
+            // Only an accepted folder that is shared relaxes the rule for the files in it.
             let file = Rule::Private.judge(access(US, group, 0o660), folder, &process());
             assert_eq!(
                 file.is_ok(),
@@ -370,8 +375,8 @@ mod tests {
         let message = |role, exposure| Exposed { role, path: "/data".into(), exposure }.to_string();
         assert_eq!(
             message(Role::Folder, Exposure::Mode(0o777)),
-            "folder /data has mode 0777, so others can change it: run `chmod go-w /data`, or name \
-             a folder inside it, which is made for this user alone"
+            "folder /data has mode 0777, so others can change it: run `chmod go-w /data`, or \
+             configure a folder inside it, which is then created for this user alone"
         );
         assert_eq!(
             message(Role::Database, Exposure::Mode(0o644)),

@@ -16,8 +16,8 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Uuid);
 
-/// Returns the 12 bits that stand for a subject in the identifiers of its sessions: the first bits
-/// of SHA-256 over the tenant, a zero byte and the subject, in UTF-8. Neither of the two can
+/// Returns the 12 bits that stand for a subject in the identifiers of its sessions: the first 12
+/// bits of SHA-256 over the tenant, a zero byte and the subject, in UTF-8. Neither of the two can
 /// contain a zero byte.
 ///
 /// This function must never change, because sessions may be sharded over databases by these bits
@@ -34,16 +34,16 @@ pub fn subject_hash(tenant: &Tenant, subject: &Subject) -> u16 {
 }
 
 impl SessionId {
-    /// Creates the identifier of a session of this subject that is created at `at`. It keeps 62 of
-    /// the 64 random bits.
+    /// Creates the identifier of a session of this subject that is created at `at`. The identifier
+    /// keeps 62 of the 64 random bits.
     pub fn of_subject(at: Timestamp, tenant: &Tenant, subject: &Subject, random: [u8; 8]) -> Self {
         let [high, low] = subject_hash(tenant, subject).to_be_bytes();
         let [a, b, c, d, e, f, g, h] = random;
         Self::new(at, [high, low, a, b, c, d, e, f, g, h])
     }
 
-    /// Returns the 12 bits that stand for its subject. They are random if an older release of this
-    /// service created the identifier.
+    /// Returns the 12 bits that stand for the session's subject. They are random if an older
+    /// release of this service created the identifier.
     pub fn subject_hash(self) -> u16 {
         let [_, _, _, _, _, _, high, low, ..] = *self.0.as_bytes();
         u16::from_be_bytes([high, low]) & 0x0fff
@@ -62,22 +62,22 @@ impl SessionId {
         i64::from_be_bytes([0, 0, a, b, c, d, e, f])
     }
 
-    /// Returns the greatest identifier that a session created in this millisecond can have. No
-    /// session created in this millisecond or before sorts after it.
+    /// Returns the greatest identifier that a session created in the millisecond of `at` can have.
+    /// No session that was created in that millisecond or before sorts after this identifier.
     pub fn last_of_millisecond(at: Timestamp) -> Self {
         Self::last_created(at.millis())
     }
 
-    /// Returns the greatest identifier that a session can have that was created in this millisecond
-    /// since the Unix epoch. A number that does not fit into 48 bits yields the greatest identifier
-    /// of all.
+    /// Returns the greatest identifier that a session can have that was created `millis`
+    /// milliseconds after the Unix epoch. A number of more than 48 bits yields the greatest
+    /// identifier of all; a negative number counts as zero.
     pub fn last_created(millis: i64) -> Self {
         const LAST: u64 = (1 << 48) - 1;
         let millis = u64::try_from(millis).unwrap_or(0).min(LAST);
         Self(Builder::from_unix_timestamp_millis(millis, &[0xff; 10]).into_uuid())
     }
 
-    /// Returns the 16 bytes. They sort as the identifiers do.
+    /// Returns the 16 bytes, which sort in the same order as the identifiers.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -144,12 +144,13 @@ pub struct AuditId(Uuid);
 
 impl AuditId {
     /// Creates the identifier of the `count`th record of a process whose random salt is `salt` (RFC
-    /// 9562, section 6.2, method 1). It holds the lowest 26 bits of the count. Identifiers would
-    /// repeat only if the clock returned to the same millisecond after 2^26 records.
+    /// 9562, section 6.2, method 1). The identifier holds the lowest 26 bits of the count. An
+    /// identifier would repeat only if the clock showed the same millisecond again after 2^26
+    /// records.
     pub fn new(at: Timestamp, count: u32, salt: [u8; 6]) -> Self {
         let millis = u64::try_from(at.millis()).unwrap_or(0);
-        // The UUID keeps the lowest four bits of the first byte and the lowest six of the third;
-        // the others become its version and variant.
+        // Of the first byte, the UUID keeps only the lowest four bits, and of the third byte only
+        // the lowest six bits. The version and the variant replace the other bits.
         let [_, a, b, c] = count.to_be_bytes();
         let [first, ..] = (count >> 22).to_le_bytes();
         let second = (a << 2) | (b >> 6);
@@ -161,13 +162,14 @@ impl AuditId {
     }
 
     /// Creates the identifier of a record that is made at most once for each session. Bits of the
-    /// session's identifier replace the count and the salt, so that recording it again adds no row.
+    /// session's identifier replace the count and the salt, so that the record has the same
+    /// identifier if it is made again, and adds no second row.
     pub fn of_session(at: Timestamp, id: SessionId) -> Self {
         let [.., a, b, c, d, e, f, g, h, i] = *id.bytes();
         Self::new(at, u32::from_be_bytes([0, a, b, c]), [d, e, f, g, h, i])
     }
 
-    /// Returns the 16 bytes. They sort as the identifiers do.
+    /// Returns the 16 bytes, which sort in the same order as the identifiers.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }

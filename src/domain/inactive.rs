@@ -1,12 +1,12 @@
-//! The reasons for which an access token is inactive.
+//! The reasons why an access token may be inactive.
 
-/// The reason why a token is inactive. If several reasons apply, the first in this order is given:
-/// form and signature, tenant, time, revocation, audience, demands.
+/// The reason why a token is inactive. If several reasons apply, the first in the following order
+/// is returned: form and signature, tenant, time, revocation, audience, demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
     /// The token is not a JWT of the form that this service issues.
     Malformed,
-    /// The signature is not that of the key that `kid` names.
+    /// The signature does not match the key that `kid` names.
     BadSignature,
     /// The key that `kid` names is not in the ring.
     UnknownKey,
@@ -48,7 +48,7 @@ impl InactiveReason {
         Self::ForeignTenant,
     ];
 
-    /// Returns its name in metrics.
+    /// Returns the name of the reason in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, value::RawValue};
 #[derive(Clone, PartialEq, Eq)]
 pub struct JsonObject(Box<str>);
 
-/// A text is not a JSON object.
+/// The text is not a JSON object.
 #[derive(Debug, thiserror::Error)]
 #[error("is not a JSON object")]
 pub struct NotAnObject;
@@ -150,7 +150,7 @@ impl<'de> Visitor<'de> for Check {
         let mut names = BTreeSet::new();
         while let Some(Name(name)) = map.next_key::<Name<'_>>()? {
             if !names.insert(name) {
-                return Err(Error::custom("an object has two members of one name"));
+                return Err(Error::custom("an object has two members with the same name"));
             }
             map.next_value::<Checked>()?;
         }
@@ -188,7 +188,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// Finds the member with a name.
+/// Finds the member with this name while the text is parsed.
 struct Find<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Find<'_> {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_found_by_name_in_the_order_of_their_names() {
+    fn members_are_found_by_name_and_listed_in_the_order_of_their_names() {
         let value = json!({ "b": [1, { "c": null }], "a": "x", "\"\u{1f980}": 1.5 });
         let object = object(value.clone());
         assert_eq!(Value::Object(object.to_map()), value);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_as_strict_inside_as_at_the_top() {
+    fn nested_values_are_checked_as_strictly_as_the_outermost_one() {
         let checked = |text: &str| check(serde_json::from_str(text).unwrap()).is_ok();
         for good in [
             "{}",

@@ -17,7 +17,8 @@ impl KeyPurpose {
     /// All purposes.
     pub const ALL: [Self; 2] = [Self::AccessToken, Self::RefreshToken];
 
-    /// Returns the name under which it is stored. The sealed bytes are bound to this name.
+    /// Returns the name under which the purpose is stored. The name is also part of the associated
+    /// data with which a key's secret is encrypted.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AccessToken => "access_token",
@@ -31,7 +32,7 @@ impl KeyPurpose {
     }
 }
 
-/// The algorithm of a key. Its name is that of JOSE.
+/// The algorithm of a key, with its name in JOSE (RFC 7518).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyAlgorithm {
     /// Ed25519 (RFC 8037, section 3.1).
@@ -40,7 +41,7 @@ pub enum KeyAlgorithm {
     Es256,
     /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
     Rs256,
-    /// HMAC-SHA-256 (RFC 7518, section 3.2), for refresh tokens alone.
+    /// HMAC-SHA-256 (RFC 7518, section 3.2), used only for refresh tokens.
     Hs256,
 }
 
@@ -48,7 +49,7 @@ impl KeyAlgorithm {
     /// The algorithms that sign access tokens.
     pub const SIGNING: [Self; 3] = [Self::EdDsa, Self::Es256, Self::Rs256];
 
-    /// Returns its name.
+    /// Returns the JOSE name of the algorithm.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EdDsa => "EdDSA",
@@ -65,12 +66,12 @@ impl KeyAlgorithm {
             .find(|algorithm| algorithm.as_str() == name)
     }
 
-    /// Returns the algorithm with this name, if it serves the purpose with the other name.
+    /// Returns the algorithm named `name`, if its keys serve the purpose named `purpose`.
     pub fn for_purpose(name: &str, purpose: &str) -> Option<Self> {
         Self::from_name(name).filter(|algorithm| algorithm.purpose().as_str() == purpose)
     }
 
-    /// Returns the purpose of its keys.
+    /// Returns the purpose of the keys of this algorithm.
     pub fn purpose(self) -> KeyPurpose {
         match self {
             Self::EdDsa | Self::Es256 | Self::Rs256 => KeyPurpose::AccessToken,
@@ -88,8 +89,8 @@ impl fmt::Display for KeyAlgorithm {
 /// The state of a key. A key never returns to an earlier state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyState {
-    /// The key is published, so that all verifiers know it before it is used. Its tokens are
-    /// accepted.
+    /// The key is published, but it issues no tokens yet, so that all verifiers know it before it
+    /// is used. Tokens of the key would already be accepted.
     Pending,
     /// The key issues all new tokens.
     Active,
@@ -103,7 +104,7 @@ impl KeyState {
     /// All states.
     pub const ALL: [Self; 4] = [Self::Pending, Self::Active, Self::Retired, Self::Revoked];
 
-    /// Returns its name.
+    /// Returns the name of the state.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -132,15 +133,16 @@ pub struct Key {
     /// The identifier: the `kid` of a signing key, or the hexadecimal [`RefreshKeyId`] of a refresh
     /// key.
     pub kid: String,
-    /// The algorithm, which also determines its purpose.
+    /// The algorithm, which also determines the purpose of the key.
     pub algorithm: KeyAlgorithm,
-    /// The instant at which it was stored, and thereby published.
+    /// The instant at which the key was stored, and thereby published.
     pub created_at: Timestamp,
-    /// The instant from which it issued new tokens.
+    /// The instant at which the key became active, if it ever did.
     pub activated_at: Option<Timestamp>,
-    /// The instant from which it issued no more tokens.
+    /// The instant at which the key was retired, if it was.
     pub retired_at: Option<Timestamp>,
-    /// The instant from which its tokens are not accepted.
+    /// The instant at which the key was revoked, if it was. From then on, its tokens are not
+    /// accepted.
     pub revoked_at: Option<Timestamp>,
 }
 
@@ -157,12 +159,12 @@ impl Key {
         }
     }
 
-    /// Returns its purpose.
+    /// Returns the purpose of the key.
     pub fn purpose(&self) -> KeyPurpose {
         self.algorithm.purpose()
     }
 
-    /// Returns its state.
+    /// Returns the state of the key.
     pub fn state(&self) -> KeyState {
         match self {
             Self { revoked_at: Some(_), .. } => KeyState::Revoked,
@@ -172,20 +174,19 @@ impl Key {
         }
     }
 
-    /// Returns the key as the active one, which issues new tokens. Fails unless it is pending.
+    /// Returns this key in the active state. Fails unless this key is pending.
     pub fn activate(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
         self.require([KeyState::Pending], KeyState::Active)?;
         Ok(Self { activated_at: Some(now), ..self.clone() })
     }
 
-    /// Returns the key as a retired one, which issues no new tokens. Fails unless it is active.
+    /// Returns this key in the retired state. Fails unless this key is active.
     pub fn retire(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
         self.require([KeyState::Active], KeyState::Retired)?;
         Ok(Self { retired_at: Some(now), ..self.clone() })
     }
 
-    /// Returns the key as a revoked one, whose tokens are not accepted. Fails if it is revoked
-    /// already.
+    /// Returns this key in the revoked state. Fails if this key is revoked already.
     pub fn revoke(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
         self.require([KeyState::Pending, KeyState::Active, KeyState::Retired], KeyState::Revoked)?;
         Ok(Self { revoked_at: Some(now), ..self.clone() })
@@ -199,7 +200,9 @@ impl Key {
     }
 }
 
-/// A key with its secret. The secret is encrypted and bound to identifier, purpose and algorithm.
+/// A key with its encrypted secret. The encryption authenticates the identifier, the purpose and
+/// the algorithm of the key as well, so that the secret cannot be passed off as that of another
+/// key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedKey {
     /// The key without its secret.
@@ -214,11 +217,12 @@ impl fmt::Debug for SealedKey {
     }
 }
 
-/// The number of changes that the key ring has seen.
+/// The number of changes that have been made to the key ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RingVersion(pub i64);
 
-/// The short identifier of a refresh key. Each refresh token carries that of its key.
+/// The short identifier of a refresh key. Each refresh token carries the identifier of the key
+/// under which it was issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RefreshKeyId(pub [u8; 8]);
 
@@ -242,7 +246,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
     #[test]
-    fn a_key_only_goes_forward() {
+    fn a_key_never_returns_to_an_earlier_state() {
         use KeyState::{Active, Pending, Retired, Revoked};
         let pending = Key::new("k".to_owned(), KeyAlgorithm::EdDsa, NOW);
         let active = pending.activate(NOW).unwrap();

@@ -2,25 +2,26 @@
 
 use std::time::Duration;
 
-/// The rates of two clocks may differ by one part in this number.
+/// The rates of two clocks are assumed to differ by at most one part in this number.
 const DRIFT: u32 = 1000;
 
 /// The duration of leases, and the tolerances for clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseConfig {
-    /// The time for which a lease is valid. It counts from before the renewal was sent.
+    /// The time for which a lease is valid. It is counted from an instant before the renewal was
+    /// sent.
     pub duration: Duration,
     /// The interval between two renewals.
     pub renewal: Duration,
-    /// The longest time for which a process may be suspended without its uptime clock noticing.
+    /// The longest suspension of a process that its uptime clock may fail to count.
     pub margin: Duration,
     /// The largest difference between the wall clock and the clock of the database.
     pub max_clock_skew: Duration,
 }
 
 impl LeaseConfig {
-    /// Returns the time after which every lease of this replica has ended. The other replicas
-    /// measure it by their own clocks, so it allows for drift.
+    /// Returns the time after which a lease has certainly ended. Other replicas than its holder
+    /// measure this time by their own clocks, so it allows for clock drift.
     pub fn max_validity(&self) -> Duration {
         self.duration + self.duration * 2 / DRIFT + self.margin
     }
@@ -31,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn others_wait_for_longer_than_a_lease_lasts_by_a_clock_that_is_slow() {
+    fn other_replicas_wait_until_a_lease_has_ended_even_by_a_slow_clock() {
         let lease_config = LeaseConfig {
             duration: Duration::from_secs(2),
             renewal: Duration::from_millis(500),

@@ -1,5 +1,6 @@
-//! Pure types and rules: sessions, their lifetimes, how they are refreshed and how they end.
-//! Nothing here reads a clock; `disk` and `file_access` interpret results of I/O.
+//! Types and rules for sessions: their lifetimes, how they are refreshed, and how they end. Nothing
+//! here reads a clock; callers pass the current time. `disk` and `file_access` interpret I/O errors
+//! and file metadata that other parts of the service have read.
 
 pub mod audit;
 pub mod caller;

@@ -45,9 +45,9 @@ pub enum CostClass {
     Batch,
     /// A connection that reads the database.
     Read,
-    /// The queue of new sessions for the database.
+    /// The queue of new sessions that wait for the database.
     Creation,
-    /// The queue of refreshes.
+    /// The queue of refreshes that wait for the database.
     Refresh,
     /// No local resource: the operation waits for the database, and for other replicas.
     Change,
@@ -91,7 +91,8 @@ pub fn roles(operation: Operation) -> impl Iterator<Item = Role> {
 }
 
 impl Operation {
-    /// Returns the name of the operation, which is that of the protocol where it has one.
+    /// Returns the name of the operation. It is the name of the gRPC method, if the operation has a
+    /// method of its own.
     pub const fn as_str(self) -> &'static str {
         match self {
             CreateSession => "CreateSession",
@@ -111,13 +112,13 @@ impl Operation {
         }
     }
 
-    /// Returns whether it affects all tenants and audiences, so that a caller that is limited to
+    /// Returns whether the operation affects all tenants and audiences. A caller that is limited to
     /// some of them may not perform it.
     pub const fn concerns_everybody(self) -> bool {
         matches!(self, ListKeys | RotateKey | RevokeKey)
     }
 
-    /// Returns its cost class.
+    /// Returns the cost class of the operation.
     pub const fn cost_class(self) -> CostClass {
         match self {
             Validate | Check | ForwardAuth | Introspect => CostClass::Light,

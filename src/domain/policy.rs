@@ -15,16 +15,16 @@ pub const DEFAULT: &str = "default";
 /// short-lived.
 pub const LONGEST_ACCESS_TOKEN_TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// The rules for one tenant in the configuration.
+/// The rules that the configuration sets for one tenant.
 #[derive(Clone, Debug, Default)]
 pub struct TenantRules {
-    /// The policy for sessions whose request names none.
+    /// The policy for sessions whose request names no policy.
     pub policy: Option<PolicyName>,
-    /// The audiences that its sessions may have; empty if all are allowed.
+    /// The audiences that the tenant's sessions may have; empty if all are allowed.
     pub audiences: Vec<Audience>,
 }
 
-/// The limits for new sessions in the configuration.
+/// The limits for new sessions, as the configuration sets them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The limits that each session keeps.
@@ -33,7 +33,7 @@ pub struct Policy {
     pub absolute_lifetime: Duration,
     /// The number of live sessions that a subject may have; zero for no limit.
     pub max_sessions_per_subject: u32,
-    /// The reaction to a request for one more session.
+    /// The reaction to a request for a session beyond that number.
     pub on_quota: OnQuota,
 }
 
@@ -48,16 +48,17 @@ pub struct SessionPolicy {
     pub idle_timeout: Duration,
     /// The time after a rotation in which the previous refresh token always yields the current one.
     pub refresh_grace: Duration,
-    /// True if the previous refresh token keeps doing so after the grace, as long as the current
-    /// one has not been presented.
+    /// Determines whether the previous refresh token yields the current one even after the grace,
+    /// as long as the current one has not been presented.
     pub replay: Replay,
-    /// The time after a rotation at which [`Replay::UntilUsed`] ends.
+    /// The time after a rotation in which [`Replay::UntilUsed`] has an effect.
     pub replay_limit: Duration,
     /// The effect of a refresh on the previous access token.
     pub on_refresh: OnRefresh,
 }
 
-/// The reaction to a new session of a subject that has as many as its policy allows.
+/// The reaction to a request for a new session if the subject already has as many sessions as its
+/// policy allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnQuota {
@@ -73,13 +74,13 @@ pub enum OnQuota {
 pub enum Replay {
     /// Only within the grace.
     Grace,
-    /// Also after the grace, until the current one is presented. Until then, the client may never
-    /// have received it.
+    /// Also after the grace, until the current refresh token is presented. Until then, it is
+    /// possible that the client has never received the current token.
     UntilUsed,
 }
 
 impl Replay {
-    /// Returns the name under which it is stored.
+    /// Returns the name under which the value is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Grace => "grace",
@@ -104,7 +105,7 @@ pub enum OnRefresh {
 }
 
 impl OnRefresh {
-    /// Returns the name under which it is stored.
+    /// Returns the name under which the value is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::KeepAccessToken => "keep_access_token",
@@ -120,7 +121,7 @@ impl OnRefresh {
     }
 }
 
-/// The limits of a policy contradict each other or are out of range. It displays as the rest of a
+/// The limits of a policy contradict each other or are out of range. The displayed text completes a
 /// sentence that starts with the policy's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -139,12 +140,12 @@ pub enum PolicyError {
     /// At the end of the grace, a replay could no longer repeat a valid access token.
     #[error("refresh_grace must be shorter than access_token_ttl by at least a second")]
     GraceTooLong,
-    /// Replays until use would end before the grace does.
+    /// Replays under [`Replay::UntilUsed`] would end before the grace does.
     #[error("replay_limit must not be shorter than refresh_grace")]
     ReplayLimitTooShort,
-    /// A late replay would have to issue the access token again under its identifier, so its
-    /// blacklist entry would have to be kept for as long as replays are possible. A client that
-    /// refreshes often could fill the blacklist.
+    /// A late replay would have to issue the access token again with the same `jti`. Once such a
+    /// token is revoked, its blacklist entry would have to be kept for as long as replays are
+    /// possible, so a client that refreshes often could fill the blacklist.
     #[error(
         "replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\": choose one"
     )]
@@ -204,8 +205,8 @@ impl Policy {
 }
 
 /// Returns the longest grace for access tokens of this lifetime. A replay within the grace may have
-/// to repeat an access token, which must still be valid. Its expiry is rounded down to a whole
-/// second, so the grace must be a second shorter.
+/// to repeat an access token, which must still be valid. The token's expiry is rounded down to a
+/// whole second, so the grace must be a second shorter than the lifetime.
 pub fn longest_grace(access_token_ttl: Duration) -> Duration {
     access_token_ttl.saturating_sub(Duration::from_secs(1))
 }
@@ -220,8 +221,8 @@ impl SessionPolicy {
         }
     }
 
-    /// Returns the idle expiry of a session that is created or refreshed at `now`. It is never
-    /// later than its absolute expiry.
+    /// Returns the idle expiry of a session that is created or refreshed at `now`. The idle expiry
+    /// is never later than the absolute expiry.
     pub fn idle_expiry(&self, now: Timestamp, expires_at: Timestamp) -> Timestamp {
         now.plus(self.idle_timeout).min(expires_at)
     }
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn contradicting_limits_are_refused_one_by_one() {
+    fn each_contradiction_between_limits_is_refused_with_its_own_error() {
         let longest = Duration::from_secs(3600);
         assert_eq!(policy(600, 7200, 86400, 10).check(longest), Ok(()));
         assert_eq!(policy(0, 7200, 86400, 0).check(longest), Err(PolicyError::AccessTokenTooShort));
@@ -312,7 +313,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_never_outlives_its_session_nor_its_own_lifetime(
+        fn an_access_token_outlives_neither_its_session_nor_its_configured_lifetime(
             now in 0i64..4_000_000_000_000_000, left in 0u64..10_000_000_000_000,
             access in 1u64..100_000, idle in 1u64..10_000_000,
         ) {

@@ -6,41 +6,45 @@ use std::{collections::VecDeque, time::Duration};
 use super::{ids::SessionId, policy::OnQuota, time::Timestamp};
 
 /// The greatest limit that is enforced by reading the subject's live sessions. For a greater limit,
-/// the number of live sessions is stored, so that the cost of a creation does not grow with it;
-/// there, an expired session counts until the sweeper has recorded its expiry.
+/// the number of live sessions is stored, so that the cost of a creation does not grow with the
+/// limit. The stored number includes an expired session until the sweeper has recorded its expiry.
 pub const MOST_READ: u32 = 256;
 
-/// The largest number of sessions that one creation evicts, however far a limit was lowered.
+/// The largest number of sessions that one creation evicts. If a lowered limit leaves a subject
+/// with more surplus sessions than that, the next creations evict the others.
 pub const MOST_EVICTED: usize = 16;
 
-/// The time for which a count may be used to find that there is no room. The count still includes
-/// sessions that have ended since then.
+/// The time for which a stored count that leaves no room for a new session may be used. The count
+/// may be too high, because it still includes sessions that have ended since they were counted.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// The time for which a count may be used to find that there is room. The count lacks sessions that
-/// were created without a limit since then.
+/// The time for which a stored count that leaves room for a new session may be used. The count may
+/// be too low, because it lacks sessions that were created without a limit since the others were
+/// counted.
 const ROOM_FOR: Duration = Duration::from_secs(60);
 
 /// The live sessions of a subject, kept up to date while several creations are decided one after
 /// the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveSessions {
-    /// The number of the sessions. It may be too high. It is too low only if there are more of them
-    /// than were read ([`LiveSessions::to_read`]).
+    /// The number of live sessions. It may be too high. It is too low only if the subject has more
+    /// live sessions than were read ([`LiveSessions::to_read`]).
     pub count: u64,
-    /// The oldest of them in the order of creation, each with its idle expiry.
+    /// The oldest live sessions in the order of creation, each with its idle expiry.
     pub oldest: VecDeque<(SessionId, Timestamp)>,
-    /// True if these are all. Otherwise there may be others between them and one that is added.
+    /// True if `oldest` holds all live sessions. Otherwise there may be other sessions, created
+    /// after those in `oldest` and before a session that is added.
     pub is_complete: bool,
 }
 
-/// There is no room, and the policy does not evict.
+/// The subject has no room for a new session, and its policy does not evict old sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaExceeded;
 
 impl LiveSessions {
-    /// Creates the value from the live sessions of a subject, the oldest first: as many as
-    /// [`LiveSessions::to_read`] says for this limit, or all if there are fewer.
+    /// Creates the value from the oldest live sessions of a subject, the oldest first. There must
+    /// be as many as [`LiveSessions::to_read`] returns for this limit, or all live sessions if the
+    /// subject has fewer.
     pub fn read(oldest: VecDeque<(SessionId, Timestamp)>, max: u32) -> Self {
         let count = u64::try_from(oldest.len()).unwrap_or(u64::MAX);
         Self { count, is_complete: oldest.len() < Self::to_read(max), oldest }
@@ -51,14 +55,14 @@ impl LiveSessions {
         Self { count, oldest, is_complete: false }
     }
 
-    /// Returns the number of oldest sessions that must be read for a limit that is no greater than
+    /// Returns how many of the oldest sessions must be read to enforce a limit that is not above
     /// [`MOST_READ`].
     pub fn to_read(max: u32) -> usize {
         usize::try_from(max.min(MOST_READ)).unwrap_or(usize::MAX) + MOST_EVICTED
     }
 
-    /// Returns the number of oldest sessions that must be read for a greater limit, if there are
-    /// `count` live sessions before this many creations.
+    /// Returns how many of the oldest sessions must be read to enforce a limit above [`MOST_READ`],
+    /// if there are `count` live sessions before this many creations.
     pub fn to_read_of(count: u64, max: u32, creations: usize) -> usize {
         let after = count.saturating_add(u64::try_from(creations).unwrap_or(u64::MAX));
         if after <= max.into() { 0 } else { MOST_EVICTED + creations }
@@ -88,13 +92,13 @@ impl LiveSessions {
         Ok(evicted)
     }
 
-    /// Adds a session that was created. If others may lie between it and the oldest, it is only
-    /// counted.
+    /// Adds a session that was created. The session is counted in any case, but it is listed in
+    /// `oldest` only if `oldest` holds all live sessions.
     pub fn add(&mut self, id: SessionId, idle_expires_at: Timestamp) {
         self.count += 1;
         if self.is_complete {
-            let place = self.oldest.partition_point(|(other, _)| *other < id);
-            self.oldest.insert(place, (id, idle_expires_at));
+            let index = self.oldest.partition_point(|(other, _)| *other < id);
+            self.oldest.insert(index, (id, idle_expires_at));
         }
     }
 }
@@ -102,15 +106,16 @@ impl LiveSessions {
 /// The stored number of live sessions of a subject whose limit is above [`MOST_READ`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// The number, which is never too low, except that it lacks sessions that were created without
-    /// a limit since the last count.
+    /// The number of live sessions. It may be too high. It is too low only by the sessions that
+    /// were created without a limit since the last count.
     pub sessions: u64,
     /// The instant of the last count.
     pub counted_at: Timestamp,
 }
 
 impl Tally {
-    /// Returns whether it may be used for this many creations without counting again.
+    /// Returns whether the stored number may be used for this many creations without counting
+    /// again.
     pub fn is_trusted(&self, now: Timestamp, max: u32, creations: usize) -> bool {
         let age = now.since(self.counted_at).max(self.counted_at.since(now));
         let after = self.sessions.saturating_add(u64::try_from(creations).unwrap_or(u64::MAX));
@@ -153,8 +158,8 @@ mod tests {
 
     #[test]
     fn an_expired_session_makes_room() {
-        let there = [(id(0), LATER), (id(1), NOW), (id(2), LATER)];
-        let mut sessions = LiveSessions::read(there.into(), 3);
+        let existing = [(id(0), LATER), (id(1), NOW), (id(2), LATER)];
+        let mut sessions = LiveSessions::read(existing.into(), 3);
         assert_eq!(sessions.make_room(NOW, 3, OnQuota::Refuse), Ok(vec![]));
         assert_eq!(sessions.make_room(NOW, 2, OnQuota::EvictOldest), Ok(vec![id(0)]));
     }
@@ -165,19 +170,19 @@ mod tests {
         sessions.add(SessionId::new(NOW.minus(Duration::from_secs(1)), [0; 10]), LATER);
         assert_eq!(sessions.count, 3);
         let evicted = sessions.make_room(NOW, 3, OnQuota::EvictOldest).unwrap();
-        assert!(evicted < vec![id(0)], "its clock was behind, so it is the oldest");
+        assert!(evicted < vec![id(0)], "a clock that was behind created it, so it sorts first");
     }
 
     #[test]
-    fn a_session_is_not_evicted_while_older_ones_that_were_not_read_may_live() {
+    fn a_new_session_is_not_evicted_while_there_may_be_older_sessions_that_were_not_read() {
         let mut sessions = LiveSessions::counted(300, [(id(0), LATER)].into());
         sessions.add(id(999), LATER);
         assert_eq!(sessions.count, 301);
         assert_eq!(sessions.make_room(NOW, 300, OnQuota::EvictOldest), Ok(vec![id(0)]));
         assert_eq!(sessions.make_room(NOW, 300, OnQuota::EvictOldest), Ok(vec![]));
 
-        let of_many = (0..).take(LiveSessions::to_read(1)).map(|n| (id(n), LATER)).collect();
-        let mut sessions = LiveSessions::read(of_many, 1);
+        let oldest = (0..).take(LiveSessions::to_read(1)).map(|n| (id(n), LATER)).collect();
+        let mut sessions = LiveSessions::read(oldest, 1);
         for _ in 0..3 {
             let evicted = sessions.make_room(NOW, 1, OnQuota::EvictOldest).unwrap();
             assert!(!evicted.contains(&id(999)), "{evicted:?}");
@@ -191,7 +196,7 @@ mod tests {
         let tick = Duration::from_micros(1);
         for (max, age) in [(1001, Duration::from_secs(60)), (1000, Duration::from_secs(1))] {
             assert!(tally.is_trusted(NOW.plus(age), max, 1));
-            assert!(!tally.is_trusted(NOW.plus(Duration::from_secs(2)), max, 2), "not for two");
+            assert!(!tally.is_trusted(NOW.plus(Duration::from_secs(2)), max, 2), "two exceed it");
             assert!(!tally.is_trusted(NOW.plus(age).plus(tick), max, 1));
             assert!(!tally.is_trusted(NOW.minus(age).minus(tick), max, 1));
         }

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// An attempt to refresh a session with an authentic refresh token. The MAC of the token has been
-/// checked; the existence of its session has not.
+/// checked, but the session may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshAttempt {
     /// The session that the token names.
@@ -32,59 +32,63 @@ pub struct RefreshAttempt {
     pub reach: Arc<Reach>,
     /// The instant of the attempt.
     pub now: Timestamp,
-    /// The `jti` of the next access token, should one be issued.
+    /// The `jti` of the next access token, if one is issued.
     pub next_access_token_id: TokenId,
-    /// The refresh key of the next generation.
+    /// The refresh key under which the next refresh token is issued.
     pub next_key: RefreshKeyId,
 }
 
-/// The decision about an attempt.
+/// The judgement of an attempt by the row of its session alone. [`RefreshDecision`] also takes
+/// revocations of the tenant and the subject into account.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RefreshVerdict {
-    /// The session changes to this state.
+    /// The attempt is accepted, and the session changes to this state.
     Rotate(Box<Session>),
-    /// The token was exchanged before, but the client may never have received its successor. The
+    /// The token was exchanged before, but the client may never have received the next token. The
     /// answer is repeated, and nothing changes.
     Replay,
-    /// The token was exchanged too long ago, or its successor has been exchanged since. Two parties
-    /// hold it, so the session ends.
+    /// The token was exchanged too long ago, or the next token has been exchanged since. Two
+    /// parties must be assumed to hold the token, so the session ends.
     Reuse,
     /// The attempt is refused, and nothing changes.
     Refuse(RefreshRefusal),
 }
 
-/// The effect of an attempt and its answer.
+/// The decision about an attempt: what changes in the database, and which answer the caller gets.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RefreshDecision {
-    /// The session moves on to this state.
+    /// The attempt is accepted, and the session is rotated.
     Rotate {
-        /// The session as it then is.
+        /// The session after the rotation.
         session: Box<Session>,
-        /// The entry that stops its previous access token, if its policy asks for that.
+        /// The blacklist entry that stops the previous access token, if the session's policy asks
+        /// for that.
         entry: Option<BlacklistEntry>,
     },
-    /// The answer repeats, nothing changes.
+    /// The answer is repeated, and nothing changes.
     Replay {
         /// The session.
         session: Box<Session>,
-        /// True if the first attempt may have written an entry that some replica does not know yet.
+        /// True if the rotation whose answer is repeated may have written a blacklist entry that
+        /// some replica does not know yet.
         may_have_entry: bool,
     },
     /// The session ends.
     End {
-        /// The session as it has ended.
+        /// The session in its ended state.
         session: Box<Session>,
-        /// The entry that stops its tokens.
+        /// The blacklist entry that stops the tokens of the session.
         entry: BlacklistEntry,
     },
-    /// Nothing changes.
+    /// The attempt is refused, and nothing changes.
     Refuse(RefreshRefusal),
 }
 
 impl RefreshDecision {
-    /// Decides an attempt on the session that it names, if there is one. `is_covered` returns
-    /// whether the cut-off of its tenant or subject covers the session: the job that ends such
-    /// sessions may not have reached its row yet.
+    /// Decides an attempt. `session` is the session that the attempt names, if it exists.
+    /// `is_covered` returns whether a cut-off of the session's tenant or subject covers the
+    /// session. Such a session has ended, although the job that marks it as ended may not have
+    /// reached its row yet.
     pub fn of<E>(
         attempt: &RefreshAttempt,
         session: Option<Session>,
@@ -129,8 +133,8 @@ pub enum RefreshRefusal {
     /// There is no such session, or the token does not carry its secret, or the caller is limited
     /// to other tenants or audiences.
     Unknown,
-    /// The generation has not been issued: an older copy of the database was restored, or a refresh
-    /// key leaked.
+    /// The token's generation is later than any that was issued: an older copy of the database was
+    /// restored, or a refresh key leaked.
     NeverIssued {
         /// The session's current generation.
         current: u32,
@@ -141,12 +145,13 @@ pub enum RefreshRefusal {
     ExpiredIdle,
     /// The session reached the end of its lifetime.
     ExpiredAbsolute,
-    /// The session does not have this requested scope.
+    /// The attempt asks for this scope, which the session does not have.
     ScopeNotGranted(Scope),
 }
 
 impl Session {
-    /// Decides about an attempt. No other code contains rules for rotation and replay.
+    /// Judges an attempt. These are the only rules for rotation, replay and reuse, except that the
+    /// fast path of PostgreSQL repeats the conditions of a rotation in SQL.
     pub fn judge_refresh(&self, attempt: &RefreshAttempt) -> RefreshVerdict {
         use RefreshVerdict::{Refuse, Replay, Reuse, Rotate};
 
@@ -173,8 +178,8 @@ impl Session {
             return Refuse(RefreshRefusal::NeverIssued { current });
         }
         let is_previous = attempt.generation.checked_add(1) == Some(current);
-        // The current token is the successor of the previous one. It has never been exchanged,
-        // because otherwise the row would have a later generation.
+        // A replay requires that the current token, which followed the previous one, has never been
+        // exchanged. This needs no check: otherwise the row would have a later generation.
         let may_replay = is_previous && attempt.now <= self.last_replay();
         if attempt.generation != current && !may_replay {
             return Reuse;
@@ -236,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_current_generation_rotates_and_slides_the_idle_expiry() {
+    fn a_refresh_with_the_current_generation_rotates_it_and_extends_the_idle_expiry() {
         let now = START.plus(Duration::from_secs(30));
         let next = rotate(&session(), now);
         assert_eq!(next.lineage.generation, 2);
@@ -245,7 +250,7 @@ mod tests {
         assert_eq!(next.lineage.key, RefreshKeyId([2; 8]));
 
         let late = rotate(&next, START.plus(Duration::from_secs(500)));
-        assert_eq!(late.idle_expires_at, late.expires_at, "never past the absolute end");
+        assert_eq!(late.idle_expires_at, late.expires_at, "never later than the absolute expiry");
     }
 
     #[test]
@@ -258,7 +263,7 @@ mod tests {
         assert_eq!(next.judge_refresh(&attempt(&next, 1, past)), RefreshVerdict::Reuse);
     }
 
-    /// A phone loses the answer, and asks again hours later.
+    /// For example, a phone may lose the answer, and ask again after the grace.
     #[test]
     fn with_until_used_the_previous_generation_replays_up_to_the_limit() {
         let mut first = session();
@@ -278,20 +283,20 @@ mod tests {
         assert_eq!(
             last.judge_refresh(&attempt(&last, 1, now)),
             RefreshVerdict::Reuse,
-            "the token was used"
+            "the next token was used"
         );
         assert_eq!(last.judge_refresh(&attempt(&last, 2, edge)), RefreshVerdict::Replay);
     }
 
     #[test]
-    fn a_generation_two_back_is_reuse_even_within_the_grace() {
+    fn a_generation_before_the_previous_one_is_reuse_even_within_the_grace() {
         let now = START.plus(Duration::from_secs(30));
         let next = rotate(&rotate(&session(), now), now);
         assert_eq!(next.judge_refresh(&attempt(&next, 1, now)), RefreshVerdict::Reuse);
     }
 
     #[test]
-    fn a_generation_never_issued_changes_nothing() {
+    fn a_generation_that_was_never_issued_is_refused_and_changes_nothing() {
         let session = session();
         let verdict = session.judge_refresh(&attempt(&session, 2, START));
         assert_eq!(verdict, RefreshVerdict::Refuse(RefreshRefusal::NeverIssued { current: 1 }));
@@ -307,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_may_only_narrow() {
+    fn a_refresh_may_ask_for_fewer_scopes_but_not_for_more() {
         let session = session();
         let scope = |name: &str| Scope::try_from(name.to_owned()).unwrap();
         let mut narrower = attempt(&session, 1, START);
@@ -330,7 +335,7 @@ mod tests {
         /// later than the absolute one, and only the current and the previous generation get
         /// tokens.
         #[test]
-        fn any_history_keeps_one_lineage(
+        fn any_sequence_of_attempts_leaves_one_lineage_of_refresh_tokens(
             until_used: bool, steps in proptest::collection::vec((0u32..6, 0u64..400), 1..40),
         ) {
             let mut session = session();

@@ -10,22 +10,23 @@ use super::{
     time::Timestamp,
 };
 
-/// A position in the order in which revocations were committed. The first is 1.
+/// The sequence number of an entry in the feed: its place in the order of commits. The first number
+/// is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seq(pub i64);
 
-/// A history of the database. A standby that takes over begins a new one, which may lack the last
-/// commits of the one before.
+/// A history of the database. A standby that takes over begins a new timeline, which may lack the
+/// last commits of the previous timeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeline(pub i64);
 
-/// A position together with the timeline that it belongs to. In another timeline, the same
-/// position may belong to another revocation.
+/// A sequence number, together with the timeline in which it was given out. In another timeline,
+/// the same number may belong to another revocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedPosition {
     /// The timeline.
     pub timeline: Timeline,
-    /// The position.
+    /// The sequence number.
     pub seq: Seq,
 }
 
@@ -40,7 +41,7 @@ pub enum Revoked {
     Tenant {
         /// The tenant.
         tenant: Tenant,
-        /// The last instant of creation that is covered.
+        /// The latest time of creation that is covered.
         up_to: Timestamp,
     },
     /// Every session of a subject that the cut-off covers.
@@ -58,19 +59,19 @@ pub enum Revoked {
 /// millisecond of their creation, which is part of their identifiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CutOff {
-    /// The last instant of creation that is covered.
+    /// The latest time of creation that is covered.
     pub up_to: Timestamp,
     /// A session that is not covered, although it was created before the cut-off.
     pub spared: Option<SessionId>,
 }
 
 impl CutOff {
-    /// Returns whether it covers a session.
+    /// Returns whether the cut-off covers a session.
     pub fn covers(&self, session: SessionId) -> bool {
         session.created_millis() <= self.up_to.millis() && self.spared != Some(session)
     }
 
-    /// Returns the cut-off that covers each session that either of the two covers.
+    /// Returns the cut-off that covers exactly the sessions that at least one of the two covers.
     pub fn union(self, other: Self) -> Self {
         let (earlier, later) =
             if self.up_to <= other.up_to { (self, other) } else { (other, self) };
@@ -78,8 +79,8 @@ impl CutOff {
     }
 }
 
-/// Returns the last instant up to which all sessions of a session's tenant or subject were revoked,
-/// if one of their cut-offs covers the session.
+/// Returns the latest instant of those cut-offs that cover a session, if any does. The cut-offs are
+/// those of the session's tenant and of its subject.
 pub fn covered_up_to(
     cut_offs: impl IntoIterator<Item = CutOff>,
     session: SessionId,
@@ -109,7 +110,7 @@ pub fn read_cut_off_key(key: &str) -> (&str, Option<&str>) {
 }
 
 impl Revoked {
-    /// Returns its cut-off, if it revokes all sessions of a tenant or a subject.
+    /// Returns the cut-off, if the value revokes all sessions of a tenant or a subject.
     pub fn cut_off(&self) -> Option<CutOff> {
         match self {
             Self::Session(_) | Self::Token(_) => None,
@@ -118,7 +119,7 @@ impl Revoked {
         }
     }
 
-    /// Returns the value with another cut-off, if it has one.
+    /// Replaces the cut-off, if the value has one.
     fn with_cut_off(self, cut_off: CutOff) -> Self {
         match self {
             Self::Tenant { tenant, .. } => Self::Tenant { tenant, up_to: cut_off.up_to },
@@ -140,34 +141,35 @@ impl Revoked {
 /// A row of the blacklist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlacklistEntry {
-    /// The tokens or sessions that it stops.
+    /// The tokens or sessions that the entry stops.
     pub revoked: Revoked,
     /// The tenant of the sessions concerned.
     pub tenant: Tenant,
-    /// The subject of the sessions concerned, unless it concerns a whole tenant.
+    /// The subject of the sessions concerned, unless the entry concerns a whole tenant.
     pub subject: Option<Subject>,
-    /// The session concerned, if it is only one.
+    /// The session concerned, if the entry concerns only one.
     pub session_id: Option<SessionId>,
-    /// The reason of the revocation.
+    /// The reason for the revocation.
     pub reason: EndReason,
-    /// The note of whoever revoked.
+    /// The note of the caller that made the revocation.
     pub note: Note,
     /// The instant of the revocation.
     pub revoked_at: Timestamp,
-    /// The instant from which it may be deleted. Every token that it stops has expired by then.
+    /// The instant from which the entry may be deleted. Every token that it stops has expired by
+    /// then.
     pub expires_at: Timestamp,
-    /// True if sessions that it covers may still have to be marked as ended.
+    /// True if some sessions that the entry covers may not have been marked as ended yet.
     pub unfinished: bool,
 }
 
-/// The parts of an earlier entry that the entry in its place takes over.
+/// The parts of an earlier entry that are merged into the entry that replaces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlierEntry {
-    /// The sessions that it covers, if it is about all of a tenant's or a subject's.
+    /// The cut-off, if the entry revokes all sessions of a tenant or a subject.
     pub cut_off: Option<CutOff>,
-    /// The instant from which it may be deleted.
+    /// The instant from which the earlier entry could have been deleted.
     pub expires_at: Timestamp,
-    /// True if sessions that it covers may be left to be ended.
+    /// True if some sessions that the earlier entry covers may not have been marked as ended yet.
     pub unfinished: bool,
 }
 
@@ -175,9 +177,7 @@ pub struct EarlierEntry {
 pub const RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
 impl BlacklistEntry {
-    /// Creates the entry that stops all tokens of a session that ends now. None of its tokens was
-    /// issued later than now or, if the clock has been set back since, later than the end of its
-    /// replay window.
+    /// Creates the entry that stops all tokens of a session that ends at `ended.at`.
     pub fn for_session(session: &Session, ended: &Ended) -> Self {
         Self {
             revoked: Revoked::Session(session.id),
@@ -207,8 +207,8 @@ impl BlacklistEntry {
     }
 
     /// Creates the entry that stops all sessions of a tenant, or of one of its subjects, that a
-    /// cut-off covers, including sessions without a row. It is kept for the longest lifetime of a
-    /// token, and at least while sessions have to be marked as ended.
+    /// cut-off covers, including sessions without a row. The entry is kept for the longest lifetime
+    /// of a token, and in any case until all these sessions have been marked as ended.
     pub fn for_all(
         tenant: &Tenant,
         subject: Option<&Subject>,
@@ -229,9 +229,11 @@ impl BlacklistEntry {
         }
     }
 
-    /// Returns this entry with what it takes over from an earlier one for the same thing: together
-    /// they cover what either covers, and are kept as long as either. The reason and the note are
-    /// those of the later cut-off, so `end` is called only if that is the earlier entry's.
+    /// Merges an earlier entry for the same target into this entry, which replaces it. The result
+    /// covers everything that either of the two covers, and is kept until both of them could have
+    /// been deleted. Its time, reason and note come from the entry with the later cut-off. `end`
+    /// reads the time, reason and note of the earlier entry; it is called only if the earlier entry
+    /// has the later cut-off.
     pub fn in_place_of<E>(
         mut self,
         earlier: &EarlierEntry,
@@ -249,15 +251,17 @@ impl BlacklistEntry {
         Ok(self)
     }
 
-    /// Returns the instant from which an entry may be deleted that stops every token of this
-    /// session issued until `now`.
+    /// Returns the instant from which the entry for a session may be deleted. The session ends at
+    /// `now`, and the entry stops all its tokens. No token of the session was issued later than
+    /// `now`, or, if the clock has been set back since the last refresh, later than the end of the
+    /// replay window.
     pub fn expiry_for(session: &Session, now: Timestamp) -> Timestamp {
         let last_issue = now.max(session.last_replay());
         let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
         last_expiry.max(now).plus(RETENTION_MARGIN)
     }
 
-    /// Creates the entry that stops one access token of a session, which expires at
+    /// Creates the entry that stops one access token of a session. The token expires at
     /// `token_expires_at`.
     pub fn for_token(
         session: &Session,
@@ -283,8 +287,9 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Returns the cut-off of a revocation at `now`, united with the earlier ones. It lies later
-    /// than now if the clock has been set back since a session was created.
+    /// Returns the cut-off of a revocation at `now`, united with the existing cut-off. The result
+    /// is later than `now` if the clock has been set back since the newest session was created, or
+    /// since the existing cut-off was made.
     pub fn cut_off(&self, now: Timestamp, spared: Option<SessionId>) -> CutOff {
         let newest =
             self.newest.map(|id| Timestamp::from_micros(id.created_millis().saturating_mul(1000)));
@@ -294,8 +299,9 @@ impl Coverage {
         self.covered.map_or(cut_off, |covered| covered.union(cut_off))
     }
 
-    /// Returns whether a cut-off is the first one, or covers the newest session while the entry
-    /// does not. Repeating a revocation is no change unless a session was created in between.
+    /// Returns whether a cut-off is the first one, or covers the newest session, which the existing
+    /// cut-off does not cover. Repeating a revocation changes nothing unless a session was created
+    /// in between.
     pub fn is_changed_by(&self, cut_off: CutOff) -> bool {
         let Some(covered) = self.covered else { return true };
         self.newest.is_some_and(|newest| cut_off.covers(newest) && !covered.covers(newest))
@@ -309,22 +315,22 @@ pub struct Revocation {
     pub target: RevocationTarget,
     /// The time, the reason and the note.
     pub ended: Ended,
-    /// True if new entries may be added to the blacklist. If not, because it is full, a revocation
-    /// that would add one is not carried out.
+    /// True if new entries may be added to the blacklist. If the blacklist is full, this is false,
+    /// and a revocation that would add an entry is not carried out.
     pub may_add: bool,
-    /// The longest lifetime of an access token. It is assumed for tokens whose session is not in
-    /// the database.
+    /// The longest lifetime of an access token. Tokens whose session is not in the database are
+    /// assumed to have this lifetime.
     pub longest_token: Duration,
-    /// The entry to be written if the database has no such live session although an authentic token
-    /// names it. In that case an older copy of the database was restored, and nothing else would
-    /// stop the token.
+    /// The entry to be written if an authentic token names a session that is not live in the
+    /// database. If, for example, an older copy of the database was restored that lacks the
+    /// session, nothing else would stop the token.
     pub fallback_entry: Option<BlacklistEntry>,
 }
 
 impl Revocation {
-    /// Creates a revocation that writes an entry again that the database has lost, and ends the
-    /// session that the entry stops, if the database has it. The tenant and the subject only inform
-    /// people, and may be unknown.
+    /// Creates a revocation that writes an entry again, because the database has lost it. If the
+    /// entry stops a session that is live in the database, the revocation also ends that session.
+    /// `owner` is stored only as information for people, and may be unknown.
     pub fn of_lost(
         revoked: Revoked,
         owner: Option<(Tenant, Subject)>,
@@ -383,13 +389,13 @@ pub enum RevocationTarget {
         tenant: Tenant,
         /// The subject.
         subject: Subject,
-        /// The session that stays.
+        /// The session that is spared, if any.
         except: Option<SessionId>,
     },
     /// All current sessions of a tenant.
     Tenant(Tenant),
-    /// Something whose entry the database has lost, and of which nothing but this entry is to be
-    /// written.
+    /// Tokens or sessions whose entry the database has lost. Only this entry is written, and no
+    /// session is ended.
     Lost(BlacklistEntry),
 }
 
@@ -440,13 +446,13 @@ mod tests {
             assert_eq!(coverage.is_changed_by(cut_off), is_change, "{coverage:?}");
             let after = Coverage { covered: Some(cut_off), ..coverage };
             let again = after.cut_off(START, spared.map(session_at));
-            assert!(!after.is_changed_by(again), "repeating is no change: {after:?}");
+            assert!(!after.is_changed_by(again), "a repetition changes nothing: {after:?}");
         }
     }
 
-    /// The session that the later cut-off spares may be covered by the earlier one.
+    /// A session that the later cut-off spares is still covered if the earlier one covers it.
     #[test]
-    fn two_cut_offs_cover_what_either_covers() {
+    fn the_union_of_two_cut_offs_covers_exactly_what_either_of_them_covers() {
         let spared = [None, Some(1), Some(3), Some(5), Some(9)];
         let cut_offs = || {
             [0, 2_000, 4_000, 6_000]
@@ -466,7 +472,7 @@ mod tests {
                 assert_eq!(
                     one.union(other).union(other),
                     one.union(other),
-                    "also when it is applied twice"
+                    "applying it twice changes nothing"
                 );
             }
         }
@@ -488,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_before_the_revocation_does_not_shorten_the_entry() {
+    fn an_entry_outlives_tokens_that_were_issued_before_the_clock_was_set_back() {
         let session = session();
         let at = START.minus(Duration::from_secs(3600));
         let ended = Ended { at, reason: EndReason::SignedOut, note: Note::default() };

@@ -1,7 +1,8 @@
-//! Decides which sessions a revocation ends, which entry it writes, and what its caller is told.
+//! Decides which sessions a revocation ends, which blacklist entry it writes, and what the caller
+//! is told.
 //!
-//! An engine reads what a decision needs, under the locks that it requires for that, and writes the
-//! decision.
+//! A database engine reads the state that a decision needs, while it holds the locks that protect
+//! that state. Then it writes what was decided.
 
 use super::{
     ids::SessionId,
@@ -11,25 +12,25 @@ use super::{
 };
 
 /// The largest number of a subject's sessions that are ended in the transaction of its revocation.
-/// The rest is left to the job that ends covered sessions.
+/// The job that ends covered sessions marks the others as ended later.
 pub const MOST_ENDED_AT_ONCE: usize = 256;
 
-/// The state of the database on which a revocation is decided.
+/// The state of the database that the decision on a revocation depends on.
 pub trait RevocationState {
-    /// The error of a read.
+    /// The error of a failed read.
     type Error;
 
     /// Reads a session, whatever its state.
     fn session(&mut self, id: SessionId) -> Result<Option<Session>, Self::Error>;
 
-    /// Returns whether there is an entry that stops the same thing.
+    /// Returns whether the blacklist has an entry for the same token, session, subject or tenant.
     fn has_entry(&mut self, revoked: &Revoked) -> Result<bool, Self::Error>;
 
-    /// Reads the state of a tenant or of a subject.
+    /// Reads the state of a tenant, or of one of its subjects.
     fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>)
     -> Result<Survey, Self::Error>;
 
-    /// Reads the live sessions of a subject, the oldest first: the first [`MOST_ENDED_AT_ONCE`].
+    /// Reads up to [`MOST_ENDED_AT_ONCE`] live sessions of a subject, the oldest first.
     fn live_sessions(
         &mut self,
         tenant: &Tenant,
@@ -40,25 +41,26 @@ pub trait RevocationState {
 /// The state of a tenant or a subject before all its sessions are revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// The newest session of the tenant or subject, and the cut-off of its entry.
+    /// The newest session of the tenant or subject, and the cut-off of its blacklist entry.
     pub coverage: Coverage,
-    /// The live sessions that the entry does not cover, if they were counted.
+    /// The number of live sessions that the blacklist entry does not cover, if they were counted.
     pub uncovered: Option<UncoveredCount>,
 }
 
-/// A count of the live sessions of a tenant or a subject that its entry does not cover. The covered
-/// ones have ended already, although the job that ends their rows may not have come to them yet.
+/// A count of the live sessions of a tenant or a subject that its blacklist entry does not cover.
+/// The covered sessions have ended already, although the job that marks them as ended may not have
+/// reached their rows yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UncoveredCount {
     /// The number of these sessions.
     pub sessions: i64,
-    /// The cut-off of the entry when they were counted. Once the entry has another one, the number
-    /// says nothing.
+    /// The cut-off of the entry when the sessions were counted. If the entry has a different
+    /// cut-off now, the number must not be used.
     pub covered: Option<CutOff>,
 }
 
 impl Survey {
-    /// Returns the number of live sessions that the entry does not cover, if it is known.
+    /// Returns the number of live sessions that the entry does not cover, if the number is known.
     fn uncovered(&self) -> Option<i64> {
         let counted = self.uncovered.filter(|counted| counted.covered == self.coverage.covered);
         counted.map(|counted| counted.sessions)
@@ -70,25 +72,26 @@ impl Survey {
 pub struct OldestLive {
     /// The sessions, the oldest first.
     pub sessions: Vec<Session>,
-    /// True if there are others.
+    /// True if the subject has more live sessions.
     pub has_more: bool,
 }
 
-/// The decision on a revocation: what it does, and what its caller is told.
+/// The decision on a revocation: what it does, and what the caller is told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RevocationDecision {
-    /// The entry to be written, in the place of an older one for the same thing.
+    /// The blacklist entry to be written. It replaces an older entry for the same target.
     pub entry: Option<BlacklistEntry>,
-    /// The sessions as they have ended.
+    /// The sessions that end, in their ended state.
     pub ended: Vec<Session>,
-    /// True if there is such a session; always so for subjects and tenants.
+    /// True if the database has the session to be revoked, or the session of the token. Always true
+    /// for subjects and tenants.
     pub found: bool,
-    /// True if nothing is done because there is no room for another entry.
+    /// True if nothing is done because the blacklist has no room for another entry.
     pub full: bool,
-    /// True if anything is stopped now that was not stopped before.
+    /// True if the revocation stops anything that was not stopped before.
     pub changed: bool,
-    /// The number of live sessions that end. Of a tenant or a subject, only those count that its
-    /// entry did not cover before.
+    /// The number of live sessions that end. For a tenant or a subject, sessions that its entry
+    /// already covered are not counted, because they had ended before.
     pub sessions: i64,
 }
 
@@ -147,8 +150,8 @@ impl Revocation {
     }
 
     /// Stops the tokens of a session that is not live. A session that was ended has an entry of its
-    /// own, which stops all its tokens. A session that is unknown, or that has expired although a
-    /// token of it is still valid, has none.
+    /// own, which stops all its tokens. A session that is unknown, or that has expired although one
+    /// of its tokens is still valid, has no entry, so the fallback entry is added.
     fn stop_without_session<S: RevocationState>(
         &self,
         session: Option<&Session>,
@@ -162,7 +165,8 @@ impl Revocation {
         }
     }
 
-    /// Adds an entry that ends no session, if there is room or it takes the place of an older one.
+    /// Adds an entry without ending a session. If the blacklist has no room, this is possible only
+    /// if the entry replaces an older one.
     fn add<S: RevocationState>(
         &self,
         entry: BlacklistEntry,
@@ -200,8 +204,8 @@ impl Revocation {
         })
     }
 
-    /// Writes a subject's entry, and ends as many of its sessions as are ended at once. They need
-    /// no entries of their own.
+    /// Writes the entry of a subject, and ends up to [`MOST_ENDED_AT_ONCE`] of its sessions. The
+    /// subject's entry stops their tokens, so the sessions need no entries of their own.
     fn end_subject<S: RevocationState>(
         &self,
         tenant: &Tenant,

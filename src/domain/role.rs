@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// The job of a caller. [`super::permission::TABLE`] says which operations it allows.
+/// A role of a caller. [`super::permission::TABLE`] says which operations each role allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A login service, which creates sessions and refreshes them.
@@ -22,7 +22,7 @@ impl Role {
     pub const ALL: [Self; 5] =
         [Self::Issuer, Self::Validator, Self::Revoker, Self::Viewer, Self::Admin];
 
-    /// Returns its name in the configuration.
+    /// Returns the name of the role in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Issuer => "issuer",

@@ -1,5 +1,5 @@
-//! The schedule by which keys are published, activated, withdrawn and dropped. One key is active
-//! for each purpose, and all verifiers know the next one long before it becomes active.
+//! The schedule by which keys are published, activated, withdrawn and dropped. For each purpose,
+//! one key is active, and all verifiers know the next key long before it becomes active.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ pub struct RotationRules {
     pub interval: Duration,
     /// The time for which a key must be known to all verifiers before it may become active.
     pub publish_ahead: Duration,
-    /// The longest time until every replica knows a key, or has stopped answering.
+    /// The time after which every replica either knows a new key or has stopped answering.
     pub spreads_within: Duration,
-    /// The time for which a key is kept after it stopped issuing access tokens. All of them have
-    /// expired by then, on every clock.
+    /// The time for which a key is kept after it was retired or revoked. All access tokens that
+    /// were issued under it have expired by then, by every clock.
     pub kept_for: Duration,
 }
 
@@ -78,11 +78,11 @@ impl Change {
 /// for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MassRevocation {
-    /// The keys as revoked.
+    /// The keys in their revoked state.
     pub revoked: Vec<Key>,
-    /// True if no active key is left.
+    /// True if the revocation leaves no active key.
     pub lacks_active: bool,
-    /// True if no pending key is left.
+    /// True if the revocation leaves no pending key.
     pub lacks_pending: bool,
 }
 
@@ -127,11 +127,13 @@ impl<'a> Rotation<'a> {
         let withdraw = |next: &Key| Change { drop: vec![next.kid.clone()], ..self.publish() };
         let change = match (self.active(), self.next()) {
             (_, None) => self.publish(),
-            // The key was stored by a clock that was ahead, so it would become ready too late.
+            // A clock that was ahead determined `created_at`, so this key would become ready too
+            // late.
             (_, Some(next)) if self.is_of_the_future(next.created_at, now) => withdraw(next),
-            // The configured algorithm has changed, and this key has issued nothing yet, so it is
-            // replaced. This must not happen at once: during a rolling restart, replicas with the
-            // old and the new configuration would replace it again and again.
+            // The configured algorithm has changed, and this key has issued nothing yet, so the key
+            // is replaced, but not before it is ready. Otherwise, during a rolling restart,
+            // replicas with the old and the new configuration would replace each other's keys again
+            // and again.
             (_, Some(next))
                 if next.algorithm != self.rules.algorithm && now >= self.ready_at(next) =>
             {
@@ -165,8 +167,8 @@ impl<'a> Rotation<'a> {
         at > now.plus(self.rules.spreads_within)
     }
 
-    /// Returns the change that makes the next key the active one now. `force` skips the time for
-    /// which it must be known to verifiers.
+    /// Returns the change that makes the next key the active one now. `force` makes the key active
+    /// even if some verifiers may not know it yet.
     pub fn rotate(&self, now: Timestamp, force: bool) -> Result<Change, NotRotated> {
         let next = self.next().ok_or(NotRotated::NoNext)?;
         let ready_at = self.ready_at(next);
@@ -191,7 +193,7 @@ impl<'a> Rotation<'a> {
         Ok(match key.state() {
             KeyState::Active => {
                 let next = self.next().ok_or(NotRotated::NoNext)?.activate(now)?;
-                // The order matters: there must never be two active keys.
+                // The revoked key comes first, so that there are never two active keys.
                 Change { put: vec![revoked, next], ..self.publish() }
             }
             KeyState::Pending => Change { put: vec![revoked], ..self.publish() },
@@ -201,8 +203,8 @@ impl<'a> Rotation<'a> {
         })
     }
 
-    /// Revokes all keys that match, including pending ones: after a restore of an older copy of the
-    /// database, a key that is pending there may have issued tokens.
+    /// Revokes all keys that match, including pending keys. If an older copy of the database was
+    /// restored, a key that is pending in the copy may have issued tokens since the copy was made.
     pub fn revoke_all(
         &self,
         matches: impl Fn(&Key) -> bool,
@@ -230,8 +232,8 @@ impl<'a> Rotation<'a> {
         Ok(Change { put, ..self.publish() })
     }
 
-    /// Returns the keys whose tokens have all expired. Retired keys of refresh tokens are not among
-    /// them, because only the sessions show whether they are still needed.
+    /// Returns the keys whose tokens have all expired. Retired refresh keys are not among them,
+    /// because only the sessions show whether those keys are still needed.
     fn outlived(&self, now: Timestamp) -> Vec<String> {
         let is_over = |at: Timestamp| now >= at.plus(self.rules.kept_for);
         let is_outlived = |key: &Key| match (key.state(), key.purpose()) {
@@ -243,8 +245,8 @@ impl<'a> Rotation<'a> {
         self.keys.iter().filter(|key| is_outlived(key)).map(|key| key.kid.clone()).collect()
     }
 
-    /// Returns the keys of refresh tokens that have been retired for long enough. The caller must
-    /// look in the sessions whether they are still needed.
+    /// Returns the refresh keys that were retired at least `kept_for` ago. The caller must find out
+    /// from the sessions whether these keys are still needed.
     pub fn retired(&self, now: Timestamp) -> impl Iterator<Item = &'a Key> {
         let is_over = move |at: Timestamp| now >= at.plus(self.rules.kept_for);
         let retired = self.keys.iter().filter(|key| key.state() == KeyState::Retired).copied();
@@ -274,12 +276,12 @@ mod tests {
         Key::new(name.to_owned(), RULES.algorithm, at)
     }
 
-    /// Carries out a change, including the key that it asks for.
+    /// Carries out a change, and generates the key that it asks for.
     fn carry_out(keys: &mut Vec<Key>, change: Change, now: Timestamp) {
         keys.retain(|key| !change.drop.contains(&key.kid));
         for put in change.put {
-            let there = keys.iter().position(|key| key.kid == put.kid).unwrap();
-            keys[there] = put;
+            let index = keys.iter().position(|key| key.kid == put.kid).unwrap();
+            keys[index] = put;
         }
         if let Some(algorithm) = change.publish {
             keys.push(Key::new(format!("{} {}", now.micros(), keys.len()), algorithm, now));
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_replaced_after_its_interval_once_the_next_one_is_known() {
+    fn the_active_key_is_replaced_after_its_interval_once_verifiers_know_the_next_key() {
         let keys = ring();
         let due_at = NOW.plus(RULES.interval);
         let rotation = Rotation::new(&keys, RULES);
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mass_revocation_names_the_keys_that_have_to_be_made() {
+    fn a_mass_revocation_reports_which_keys_have_to_be_generated() {
         let mut keys = ring();
         keys.push(key("retired", NOW).activate(NOW).unwrap().retire(NOW).unwrap());
         keys.push(key("revoked", NOW).revoke(NOW).unwrap());
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_interval_nothing_is_replaced() {
+    fn without_an_interval_the_schedule_replaces_no_key() {
         let keys = ring();
         let rotation = Rotation::new(&keys, RotationRules { interval: Duration::ZERO, ..RULES });
         assert!(rotation.due(NOW.plus(RULES.interval * 100)).unwrap().is_empty());
@@ -402,7 +404,7 @@ mod tests {
         assert_eq!(
             rotation.outlived(over.plus(HOUR)),
             Vec::<String>::new(),
-            "sessions may hold tokens of it"
+            "sessions may still have refresh tokens of it"
         );
         assert_eq!(rotation.retired(over).count(), 1);
         assert_eq!(rotation.retired(over.minus(Duration::from_micros(1))).count(), 0);
@@ -493,7 +495,9 @@ mod tests {
         /// For every sequence of events, there is one active key, and all verifiers knew it before,
         /// unless the rotation was forced or caused by a revocation.
         #[test]
-        fn exactly_one_key_is_active_and_verifiers_knew_it_before(events in prop::collection::vec(event(), 1..60)) {
+        fn exactly_one_key_is_active_and_verifiers_knew_it_before(
+            events in prop::collection::vec(event(), 1..60),
+        ) {
             let mut rules = RULES;
             let mut keys = ring();
             let mut now = NOW;
@@ -523,9 +527,9 @@ mod tests {
                 }
                 prop_assert!(are(KeyState::Pending).count() <= 1);
                 for key in &before {
-                    let now_there = keys.iter().find(|there| there.kid == key.kid);
-                    let is_forward = now_there.is_none_or(|there| there.state() >= key.state());
-                    prop_assert!(is_forward, "only forward");
+                    let after = keys.iter().find(|after| after.kid == key.kid);
+                    let is_forward = after.is_none_or(|after| after.state() >= key.state());
+                    prop_assert!(is_forward, "a key returned to an earlier state");
                 }
             }
         }

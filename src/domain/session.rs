@@ -14,7 +14,7 @@ use super::{
     time::Timestamp,
 };
 
-/// One sign-in of one subject on one device, with the content of its row.
+/// One sign-in of one subject on one device. The fields are the content of its row in the database.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     /// The `sid`.
@@ -33,33 +33,35 @@ pub struct Session {
     pub claims: CustomClaims,
     /// The authentication of the user.
     pub authentication: Authentication,
-    /// The device, as last seen.
+    /// The device, as a caller described it last.
     pub device: Device,
-    /// The limits that it keeps from its creation on.
+    /// The limits of the session, which stay the same from its creation on.
     pub policy: SessionPolicy,
-    /// The instant of its creation.
+    /// The instant of the session's creation.
     pub created_at: Timestamp,
-    /// The instant of the last rotation of its refresh token, or of its creation if there was none.
+    /// The instant of the last rotation of the refresh token, or of the session's creation if there
+    /// was no rotation.
     pub refreshed_at: Timestamp,
-    /// The instant at which it expires unless it is refreshed before.
+    /// The instant at which the session expires unless it is refreshed before.
     pub idle_expires_at: Timestamp,
-    /// The instant at which it expires even if it is refreshed.
+    /// The instant at which the session expires even if it is refreshed.
     pub expires_at: Timestamp,
-    /// The values that its refresh token is computed from.
+    /// The values that the current refresh token is computed from.
     pub lineage: Lineage,
     /// The `jti` of the access token issued at creation or at the last rotation.
     pub access_token_id: TokenId,
-    /// The idempotency key of its creation.
+    /// The idempotency key of the request that created the session.
     pub request_id: Option<RequestId>,
-    /// Distinguishes the request that created it from others with the same key. None without a key,
-    /// and in rows of versions that had no fingerprints.
+    /// Distinguishes the request that created the session from other requests with the same
+    /// idempotency key. It is missing if the request had no key, and in rows that were written by
+    /// older versions, which had no fingerprints.
     pub request_fingerprint: Option<RequestFingerprint>,
-    /// Present if it was ended before its expiry.
+    /// Present if the session was ended before its expiry.
     pub ended: Option<Ended>,
-    /// True if its expiry has been recorded. From then on it counts as expired, even if the clock
-    /// goes back.
+    /// True if the session's expiry has been recorded. From then on, the session counts as expired,
+    /// even if the clock is set back.
     pub expiry_recorded: bool,
-    /// The number of versions that the row has had, from 1.
+    /// The version number of the row, which starts at 1.
     pub revision: u32,
 }
 
@@ -70,7 +72,7 @@ pub struct Authentication {
     pub acr: Acr,
     /// Authentication methods references.
     pub amr: Vec<Amr>,
-    /// The instant.
+    /// The instant at which the user authenticated.
     pub at: Timestamp,
 }
 
@@ -92,7 +94,7 @@ pub struct Lineage {
     /// The number of the refresh token, which starts at 1 and grows by 1 with each rotation.
     pub generation: u32,
     /// The secret that ties every refresh token of the session to its row, so that a leaked refresh
-    /// key is not enough to forge one.
+    /// key is not enough to forge a refresh token.
     pub secret: LineageSecret,
     /// The refresh key of the current generation. It is stored so that a replay after a key
     /// rotation yields the same token.
@@ -101,8 +103,8 @@ pub struct Lineage {
 
 /// Sixteen random bytes that every refresh token of a session carries.
 ///
-/// The comparison need not take constant time, because it is reached only with a token whose MAC is
-/// right, so there is nothing to guess.
+/// Two secrets need not be compared in constant time. Only tokens whose MAC is right reach the
+/// comparison, so nobody can use its duration to guess a secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LineageSecret(pub [u8; 16]);
 
@@ -112,19 +114,19 @@ impl fmt::Debug for LineageSecret {
     }
 }
 
-/// A digest of all fields of a request for a session, and of its caller. Only equal requests of
-/// one caller have the same fingerprint.
+/// A digest of all fields of a request for a session, and of its caller. Two requests have the same
+/// fingerprint only if they are equal and come from the same caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestFingerprint(pub [u8; 32]);
 
 /// The end of a session before its expiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// The instant.
+    /// The instant at which the session ended.
     pub at: Timestamp,
     /// The reason.
     pub reason: EndReason,
-    /// The note of whoever ended it; may be empty.
+    /// The note of the caller that ended the session; may be empty.
     pub note: Note,
 }
 
@@ -135,7 +137,7 @@ pub enum EndReason {
     Unspecified,
     /// The user signed out.
     SignedOut,
-    /// An administrator or support agent ended it.
+    /// An administrator or a support agent ended the session.
     Administrative,
     /// The session is believed to be in the wrong hands.
     Compromised,
@@ -145,7 +147,8 @@ pub enum EndReason {
     AccountDisabled,
     /// A refresh token was used again after its grace period.
     RefreshTokenReused,
-    /// The session was the oldest when its subject had reached the quota.
+    /// The session was one of the oldest when its subject had reached the quota, and was ended to
+    /// make room for a new one.
     QuotaEvicted,
     /// The session was not refreshed in time.
     ExpiredIdle,
@@ -167,7 +170,7 @@ impl EndReason {
         Self::ExpiredAbsolute,
     ];
 
-    /// Returns the name under which it is stored.
+    /// Returns the name under which the reason is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unspecified => "unspecified",
@@ -188,8 +191,8 @@ impl EndReason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// Returns whether a caller of Revoke may give this reason. Only the service itself gives the
-    /// others.
+    /// Returns whether a caller of Revoke may give this reason. The other reasons are given only by
+    /// the service itself.
     pub fn may_be_given(self) -> bool {
         !matches!(
             self,
@@ -216,7 +219,8 @@ pub enum State {
 }
 
 impl Session {
-    /// Returns the state of the session at `now`. At the very instant of an expiry, it has ended.
+    /// Returns the state of the session at `now`. At the exact instant of its expiry, the session
+    /// has already ended.
     pub fn state(&self, now: Timestamp) -> State {
         if let Some(ended) = &self.ended {
             return State::Ended { at: ended.at, reason: ended.reason };
@@ -243,9 +247,10 @@ impl Session {
         self.refreshed_at.plus(self.policy.replay_window())
     }
 
-    /// Returns whether the request for this session is the one that created the earlier session,
-    /// which has the same tenant and request id. A session without a fingerprint was created by a
-    /// version that compared subject and client alone.
+    /// Returns whether the request for this session is the same as the request that created
+    /// `earlier`, which has the same tenant and request id. If one of the two has no fingerprint,
+    /// only the subject and the client are compared, because an older version, which compared
+    /// nothing else, created that session.
     pub fn has_same_request(&self, earlier: &Self) -> bool {
         match (self.request_fingerprint, earlier.request_fingerprint) {
             (Some(asked), Some(earlier)) => asked == earlier,
@@ -331,7 +336,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_first_expiry_is_the_reason_even_when_both_are_long_past() {
+    fn the_earlier_expiry_is_the_reason_even_after_both_have_passed() {
         let session = session();
         let state = session.state(session.expires_at.plus(Duration::from_secs(1)));
         assert_eq!(
@@ -363,8 +368,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn requests_are_compared_by_fingerprint_or_without_one_by_subject_and_client() {
-        let with = |byte: u8| Session {
+    fn requests_without_a_fingerprint_are_compared_by_subject_and_client_alone() {
+        let with_fingerprint = |byte: u8| Session {
             request_fingerprint: Some(RequestFingerprint([byte; 32])),
             ..session()
         };
@@ -376,11 +381,11 @@ pub(crate) mod tests {
             client_id: ClientId::try_from("app".to_owned()).unwrap(),
             ..session
         };
-        assert!(with(1).has_same_request(&with(1)));
-        assert!(!with(1).has_same_request(&with(2)));
-        assert!(with(1).has_same_request(&session()), "a row of an older version");
-        assert!(!of_bob(with(1)).has_same_request(&session()));
-        assert!(!of_app(with(1)).has_same_request(&session()));
+        assert!(with_fingerprint(1).has_same_request(&with_fingerprint(1)));
+        assert!(!with_fingerprint(1).has_same_request(&with_fingerprint(2)));
+        assert!(with_fingerprint(1).has_same_request(&session()), "a row of an older version");
+        assert!(!of_bob(with_fingerprint(1)).has_same_request(&session()));
+        assert!(!of_app(with_fingerprint(1)).has_same_request(&session()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{fmt, ops::Deref};
 
-/// The reason why a text was refused. It displays as the rest of a sentence that starts with the
+/// The reason why a text was refused. The displayed text completes a sentence that starts with the
 /// field's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
@@ -15,7 +15,7 @@ pub enum TextError {
     TooLong {
         /// The length in bytes.
         length: usize,
-        /// The most that is allowed, in bytes.
+        /// The largest allowed length in bytes.
         limit: usize,
     },
     /// The text holds a control character.
@@ -31,9 +31,9 @@ pub enum TextError {
     #[error("is not an IP address")]
     NotAnAddress,
     /// A name contains a character that is not allowed in names.
-    #[error("may only contain letters, digits, and . _ - of ASCII")]
+    #[error("may only contain ASCII letters, ASCII digits, and . _ -")]
     NotAName,
-    /// The name is one that the service itself uses in records.
+    /// The service itself uses this name in audit records.
     #[error("must not be {}, which are names that the service itself uses", OWN_CALLERS.join(", "))]
     OwnCaller,
 }
@@ -73,11 +73,11 @@ fn name_characters(text: &str) -> Result<(), TextError> {
     if OWN_CALLERS.contains(&text) { Err(TextError::OwnCaller) } else { Ok(()) }
 }
 
-/// The caller's name in records if the configuration names no callers.
+/// The caller's name in audit records if the configuration names no callers.
 pub const ANYBODY: &str = "anybody";
-/// The caller's name in records if the caller could not be authenticated.
+/// The caller's name in audit records if the caller could not be authenticated.
 pub const UNKNOWN: &str = "unknown";
-/// The caller's name in records of what the service itself did.
+/// The caller's name in audit records of actions of the service itself.
 pub const SERVICE: &str = "countersign";
 const OWN_CALLERS: [&str; 3] = [ANYBODY, UNKNOWN, SERVICE];
 
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_holds_no_separator() {
+    fn a_scope_contains_only_the_characters_that_rfc_6749_allows() {
         assert!(Scope::try_from("orders:read".to_owned()).is_ok());
         for text in ["a b", "a\"b", "a\\b", "é"] {
             assert_eq!(Scope::try_from(text.to_owned()), Err(TextError::NotAScope));

@@ -1,4 +1,4 @@
-//! Instants as whole microseconds, the finest unit that both database engines keep.
+//! Instants as whole microseconds, the finest unit that both database engines store.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ impl Timestamp {
         Self(self.0.saturating_sub(micros(span)))
     }
 
-    /// Returns the time from `earlier` to this instant; zero if this is not the later one.
+    /// Returns the time from `earlier` to this instant, or zero if this instant is not later.
     pub fn since(self, earlier: Self) -> Duration {
         let span = self.0.saturating_sub(earlier.0);
         Duration::from_micros(u64::try_from(span).unwrap_or(0))
@@ -106,7 +106,7 @@ mod tests {
             (Duration::ZERO, "0ns"),
         ] {
             assert_eq!(brief(span), text);
-            assert_eq!(humantime::parse_duration(text), Ok(span), "and can be read again");
+            assert_eq!(humantime::parse_duration(text), Ok(span), "{text} is read back");
         }
     }
 

@@ -1,9 +1,11 @@
 //! The syntax of `authorization: Bearer` (RFC 6750, section 2.1), for access tokens and API keys.
 
-/// Reads the token in a value of `authorization` whose scheme is `Bearer`: spaces, and one
-/// `b64token`. Returns `None` for another scheme. If anything else follows the scheme, the token is
-/// empty, and no empty token is valid: text that can be read in two ways must not be accepted in
-/// either.
+/// Reads the token in a value of `authorization` whose scheme is `Bearer`. Returns `None` for
+/// another scheme.
+///
+/// Spaces and one `b64token` must follow the scheme. If anything else follows the scheme, the
+/// result is an empty token, which is never valid. Text that can be read in two ways must not be
+/// accepted in either.
 pub fn bearer_token(value: &[u8]) -> Option<&str> {
     const SCHEME: &[u8] = b"bearer";
     let value = value.trim_ascii();
@@ -13,8 +15,8 @@ pub fn bearer_token(value: &[u8]) -> Option<&str> {
     is_bearer.then(|| token68(rest).unwrap_or_default())
 }
 
-/// Reads spaces and a `token68`, the form of a token in the authentication schemes of HTTP (RFC
-/// 9110, section 11.2).
+/// Reads the spaces and the `token68` that follow the name of an authentication scheme (RFC 9110,
+/// section 11.2). Returns `None` if anything else follows the name.
 pub fn token68(after_scheme: &[u8]) -> Option<&str> {
     let token = std::str::from_utf8(after_scheme).ok()?.trim_start_matches(' ');
     let is_separate = token.len() < after_scheme.len();
@@ -29,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_follows_bearer_in_upper_or_lower_case() {
+    fn the_scheme_bearer_may_be_in_upper_or_lower_case() {
         for value in ["Bearer t", "bearer t", "bearer  t", "BEARER  t ", "BEARER   t ", " Bearer t"]
         {
             assert_eq!(bearer_token(value.as_bytes()), Some("t"), "{value:?}");
@@ -41,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn another_scheme_has_no_token() {
+    fn a_value_with_another_scheme_yields_no_token() {
         for value in [
             "",
             "t",
@@ -60,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_one_token_yields_an_empty_token() {
+    fn anything_but_one_token_after_bearer_yields_an_empty_token() {
         for value in [
             "Bearer",
             "Bearer ",

@@ -1,4 +1,4 @@
-//! Finds the token of a request in `authorization: Bearer`, or otherwise in a cookie.
+//! Finds the token of a request: in `authorization: Bearer` or, without such a header, in a cookie.
 
 use super::bearer::bearer_token;
 
@@ -19,10 +19,10 @@ pub enum Credential<'a> {
     /// A token, which may be empty or malformed.
     Token(&'a str, Found),
     /// More than one token, or a second `authorization` header. The application might use another
-    /// one than we do (RFC 6750, section 2).
+    /// token than the one that this service validates (RFC 6750, section 2).
     Several,
-    /// Several cookies of the same name with different values, for instance one of the site and one
-    /// of its parent domain.
+    /// Several cookies of the same name with different values, for instance one that the site has
+    /// set and one that its parent domain has set.
     ConflictingCookies,
 }
 
@@ -38,9 +38,11 @@ impl std::fmt::Debug for Credential<'_> {
     }
 }
 
-/// Finds the token among the values of the headers `authorization` and `cookie`.
+/// Finds the token among the values of the headers `authorization` and `cookie`. `cookie` is the
+/// name of the cookie that holds the token.
 ///
-/// A header with another scheme is left to the application.
+/// An `authorization` header with a scheme other than `Bearer` is ignored, because it is meant for
+/// the application.
 pub fn find<'a>(
     mut authorization: impl Iterator<Item = &'a [u8]>,
     cookies: impl Iterator<Item = &'a [u8]>,
@@ -52,7 +54,7 @@ pub fn find<'a>(
     if let Some(name) = cookie {
         let mut named = cookies.flat_map(|value| cookies_named(value, name.as_bytes()));
         in_cookie = named.next();
-        // An application may use any of them, so they must be equal.
+        // The application may use any of the cookies of this name, so all must be equal.
         if named.any(|other| Some(other) != in_cookie) {
             return Credential::ConflictingCookies;
         }
@@ -70,8 +72,8 @@ pub fn find<'a>(
     }
 }
 
-/// Returns the values of a cookie (RFC 6265, section 4.2.1). Empty values are left out, because
-/// applications clear a cookie by an empty value.
+/// Returns the values of the cookies with a name (RFC 6265, section 4.2.1). Empty values are left
+/// out, because applications clear a cookie by setting an empty value.
 fn cookies_named<'a>(value: &'a [u8], name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     value.split(|byte| *byte == b';').filter_map(move |pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
@@ -85,8 +87,8 @@ fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// Returns the value of a `cookie` header without the cookies of a name, or `None` if nothing is
-/// left.
+/// Removes the cookies with a name from the value of a `cookie` header. Returns the rest of the
+/// value, or `None` if no cookie is left.
 pub fn without_cookie(value: &[u8], name: &str) -> Option<Vec<u8>> {
     let is_other = |pair: &&[u8]| {
         let found = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_in_the_header_unless_that_has_another_scheme() {
+    fn a_token_is_found_in_a_header_whose_scheme_is_bearer() {
         assert_eq!(found(&["Bearer t"], &[]), Credential::Token("t", Found::Header));
         assert_eq!(found(&["Basic dDp0"], &[]), Credential::None);
         for malformed in ["Bearer", "Bearer t u"] {
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_in_the_header_the_cookie_counts() {
+    fn the_token_is_read_from_the_cookie_if_no_header_holds_one() {
         for value in [
             "session=t",
             " session = t ",
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_cookies_count_once_empty_ones_do_not_count_and_different_ones_conflict() {
+    fn cookies_conflict_unless_all_that_are_not_empty_have_the_same_value() {
         for cookies in [
             &["session=t; session=t"][..],
             &["session=t", "session=t"],
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_cookies_are_kept() {
+    fn only_the_cookies_with_the_name_are_removed() {
         let left = |value: &str| {
             without_cookie(value.as_bytes(), "session").map(|left| String::from_utf8(left).unwrap())
         };

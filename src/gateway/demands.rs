@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::domain::text::{Acr, Audience, Scope, TextError};
 
-/// The names of demands: those of the parameters in RFC 6749 (section 3.3), RFC 9470 (section 3)
-/// and OpenID Connect Core (section 3.1.2.1).
+/// The names of demands. They are names of parameters in RFC 6749 (section 3.3), RFC 9470 (section
+/// 3) and OpenID Connect Core (section 3.1.2.1).
 pub const NAMES: [&str; 4] = ["audience", "scope", "acr_values", "max_age"];
 
-/// The most scopes, and the most acr values, that a route may demand.
+/// The maximum number of scopes, and of acr values, that a route may demand.
 const MAX_VALUES: usize = 64;
 
 /// The demands of a route. An empty field demands nothing.
@@ -25,7 +25,7 @@ pub struct Demands {
     pub max_age: Option<Duration>,
 }
 
-/// The error of a gateway whose demands cannot be understood. No request may pass then.
+/// The error if the demands of a gateway cannot be understood. In this case no request may pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DemandsError {
     /// There is no such demand.
@@ -34,7 +34,7 @@ pub enum DemandsError {
         /// The name of the demand.
         name: String,
     },
-    /// The demand was made twice, and one of the two may come from the client.
+    /// The demand was stated twice. One of the two statements may come from the client.
     #[error("the gateway asks for {0} more than once")]
     Twice(&'static str),
     /// The demand has an invalid value.
@@ -48,7 +48,7 @@ pub enum DemandsError {
 }
 
 impl Demands {
-    /// Reads the demands from pairs of name and value.
+    /// Reads the demands from pairs of a name and a value.
     pub fn read<'a>(
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, DemandsError> {
@@ -87,8 +87,8 @@ fn checked<T: TryFrom<String, Error = TextError>>(
     T::try_from(value.to_owned()).map(text).map_err(|error| error.to_string())
 }
 
-/// Reads values that are separated by spaces. An empty list is an error: a gateway variable that is
-/// not set must not open a route.
+/// Reads values that are separated by spaces. An empty list is an error, because it may come from a
+/// variable of the gateway that is not set, and such a mistake must not open the route.
 fn list<T: TryFrom<String, Error = TextError>>(
     value: &str,
     text: fn(T) -> String,
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn demands_are_read() {
+    fn each_kind_of_demand_is_read() {
         let pairs = [
             ("audience", "https://api.test"),
             ("scope", "read  write"),

@@ -1,5 +1,5 @@
-//! The answer to a client whose request may not pass: a status, and a challenge according to RFC
-//! 6750 (section 3) and RFC 9470 (section 3).
+//! The answer to a client whose request may not pass. It has a status, and a challenge according to
+//! RFC 6750 (section 3) and RFC 9470 (section 3).
 
 use http::{
     HeaderMap, HeaderValue, StatusCode,
@@ -49,8 +49,8 @@ impl Denial {
         }
     }
 
-    /// Returns the status: 401 if another token would help, and otherwise 403. Gateways expect no
-    /// other.
+    /// Returns the status: 401 if the client should send another token, otherwise 403. Gateways
+    /// expect no other status.
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::Inactive(InactiveReason::InsufficientScope, _)
@@ -63,7 +63,7 @@ impl Denial {
         }
     }
 
-    /// Returns the headers of the answer. The realm is a URL, so it needs no escapes.
+    /// Returns the headers of the answer. The realm is not escaped, because it is a URL.
     pub fn headers(&self, realm: &str) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(3);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -74,7 +74,8 @@ impl Denial {
         headers
     }
 
-    /// Returns the value of `WWW-Authenticate`, or `None` if no token would help.
+    /// Returns the value of `WWW-Authenticate`, or `None` if the request could not pass with any
+    /// token.
     fn challenge(&self, realm: &str) -> Option<HeaderValue> {
         let mut challenge = format!("Bearer realm=\"{realm}\"");
         let mut add = |name: &str, value: &str| {
@@ -104,7 +105,7 @@ impl Denial {
                 add("max_age", &age.as_secs().to_string());
             }
         }
-        // All parts are valid in a quoted string.
+        // This does not fail, because all parts are valid in a quoted string.
         HeaderValue::try_from(challenge).ok()
     }
 
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_token_is_always_a_401_and_a_mistake_of_the_gateway_a_403_without_challenge() {
+    fn a_bad_token_is_answered_401_and_a_mistake_of_the_gateway_403_without_a_challenge() {
         for reason in InactiveReason::ALL {
             let denial = Denial::Inactive(reason, Demands::default());
             let is_scope = reason == InactiveReason::InsufficientScope;

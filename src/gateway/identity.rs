@@ -1,11 +1,12 @@
-//! Makes the headers that tell the application behind a gateway who sends a request. Each holds a
-//! claim of the token.
+//! Makes the headers that tell the application behind a gateway who sends a request. Each header
+//! holds a claim of the token.
 //!
-//! A claim may come from users, and must not break a header. Therefore `%` and all characters but
-//! visible ASCII and inner spaces are percent-encoded (RFC 3986, section 2.1). Otherwise texts stay
-//! as they are. Lists of texts have spaces between their encoded members. Numbers and booleans are
-//! written as in JSON, and anything else is encoded JSON. A header that is longer than allowed is
-//! not cut off: the request does not pass.
+//! The text of a claim may have been chosen by a user, and must not break the header. Therefore a
+//! text is percent-encoded (RFC 3986, section 2.1), except for visible ASCII characters other than
+//! `%`, and for spaces inside the text. The members of a list of texts are encoded one by one and
+//! separated by spaces. Numbers and booleans are written as in JSON. Any other value is written as
+//! JSON and then encoded like a text. A header that is longer than allowed is not truncated;
+//! instead the request does not pass.
 
 use std::borrow::Cow;
 
@@ -19,12 +20,12 @@ use http::{
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// The characters that are encoded in a text.
+/// The ASCII characters that are encoded in a text.
 const IN_TEXT: &AsciiSet = &CONTROLS.add(b'%');
-/// The characters that are encoded where a space would be lost, or would be read as a separator.
+/// The ASCII characters that are encoded where a space would be lost or be read as a separator.
 const IN_LIST: &AsciiSet = &IN_TEXT.add(b' ');
 
-/// Headers that belong to the request itself, and so cannot carry a claim.
+/// The headers that belong to the request itself and therefore cannot carry a claim.
 const NOT_OURS: [HeaderName; 11] = [
     AUTHORIZATION,
     CONNECTION,
@@ -65,15 +66,16 @@ pub struct HeaderTooLong {
 }
 
 impl IdentityHeaders {
-    /// Checks these headers, each with the name of its claim. Fails with the reason if one is
-    /// invalid.
+    /// Checks pairs of a header and the name of its claim. If a pair is invalid, the error says
+    /// why.
     pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut checked: Vec<(HeaderName, String)> = vec![];
         for (name, claim) in headers {
             let header = HeaderName::try_from(name)
                 .map_err(|_| format!("{name:?} is not the name of a header"))?;
-            // CGI and its successors treat an underscore as a hyphen, so a client could send a
-            // header that the application mistakes for ours and the gateway does not remove.
+            // CGI and its successors treat an underscore in a header name as a hyphen. A client
+            // could send the same name with a hyphen: the gateway would not remove that header, and
+            // the application would mistake it for the configured one.
             if name.contains('_') {
                 return Err(format!(
                     "{name:?} must not have underscores: many applications treat them as hyphens"
@@ -100,8 +102,8 @@ impl IdentityHeaders {
         self.0.iter().map(|(name, _)| name)
     }
 
-    /// Returns the value of each header for a token, `None` if the token lacks the claim. Fails if
-    /// a value has more than `limit` bytes.
+    /// Returns the value that each header has for a token. The value is `None` if the token has no
+    /// such claim, or if the claim is empty. Fails if a value has more than `limit` bytes.
     pub fn of(
         &self,
         claims: &AccessClaims,
@@ -111,7 +113,7 @@ impl IdentityHeaders {
             let text = claim_text(claims, claim).filter(|text| !text.is_empty());
             let too_long = |bytes| HeaderTooLong { header: header.clone(), bytes, limit };
             let value = text.map(|text| match text.len() {
-                // Encoded text is always a valid value.
+                // This does not fail, because encoded text is always a valid value.
                 bytes if bytes <= limit => {
                     HeaderValue::from_str(&text).map_err(|_| too_long(bytes))
                 }
@@ -155,12 +157,12 @@ fn own_claim(json: &str) -> Option<Cow<'_, str>> {
     if let Ok(values) = serde_json::from_str::<Vec<String>>(json) {
         return Some(list(values.iter().map(String::as_str)).into_owned().into());
     }
-    // Numbers, booleans and everything else are written as in JSON.
+    // All other types are written as in JSON.
     Some(text(json))
 }
 
 fn text(value: &str) -> Cow<'_, str> {
-    // A header loses spaces at its ends (RFC 9110, section 5.5).
+    // Spaces at the ends of a header value would be removed (RFC 9110, section 5.5).
     let set = if value.starts_with(' ') || value.ends_with(' ') { IN_LIST } else { IN_TEXT };
     utf8_percent_encode(value, set).into()
 }

@@ -1,8 +1,9 @@
-//! Answers gateways that ask about a request: whether it may pass, and who sends it.
+//! Answers gateways that ask whether a request may pass, and who sends it.
 //!
-//! The decision is the same for all kinds of gateways: [`credential`] finds the token, and
-//! [`demands`] reads the demands of the route. If the request may pass, [`identity`] tells the
-//! application who sends it, and otherwise [`denial`] tells the client why not.
+//! The decision is made in the same way for all kinds of gateways: [`credential`] finds the token,
+//! and [`demands`] reads the demands of the route. If the request may pass, [`identity`] makes the
+//! headers that tell the application who sends it. Otherwise [`denial`] tells the client why it may
+//! not pass.
 
 pub mod bearer;
 pub mod credential;
@@ -30,23 +31,23 @@ use crate::{
 /// The settings of the answers to gateways.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The name of the cookie that carries the access token if there is no `authorization: Bearer`;
-    /// `None` if cookies do not count.
+    /// The name of the cookie that may hold the access token instead of `authorization: Bearer`;
+    /// `None` if cookies are ignored.
     pub cookie: Option<String>,
     /// The headers that tell the application who sends a request.
     pub headers: IdentityHeaders,
-    /// The most bytes of one of these headers.
+    /// The maximum size of each of these headers, in bytes.
     pub max_header_bytes: usize,
-    /// True if the token is removed from a request that passes, where the protocol of the gateway
-    /// allows that.
+    /// True if the token is to be removed from a request that passes. This is done only for
+    /// gateways whose protocol allows it.
     pub remove_credential: bool,
 }
 
 /// A request that may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed<'a> {
-    /// The headers that tell who sends the request. A header without a value must be removed,
-    /// because the client may have sent it.
+    /// The headers that tell the application who sends the request. A header whose value is `None`
+    /// must be removed from the request, because the client may have sent it.
     pub identity: Vec<(&'a HeaderName, Option<HeaderValue>)>,
     /// The place where the token was found.
     pub found: Found,
@@ -60,7 +61,7 @@ pub enum Decision<'a> {
     Passed(Passed<'a>),
     /// The request may not pass.
     Denied(Denial),
-    /// The request cannot be decided on now.
+    /// No decision can be made now.
     Unavailable(AuthorityError),
 }
 
@@ -83,7 +84,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Creates it with these settings. It counts its decisions in `outcomes`.
+    /// Creates a gateway with these settings. It counts its decisions in `outcomes`.
     pub fn new(settings: Settings, outcomes: Arc<Outcomes>) -> Self {
         Self { settings, outcomes }
     }

@@ -1,13 +1,13 @@
-//! Counts the outcomes of requests by the kind of caller that asked.
+//! Counts the outcomes of requests, separately for each kind of caller.
 
 use prometheus_client::metrics::counter::Counter;
 
 use crate::domain::inactive::InactiveReason;
 
-/// The kind of caller that asks.
+/// The kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Envoy, and other proxies that speak its protocol.
+    /// Envoy, and other proxies that speak Envoy's protocol.
     ExtAuthz,
     /// Gateways that ask over HTTP.
     ForwardAuth,
@@ -29,13 +29,13 @@ impl Kind {
     }
 }
 
-/// The outcome of a request that may pass.
+/// The outcome if the request may pass.
 pub const PASSED: &str = "passed";
-/// The outcome if the decision could not be made, so the request may not pass.
+/// The outcome if no decision could be made. In this case the request may not pass.
 pub const UNAVAILABLE: &str = "unavailable";
 /// The outcome if the cookies for the token differ.
 pub const CONFLICTING_COOKIES: &str = "conflicting_cookies";
-/// The outcomes besides the reasons for which a token is inactive.
+/// All outcomes other than the reasons for which a token is inactive.
 const OTHERS: [&str; 7] = [
     PASSED,
     UNAVAILABLE,
@@ -61,8 +61,8 @@ impl Default for Outcomes {
 impl Outcomes {
     /// Counts an outcome.
     pub fn count(&self, kind: Kind, outcome: &str) {
-        // The list has a few dozen entries, with the most frequent outcome of each kind first, so a
-        // search is cheap, and it needs no lock.
+        // The search needs no lock. It is cheap, because the list has a few dozen entries, with the
+        // most frequent outcome of each kind first.
         if let Some((_, _, counter)) =
             self.0.iter().find(|(of, name, _)| *of == kind && *name == outcome)
         {

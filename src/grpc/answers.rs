@@ -18,7 +18,8 @@ use crate::{
     proto,
 };
 
-/// Converts the result of a validation. `full` adds the session's own claims.
+/// Converts the result of a validation. If `full` is true, the response has the session's own
+/// claims.
 pub fn validate_response(answer: &Answer, full: bool) -> proto::ValidateResponse {
     let checked_at = Some(timestamp(answer.checked_at));
     let token = match &answer.outcome {
@@ -79,7 +80,7 @@ fn tokens(tokens: Tokens) -> proto::Tokens {
     }
 }
 
-/// Converts a session, in its state at `now`.
+/// Converts a session with the state that it has at `now`.
 pub fn session(session: &Session, now: Timestamp) -> proto::Session {
     let (state, ended_at, reason) = match session.state(now) {
         State::Live => (proto::SessionState::Live, None, proto::EndReason::Unspecified),

@@ -15,8 +15,8 @@ use crate::{
     proto::EncodedStruct,
 };
 
-/// Converts a message to JSON. All numbers of a `Struct` are doubles; whole numbers of at most
-/// [`MAX_EXACT_INTEGER`] become integers.
+/// Converts a message to JSON. All numbers of a `Struct` are doubles. Whole numbers become integers
+/// if their absolute value is at most [`MAX_EXACT_INTEGER`].
 pub fn json_object(message: Struct) -> Result<Map<String, serde_json::Value>, &'static str> {
     message.fields.into_iter().map(|(name, value)| Ok((name, json_value(value)?))).collect()
 }
@@ -42,7 +42,8 @@ fn json_value(value: Value) -> Result<serde_json::Value, &'static str> {
     })
 }
 
-/// Encodes a JSON object as a `Struct` directly from its text, without a tree of decoded values.
+/// Encodes a JSON object as a `Struct` directly from its text, without first decoding the text to a
+/// tree of values.
 pub fn encoded_struct(object: &JsonObject) -> EncodedStruct {
     let mut bytes = Vec::with_capacity(object.as_str().len());
     let mut json = serde_json::Deserializer::from_str(object.as_str());
@@ -53,7 +54,8 @@ pub fn encoded_struct(object: &JsonObject) -> EncodedStruct {
     }
 }
 
-// Field keys: the field number and the wire type in one byte (google/protobuf/struct.proto).
+// The keys of fields. A key is the field number (google/protobuf/struct.proto) and the wire type in
+// one byte.
 const ENTRY_KEY: u8 = (1 << 3) | 2;
 const ENTRY_VALUE: u8 = (2 << 3) | 2;
 const LIST_VALUES: u8 = (1 << 3) | 2;
@@ -65,7 +67,7 @@ const STRUCT_VALUE: u8 = (5 << 3) | 2;
 const LIST_VALUE: u8 = (6 << 3) | 2;
 const STRUCT_FIELDS: u8 = (1 << 3) | 2;
 
-/// Encodes JSON as a `Value`, or the outermost object as a `Struct`.
+/// Encodes JSON: the outermost object as a `Struct`, and everything within it as a `Value`.
 struct Encode<'a> {
     as_value: bool,
     out: &'a mut Vec<u8>,
@@ -123,7 +125,7 @@ impl<'de> Visitor<'de> for Encode<'_> {
         Ok(())
     }
 
-    // The integers in claims came from doubles (`json_value`), so the cast loses nothing.
+    // The integers in claims were doubles before (`json_value`), so the cast loses nothing.
     #[allow(clippy::cast_precision_loss)]
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
         self.visit_f64(value as f64)
@@ -190,7 +192,7 @@ mod tests {
         assert_eq!(
             EncodedStruct::from(decoded.clone()),
             encoded,
-            "the bytes are those that prost writes"
+            "`encoded_struct` writes the same bytes as prost"
         );
         assert_eq!(<EncodedStruct as Message>::decode(&*encoded.encode_to_vec()).unwrap(), encoded);
         assert_eq!(&json_object(decoded).unwrap(), map);
@@ -214,7 +216,7 @@ mod tests {
             any::<bool>().prop_map(Into::into),
             any::<i32>().prop_map(Into::into),
             (-1e9..1e9)
-                .prop_filter("whole ones become integers", |number: &f64| number.fract() != 0.0)
+                .prop_filter("whole numbers become integers", |number: &f64| number.fract() != 0.0)
                 .prop_map(Into::into),
             "\\PC{0,140}".prop_map(Into::into),
         ];

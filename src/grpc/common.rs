@@ -1,4 +1,4 @@
-//! Converts the parts that requests and answers share: instants, durations and end reasons.
+//! Converts the types that occur in requests and in answers: instants, durations and end reasons.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     proto,
 };
 
-/// Converts an instant in a request, cut to whole microseconds.
+/// Converts an instant in a request. Fractions of a microsecond are cut off.
 pub fn instant(
     field: &str,
     timestamp: prost_types::Timestamp,
@@ -40,13 +40,13 @@ pub fn span(field: &str, duration: prost_types::Duration) -> Result<Duration, Au
     Ok(Duration::new(seconds, nanos))
 }
 
-/// Converts an instant for an answer, to the microsecond.
+/// Converts an instant for an answer, with a precision of a microsecond.
 pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     let nanos = i32::try_from(at.subsecond_micros() * 1000).unwrap_or_default();
     prost_types::Timestamp { seconds: at.seconds(), nanos }
 }
 
-/// Converts a duration for an answer, to the microsecond.
+/// Converts a duration for an answer, with a precision of a microsecond.
 pub fn duration(span: Duration) -> prost_types::Duration {
     let micros = micros(span);
     let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or_default();
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_outside_the_calendar_are_refused() {
+    fn instants_that_are_malformed_or_outside_the_years_1_to_9999_are_refused() {
         for (seconds, nanos) in
             [(0, -1), (0, 1_000_000_000), (i64::MAX, 0), (i64::MIN, 0), (253_402_300_800, 0)]
         {
@@ -121,7 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn instants_survive_to_the_microsecond(
+        fn instants_survive_the_conversion_both_ways_to_the_microsecond(
             micros in -62_135_596_800_000_000i64..253_402_300_799_000_000,
         ) {
             let at = Timestamp::from_micros(micros);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-/// Returns the time that the caller allows for the call: up to eight digits and a unit (gRPC over
-/// HTTP/2, "Timeout"). A malformed header counts as absent.
+/// Returns the time that the caller allows for the call, if the caller sets one. The header holds
+/// up to eight digits and a unit (gRPC over HTTP/2, "Timeout"). A malformed header is ignored.
 pub fn span(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_is_a_number_and_a_unit() {
+    fn a_timeout_is_a_number_of_at_most_eight_digits_and_a_unit() {
         let read = |text: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-timeout", text.parse().unwrap());

@@ -1,5 +1,5 @@
-//! `envoy.service.auth.v3.Authorization`, which Envoy, and other proxies that speak its protocol,
-//! call for each request that they receive.
+//! The service `envoy.service.auth.v3.Authorization`. Envoy, and other proxies that speak Envoy's
+//! protocol, call it for each request that they receive.
 
 use std::sync::Arc;
 
@@ -82,7 +82,8 @@ impl Authorization for ExtAuthz {
     }
 }
 
-/// Returns the values of a header, which are sent as text or, with `encode_raw_headers`, as bytes.
+/// Returns the values of a header. Envoy sends them as text or, with `encode_raw_headers`, as
+/// bytes.
 fn values<'a>(http: &'a HttpRequest, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     names_and_values(http)
         .filter(move |(found, _)| found.eq_ignore_ascii_case(name))
@@ -102,8 +103,9 @@ fn names_and_values(http: &HttpRequest) -> impl Iterator<Item = (&str, &[u8])> {
 impl ExtAuthz {
     fn passed(&self, http: &HttpRequest, passed: Passed<'_>) -> CheckResponse {
         let mut answer = OkHttpResponse::default();
-        // Some applications treat an underscore as a hyphen, and so would mistake such a header for
-        // one of ours.
+        // Some applications treat an underscore in the name of a header as a hyphen. They would
+        // mistake a header that the client has sent, such as `x_auth_subject`, for a header that
+        // this answer adds, such as `x-auth-subject`.
         let is_alike = |name: &str| {
             name.contains('_')
                 && self
@@ -139,7 +141,7 @@ impl ExtAuthz {
         if found == Found::Header {
             answer.headers_to_remove.push(AUTHORIZATION.to_string());
         }
-        // The cookie may hold the same token.
+        // The cookie is removed in either case, because it may hold the same token as the header.
         let Some(cookie) = &self.gateway.settings().cookie else { return };
         if values(http, COOKIE.as_str()).next().is_none() {
             return;
@@ -149,7 +151,7 @@ impl ExtAuthz {
         let left = left.collect::<Vec<_>>().join(&b"; "[..]);
         match String::from_utf8(left) {
             Ok(left) if !left.is_empty() => answer.headers.push(header(COOKIE.as_str(), left)),
-            // The other cookies can only be kept if they are text, so the whole header is removed.
+            // No cookie is left, or the other cookies are not UTF-8 and cannot be sent back.
             _ => answer.headers_to_remove.push(COOKIE.to_string()),
         }
     }

@@ -1,4 +1,4 @@
-//! `grpc.health.v1.Health`, and reflection.
+//! The standard services: `grpc.health.v1.Health`, and reflection.
 
 use tonic::service::Routes;
 use tonic_health::{
@@ -9,7 +9,8 @@ use tonic_health::{
 
 use crate::proto::DESCRIPTORS;
 
-/// The names that health knows: the whole server, and each service.
+/// The names whose health a client can ask for: the empty name for the whole server, and the name
+/// of each service.
 const HEALTH_NAMES: [&str; 3] = ["", "countersign.v1.SessionService", "countersign.v1.KeyService"];
 
 /// Reports whether the server is ready for calls.
@@ -17,7 +18,8 @@ const HEALTH_NAMES: [&str; 3] = ["", "countersign.v1.SessionService", "countersi
 pub struct Health(HealthReporter);
 
 impl Health {
-    /// Creates the report of a server that is not ready.
+    /// Creates a reporter. Until [`Self::serving`] is called, it reports that the server is not
+    /// ready.
     pub async fn new() -> Self {
         let health = Self(HealthReporter::new());
         health.set(ServingStatus::NotServing).await;
@@ -30,17 +32,17 @@ impl Health {
         }
     }
 
-    /// Reports that the service is ready.
+    /// Begins to report that the server is ready.
     pub async fn serving(&self) {
         self.set(ServingStatus::Serving).await;
     }
 
-    /// Reports that the service is not ready. Calls are still accepted.
+    /// Begins to report that the server is not ready. Calls are still accepted.
     pub async fn not_serving(&self) {
         self.set(ServingStatus::NotServing).await;
     }
 
-    /// Ends the streams of clients that watch, which would otherwise keep the server from stopping.
+    /// Ends the streams of clients that called Watch. Open streams keep the server from stopping.
     pub async fn end(&mut self) {
         for name in HEALTH_NAMES {
             self.0.clear_service_status(name).await;
@@ -61,7 +63,7 @@ pub fn routes(health: &Health, reflect: bool) -> Routes {
     routes
 }
 
-/// Begins the reflection service, for people who explore the API and for generic clients.
+/// Begins to build the reflection service, for people who explore the API and for generic clients.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)

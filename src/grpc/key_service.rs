@@ -10,11 +10,11 @@ use crate::{
     proto::{self, key_service_server::KeyService},
 };
 
-/// The longest identifier of a key that a request may name.
+/// The maximum length of a key identifier in a request.
 const MAX_KID_BYTES: usize = 128;
 
-/// The service. It accepts calls from the start of the process on, and fails with `NOT_CURRENT`
-/// until the authority is ready.
+/// The service. It accepts calls as soon as the process has started. Until the authority is ready,
+/// all of them fail with `NOT_CURRENT`.
 #[derive(Clone, Debug)]
 pub struct Keys(pub Ready);
 

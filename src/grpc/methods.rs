@@ -8,8 +8,8 @@ use crate::domain::permission::Operation;
 pub enum Access {
     /// No credentials are needed: health, and the public keys.
     Open,
-    /// Any known caller: reflection, and also calls that do not exist, so that a stranger cannot
-    /// find out which ones do.
+    /// Any known caller may make the call. This is the access of reflection, and also of calls that
+    /// do not exist, so that an unknown caller cannot find out which calls exist.
     Known,
     /// A caller with the permission for this operation.
     Allowed(Operation),
@@ -26,7 +26,7 @@ pub struct Method {
 
 /// The path of BatchValidate, whose requests may be larger.
 pub const BATCH_VALIDATE: &str = "/countersign.v1.SessionService/BatchValidate";
-/// The path of the call that Envoy, and other proxies that speak its protocol, make.
+/// The path of the call that is made by Envoy, and by other proxies that speak Envoy's protocol.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// The paths of all methods with their accesses, the most frequent method first. The last entry

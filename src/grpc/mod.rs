@@ -1,4 +1,4 @@
-//! The gRPC server, which converts messages to domain types and back, and errors to statuses.
+//! The gRPC server. It converts messages to domain types and back, and errors to statuses.
 
 mod answers;
 pub mod calls;
@@ -16,6 +16,7 @@ pub mod services;
 mod session_service;
 mod status;
 
-/// Exported for the fuzz targets: these conversions are functions, not implementations of traits.
+/// Exported for the fuzz targets. The other conversions of requests implement traits, and need no
+/// export.
 #[cfg(fuzzing)]
 pub use self::requests::{question, requested_session};

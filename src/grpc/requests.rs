@@ -25,7 +25,7 @@ const MAX_AUDIENCES: usize = 16;
 const MAX_SCOPES: usize = 64;
 const MAX_AMR: usize = 16;
 const MAX_ACR_VALUES: usize = 16;
-/// The longest text that may be demanded of a token. No token carries a longer one.
+/// The maximum length of a text that may be demanded of a token. No token carries a longer text.
 const MAX_DEMAND_BYTES: usize = 256;
 const DEFAULT_PAGE: u16 = 50;
 const LARGEST_PAGE: u16 = 500;
@@ -78,9 +78,9 @@ fn session_id(field: &str, text: &str) -> Result<SessionId> {
     text.parse().map_err(|error| AuthorityError::field(field, error))
 }
 
-/// Converts a device and cannot fail, because display data is no reason to refuse a call. A
-/// repeated request yields the same device, and so the same fingerprint, even if its proxy has
-/// reported another port.
+/// Converts a device. This cannot fail, because no call is refused for data that is only displayed.
+/// A repeated request yields the same device, and therefore the same fingerprint, even if a proxy
+/// has reported another port of the client.
 fn device(device: &proto::Device) -> Device {
     Device::from_display_data(&device.user_agent, &device.ip_address, &device.label)
 }
@@ -140,8 +140,8 @@ impl TryFrom<proto::RefreshRequest> for Exchange {
     }
 }
 
-/// Converts a request to the question about its token. Errors name fields with the prefix `path`,
-/// which leads to the request within its batch.
+/// Converts a request to the question about its token. In errors, the name of the field begins with
+/// `path`, which is the position of the request in its batch, or empty.
 pub fn question<'a>(path: &str, request: &'a proto::ValidateRequest) -> Result<Question<'a>> {
     let check = || -> Result<Option<Duration>> {
         required("access_token", &request.access_token)?;

@@ -1,5 +1,5 @@
-//! The server, which speaks HTTP/2 on each connection, keeps it within limits, and shuts down
-//! gracefully.
+//! The gRPC server. It speaks HTTP/2 on each connection, enforces the limits of the connection, and
+//! shuts down gracefully.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -20,30 +20,30 @@ use crate::net::{
     connection::{Connection, Peer},
 };
 
-/// The length of the connection preface with which a client begins (RFC 9113, section 3.4).
+/// The length of the connection preface, which a client sends first (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
 
-/// The most streams of a connection that may be reset because of errors of its client, over its
-/// whole life.
+/// The number of streams that the server may reset because of errors of the client, over the whole
+/// life of a connection.
 const MAX_ERROR_RESETS: usize = 16 << 10;
 
-/// The time that a client has to read its GOAWAY.
+/// The time that a client has to read a GOAWAY before its connection is closed.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// The most bytes of metadata in a call.
+    /// The maximum size of the metadata of a call, in bytes.
     pub metadata_bytes: u32,
-    /// The most calls under way.
+    /// The maximum number of calls under way.
     pub streams: u32,
     /// The time within which a client must send its connection preface.
     pub handshake: Duration,
-    /// The time for which a connection may be without a call.
+    /// The time after which a connection without calls is closed.
     pub idle: Duration,
-    /// The time within which a client must take an answer.
+    /// The time within which a client must read an answer.
     pub answer: Duration,
-    /// The silence after which the client is sent a PING.
+    /// The time without any frame from the client after which the server sends a PING.
     pub keepalive_interval: Duration,
     /// The time within which the client must answer the PING.
     pub keepalive_timeout: Duration,
@@ -69,12 +69,13 @@ fn http2(limits: &ConnectionLimits, spawner: Spawner) -> http2::Builder<Spawner>
         .timer(TokioTimer::new())
         .max_header_list_size(limits.metadata_bytes)
         .max_concurrent_streams(limits.streams)
-        // The most calls that a client may cancel before the server has accepted them; one more
-        // closes the connection with all calls on it. The limit is that of calls under way, because
-        // the deadlines of all of them may pass at once if the server stalls. The default is 20.
+        // A client may cancel this many calls before the server has accepted them. One more closes
+        // the connection and fails all calls on it. The limit equals the limit on calls under way,
+        // because the deadlines of all those calls may pass at once if the server stalls. The
+        // default of hyper is 20.
         .max_pending_accept_reset_streams(usize::try_from(limits.streams).unwrap_or(usize::MAX))
-        // One more error closes the connection with all calls on it. Few errors occur, because the
-        // messages of refused calls are read. The default is 1024.
+        // One more reset closes the connection and fails all calls on it. Such resets are rare,
+        // because the server reads the messages of refused calls. The default of hyper is 1024.
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
@@ -99,16 +100,16 @@ async fn serve_connection(
         pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
     let mut abused = pin!(async {
         tokio::select! {
-            // Unread answers fill the memory. A client can keep them from being sent by its HTTP/2
-            // flow-control windows, or by not reading from its socket.
+            // Unread answers fill the memory. A client can keep the server from sending them by
+            // leaving its HTTP/2 flow-control windows closed, or by not reading from its socket.
             () = activity.unread(limits.answer) => {}
             () = progress.stalled(limits.answer) => {}
-            // A TCP reset, which the kernel sends when it closes a connection with unread bytes,
-            // may overtake the GOAWAY.
+            // The connection is not closed at once, because the kernel sends a TCP reset when it
+            // closes a connection with unread bytes, and the reset may overtake the GOAWAY.
             () = exceeded.wait() => sleep(GOAWAY_GRACE).await,
         }
     });
-    // It does not matter how the client ends its connection.
+    // The results are ignored, because it does not matter how the client ends its connection.
     tokio::select! {
         _ = driver.run(served.as_mut()) => return,
         () = &mut abused => return,
@@ -127,7 +128,7 @@ async fn serve_connection(
     }
 }
 
-/// Completes after `timeout` if the client is still silent then, and otherwise never.
+/// Completes after `timeout` if the client is still silent at that time. Otherwise never completes.
 async fn silent(timeout: Duration, is_silent: impl Fn() -> bool) {
     sleep(timeout).await;
     if !is_silent() {

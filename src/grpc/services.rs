@@ -39,34 +39,34 @@ use crate::{
 /// The limits of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct CallLimits {
-    /// The most bytes of a request.
+    /// The maximum size of a request, in bytes.
     pub request_bytes: usize,
-    /// The most bytes of a request to BatchValidate, or to Check, which may carry a whole HTTP
-    /// request.
+    /// The maximum size of a request to BatchValidate or Check, in bytes. A request to Check may
+    /// carry a whole HTTP request.
     pub batch_bytes: usize,
-    /// The most bytes of an answer.
+    /// The maximum size of an answer, in bytes.
     pub answer_bytes: usize,
-    /// The most bytes of all unsent answers.
+    /// The maximum size of all unsent answers together, in bytes.
     pub unsent_bytes: usize,
-    /// The most bytes of the unsent answers of one connection.
+    /// The maximum size of the unsent answers of one connection together, in bytes.
     pub unsent_bytes_of_connection: usize,
     /// The longest time that a call may take, whatever deadline its caller sets.
     pub time: Duration,
 }
 
-/// The content type of a call, without its suffix.
+/// The content type of a call, without the suffix that names the encoding of messages.
 const GRPC: &[u8] = b"application/grpc";
 
-/// The future response of a service.
+/// The future of a response by a service.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-/// The future response to the client, whose body counts as unsent until it has been sent.
+/// The future of the response to the client. The body counts as unsent until it has been sent.
 type ToAnswer = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
 
 /// The services of the gRPC port, and the state that they share.
 pub struct Services {
     sessions: SessionServiceServer<Sessions>,
-    /// The session service with a higher limit on the size of requests.
+    /// The session service with the higher limit on the size of requests, for BatchValidate.
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
     /// The service for Envoy.
@@ -80,8 +80,8 @@ pub struct Services {
     unsent_bytes_of_connection: usize,
     longest: Duration,
     request_limit: SizeLimit,
-    /// The limit for calls whose messages may be larger. At most this many bytes of a refused
-    /// message are read.
+    /// The limit for calls whose messages may be larger. The server also reads at most this many
+    /// bytes of the rest of a message that is dropped.
     batch_limit: SizeLimit,
 }
 
@@ -122,9 +122,9 @@ impl Services {
         }
     }
 
-    /// Checks that a request is a gRPC call (gRPC over HTTP/2, "Requests"). A request of another
-    /// content type may come from a web page in a browser, and would carry the client certificate
-    /// of the user.
+    /// Checks that a request is a gRPC call (gRPC over HTTP/2, "Requests"). A web page can make a
+    /// browser send requests of other content types, which would carry the client certificate of
+    /// the user.
     fn is_call<B>(request: &Request<B>) -> Result<(), StatusCode> {
         if request.method() != http::Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
@@ -136,7 +136,7 @@ impl Services {
         }
     }
 
-    /// Returns the limit on the message of a call.
+    /// Returns the limit on the size of a call's message.
     fn size_limit(&self, path: &str) -> SizeLimit {
         match path {
             BATCH_VALIDATE | CHECK => self.batch_limit,
@@ -174,8 +174,8 @@ pub struct ConnectionService {
 }
 
 impl ConnectionService {
-    /// Creates the service for a client. It reports its calls to `activity`, and has `spawner` run
-    /// its answers.
+    /// Creates the service for a client. The service reports its calls to `activity`, and `spawner`
+    /// runs its answers.
     pub fn new(
         services: Arc<Services>,
         peer: Peer,
@@ -191,8 +191,8 @@ impl ConnectionService {
         Self { services, peer, activity, spawner, refusals, calls, unsent }
     }
 
-    /// Records a denied call in the audit. The record names only operations that exist, not the
-    /// path that the caller sent.
+    /// Records a denied call in the audit. The record names the operation if it exists, and never
+    /// the path that the caller sent.
     fn record(&self, refusal: &Refusal, access: Access) {
         let Some(who) = refusal.denied_caller() else { return };
         let asked = match access {

@@ -19,22 +19,23 @@ use crate::{
     proto::{self, session_service_server::SessionService},
 };
 
-/// The most tokens in a batch.
+/// The maximum number of tokens in a batch.
 const MAX_BATCH: usize = 256;
-/// The most bytes of a page; only its first session may exceed them. A client reads such a page in
-/// one go, and other clients do not wait long for it.
+/// The maximum size of a page in bytes. Only a page of a single session may be larger. A client can
+/// read a page of this size in one go, and other clients do not wait long while it does so.
 const MAX_PAGE_BYTES: usize = 1 << 20;
-/// The bytes that are reserved for a page at the beginning, so that a call whose answer has no room
-/// is refused before it costs a query.
+/// The number of bytes that are reserved for a page before the first query, so that a call is
+/// refused without a query if there is no room for its answer.
 const FIRST_PAGE_BYTES: usize = 64 << 10;
-/// The most bytes that an element of a repeated field takes besides its own encoding.
+/// The maximum number of bytes that an element of a repeated field takes in addition to its own
+/// encoding.
 const FIELD_BYTES: usize = 8;
-/// The number of tokens that are validated before the task yields to others: each signature takes
-/// some 26 microseconds.
+/// The number of tokens that are validated before the task yields to other tasks. Checking one
+/// signature takes some 26 microseconds.
 const YIELD_EVERY: usize = 4;
 
-/// The service. It accepts calls from the start of the process on, and fails with `NOT_CURRENT`
-/// until the authority is ready.
+/// The service. It accepts calls as soon as the process has started. Until the authority is ready,
+/// all of them fail with `NOT_CURRENT`.
 #[derive(Debug)]
 pub struct Sessions {
     ready: Ready,
@@ -122,8 +123,8 @@ impl SessionService for Sessions {
         let mut reserved = reserve(&request)?;
         let mut permit = None;
         for (index, request) in requests.iter().enumerate() {
-            // The permit is acquired after the first token, whose validation may wait for a lease:
-            // only batches that keep a processor busy are to be counted.
+            // The permit counts only batches that keep a processor busy. It is acquired after the
+            // first token has been validated, because that validation may wait for a lease.
             if index > 0 && permit.is_none() {
                 permit = Some(self.callers.begin_batch()?);
             }

@@ -1,4 +1,4 @@
-//! Converts errors to gRPC statuses, in this one place.
+//! Converts errors to gRPC statuses. No other file does this.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,8 +12,8 @@ use crate::{authority::error::AuthorityError, callers::Refusal, domain::rotation
 /// The domain of every `ErrorInfo` (google/rpc/error_details.proto).
 pub const DOMAIN: &str = "countersign";
 
-/// The delay after which a caller should try again when the service is overloaded, or lacks its
-/// database, a lease or a key.
+/// The delay after which a caller should try again if the service is overloaded, or has no
+/// database, no lease or no key.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 impl From<AuthorityError> for Status {
@@ -75,7 +75,7 @@ impl From<AuthorityError> for Status {
     }
 }
 
-/// The message to an unknown caller. It is the same whatever was wrong with the credentials.
+/// The message to an unknown caller. It does not depend on what was wrong with the credentials.
 const UNKNOWN_CALLER: &str = "the caller is not known: send `authorization: Bearer` with an API \
                               key, or a client certificate";
 
@@ -95,7 +95,8 @@ impl From<Refusal> for Status {
             }
             Refusal::Overloaded { wait } => {
                 let message =
-                    "the server has as many calls under way as it can: try again later".to_owned();
+                    "the server has as many calls under way as its limits allow: try again later"
+                        .to_owned();
                 (Code::ResourceExhausted, "OVERLOADED", message, Some(wait))
             }
         };
@@ -118,21 +119,21 @@ impl From<TooManyUnsentBytes> for Status {
 /// The limit on the size of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeLimit {
-    /// The name of the setting that limits it.
+    /// The name of the setting that defines the limit.
     pub setting: &'static str,
-    /// The number of bytes.
+    /// The maximum number of bytes.
     pub bytes: usize,
 }
 
-/// The header with the status code of an answer without a message. Other answers have it in their
-/// trailers (gRPC over HTTP/2, "Responses").
+/// The header with the status code, if the answer has no message. Answers with a message have the
+/// status code in their trailers (gRPC over HTTP/2, "Responses").
 pub static CODE: HeaderName = HeaderName::from_static("grpc-status");
 /// The header with the details of an error.
 static DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-/// Adds a reason to an error that the gRPC library answered by itself, as all our errors have one.
-/// The library does so before the service sees the call: because the message is too large or
-/// malformed, or because there is no such call.
+/// Adds a reason to an error with which the gRPC library itself has answered a call, because every
+/// error of this service has a reason. The library answers before the service sees the call if the
+/// message is too large or malformed, or if the method does not exist.
 #[inline]
 pub fn with_reason(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
     let headers = answer.headers();
@@ -154,7 +155,7 @@ fn explain(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
         _ => return answer,
     };
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    // The metadata holds, for instance, the accepted encodings.
+    // The metadata is kept, because it holds, for instance, the accepted encodings.
     let metadata = status.metadata().clone();
     Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
         .into_http()
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_library_gets_a_reason_and_any_other_answer_stays() {
+    fn an_error_of_the_library_gets_a_reason_and_other_answers_do_not_change() {
         let limit = SizeLimit { setting: "limits.max_request_bytes", bytes: 9 };
         let answer = |status: Status| {
             let answer = with_reason(status.into_http(), limit);
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!(
             answer(Status::not_found("no such service")),
             (Code::NotFound, None),
-            "the health service answers so"
+            "the health service answers with such an error"
         );
         let done = with_reason(Response::new(Body::default()), limit);
         assert!(done.headers().is_empty());

@@ -1,5 +1,5 @@
-//! Authenticates callers over HTTP by HTTP Basic (RFC 6749, section 2.3.1), `Bearer`, a header of
-//! our own, or a client certificate.
+//! Authenticates callers over HTTP by `Basic` (RFC 6749, section 2.3.1), by `Bearer`, by a header
+//! of this service, or by a client certificate.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -22,8 +22,8 @@ use crate::{
     net::connection::Peer,
 };
 
-/// The header with a gateway's own key. `authorization` holds the token of the request that the
-/// gateway asks about.
+/// The header with the API key of a gateway. The header `authorization` cannot hold this key,
+/// because it holds the token of the request that the gateway asks about.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-countersign-key");
 
 /// Authenticates callers, and admits them within their rights and limits.
@@ -33,8 +33,8 @@ pub struct HttpAuthenticator {
     pub callers: Arc<Callers>,
     /// The audit, which records denied calls.
     pub audit: Audit,
-    /// True if keys and tokens may be sent to this port, because nobody can read them on the
-    /// network.
+    /// True if nobody on the network can read what is sent to this port, so that keys and tokens
+    /// may be sent to it.
     pub is_private: bool,
 }
 
@@ -59,13 +59,13 @@ impl HeaderCredentials {
     pub fn in_own_header(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(KEY_HEADER).iter();
         let key = values.next().map(|value| value.to_str().unwrap_or_default().trim().to_owned());
-        // If there are two keys, neither is used.
+        // Of two keys neither is used. The empty key belongs to no caller.
         Self { key: if values.next().is_some() { Some(String::new()) } else { key }, name: None }
     }
 
-    /// Reads the key in `authorization`. Anything else there, or a second such header, yields an
-    /// empty key, which no caller has. If there were no key instead, the call could be admitted by
-    /// its certificate.
+    /// Reads the key in `authorization`. If the header holds anything else or is repeated, the key
+    /// is empty, and no caller has an empty key, so the call is refused. If there were no key
+    /// instead, the call could be admitted by its certificate in spite of the wrong header.
     pub fn in_authorization(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(first) = values.next() else { return Self::default() };
@@ -81,21 +81,22 @@ impl HeaderCredentials {
     }
 }
 
-/// Reads name and key in `Basic` (RFC 7617, section 2).
+/// Reads the caller's name and key from a `Basic` header (RFC 7617, section 2).
 fn basic(value: &[u8]) -> Option<(String, String)> {
     let (scheme, rest) = value.split_at_checked(b"basic".len())?;
     if !scheme.eq_ignore_ascii_case(b"basic") {
         return None;
     }
-    // Padding is required and unused bits must be zero, so that a pair has exactly one encoding.
+    // The decoder requires padding, and that unused bits are zero, so that each pair of a name and
+    // a key has exactly one encoding.
     let decoded = STANDARD.decode(token68(rest)?).ok()?;
     let (name, key) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
     Some((form_decoded(name)?, form_decoded(key)?))
 }
 
-/// Decodes a name or a key. Each is encoded like a form value before the two are joined (RFC 6749,
-/// section 2.3.1 and appendix B). Text that is not encoded so is refused: a lenient reader would
-/// find a key in text that also holds something else.
+/// Decodes a name or a key. The client encodes each like a form value before it joins the two
+/// (RFC 6749, section 2.3.1 and appendix B). Text that is not encoded in this way is refused,
+/// because a lenient decoder would find a key in text that holds something else besides the key.
 fn form_decoded(text: &str) -> Option<String> {
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
@@ -180,7 +181,7 @@ impl NotAdmitted {
     }
 }
 
-/// Makes an error response in JSON (RFC 6749, section 5.2). `wait` becomes `Retry-After`.
+/// Makes an error response in JSON (RFC 6749, section 5.2). The header `Retry-After` holds `wait`.
 pub fn error(
     status: StatusCode,
     code: &str,
@@ -251,7 +252,7 @@ mod tests {
         let pairs = pairs.map(basic);
         let padded = STANDARD.encode("login:cs_ck_1");
         let unpadded = padded.trim_end_matches('=');
-        // The last character has unused bits, which are set here.
+        // The last character has unused bits. In this encoding some of them are set.
         let with_bits = format!("{}R==", unpadded.strip_suffix('Q').unwrap());
         let encodings = [
             format!("Basic {unpadded}"),

@@ -1,9 +1,10 @@
-//! `/forward-auth`, which nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth) and
-//! other gateways ask about each request that they receive.
+//! The route `/forward-auth`. nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth)
+//! and other gateways send a request to it for each request that they receive from a client.
 //!
-//! The token is in the request's own `authorization` or `cookie`. The demands of the route are in
-//! the query of the URL that the gateway asks, or in headers that it sets. Each demand is in one
-//! place only, so that a client who sends such a header cannot weaken a demand.
+//! The token is in the header `authorization` or `cookie` of the client's request. The gateway
+//! states the demands of its route in the query of the URL, or in headers. The same demand must not
+//! be stated in both, or twice, so that a client that sends such a header itself cannot weaken a
+//! demand.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -34,7 +35,7 @@ use crate::{
     },
 };
 
-/// The headers in which a gateway makes demands, each with the name of its demand.
+/// The headers in which a gateway states demands, each with the name of its demand.
 const HEADERS: [(&str, &str); 4] = [
     ("x-countersign-audience", "audience"),
     ("x-countersign-scope", "scope"),
@@ -49,31 +50,32 @@ pub(super) const PATH_IN_PATH: &str = "/forward-auth-path";
 
 pub(super) fn routes(state: Arc<HttpState>) -> Router {
     let routes = Router::new().route(PATH, any(by_query));
-    // The routes for demands in the path have a prefix of their own. If they were below
-    // `/forward-auth/`, a slash that was put before the query by mistake would make `by_path`
-    // answer, which ignores the demands in the query.
+    // The routes of `by_path` have a prefix of their own, because `by_path` ignores the query. If
+    // they were below `/forward-auth/`, then a slash that an operator puts before the query by
+    // mistake would make the service ignore the demands in the query.
     let routes =
         routes.route(PATH_IN_PATH, any(by_path)).route(&format!("{PATH_IN_PATH}/"), any(by_path));
     routes.route(&format!("{PATH_IN_PATH}/{{*path}}"), any(by_path)).with_state(state)
 }
 
-/// Answers a gateway that makes its demands in the query.
+/// Answers a gateway that states its demands in the query.
 async fn by_query(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
     authorize(&state, request.uri.query().unwrap_or_default(), &request).await
 }
 
-/// Answers a gateway that asks with the path and the query of the client's request (the Gateway
-/// API's ExternalAuth over HTTP, Envoy's `path_prefix`). Such a query makes no demands.
+/// Answers a gateway that sends the path and the query of the client's request (the Gateway API's
+/// ExternalAuth over HTTP, Envoy's `path_prefix`). The client chose that query, so no demands are
+/// read from it.
 async fn by_path(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
     authorize(&state, "", &request).await
 }
 
-/// The accepted methods. Gateways ask by GET (nginx, Caddy, Traefik), or by the method of the
-/// client's request (Envoy and the Gateway API over HTTP, Traefik if it is configured so). These
-/// are therefore all methods of requests to applications: those of RFC 9110, PATCH (RFC 5789), and
-/// those of WebDAV and calendars (RFC 4918, 3253, 3744, 5323, 4791). TRACE is left out, because it
-/// would return the request with its token to the sender, and so is CONNECT, which is not a request
-/// to an application.
+/// The accepted methods. A gateway uses GET (nginx, Caddy, Traefik), or the method of the client's
+/// request (Envoy and the Gateway API over HTTP, and Traefik if it is configured so). The list
+/// therefore holds all methods of requests to applications: the methods of RFC 9110, PATCH
+/// (RFC 5789), and the methods of WebDAV and calendars (RFC 4918, 3253, 3744, 5323, 4791). Two
+/// methods of RFC 9110 are left out: TRACE, because it would return the request with its token to
+/// the sender, and CONNECT, because it is not a request to an application.
 const METHODS: [&str; 18] = [
     "GET",
     "HEAD",
@@ -139,8 +141,9 @@ async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response 
         Ok(Decision::Passed(passed)) => {
             let mut response_headers = HeaderMap::with_capacity(passed.identity.len() + 1);
             response_headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            // A header without a value is sent empty. If the answer lacks it, some gateways keep
-            // the header that the client sent, and Caddy inserts the name of a variable.
+            // A header that has no value is sent with an empty value. If the answer lacked the
+            // header, some gateways would keep the header that the client sent, and Caddy would
+            // insert the name of a variable.
             let nothing = HeaderValue::from_static("");
             let identity = passed.identity.into_iter();
             response_headers.extend(
@@ -152,8 +155,8 @@ async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response 
     }
 }
 
-/// Makes the response to a gateway that is not admitted. Its status is never 401, which would tell
-/// the client to send another token.
+/// Makes the response to a gateway that is not admitted. The status is never 401, because the
+/// gateway would pass it on, and 401 would tell the client to send another token.
 fn refused(reason: &NotAdmitted) -> Response {
     let (status, code, description) = reason.oauth_error();
     let status = if let NotAdmitted::Refused(Refusal::Unknown) = reason {
@@ -169,8 +172,8 @@ fn demands(query: &str, headers: &HeaderMap) -> Result<Demands, DemandsError> {
     let in_query = form_urlencoded::parse(query.as_bytes());
     let in_headers = HEADERS.iter().flat_map(|(header, name)| {
         let value = |value: &HeaderValue| {
-            // A value that is not text is replaced by one that no demand accepts, because the
-            // demand was made and must not be ignored.
+            // A demand whose value is not text must not be ignored. A value that no demand accepts
+            // replaces it, so that the request fails.
             let text = value.to_str().map_or_else(|_| "\0".to_owned(), str::to_owned);
             (Cow::Borrowed(*name), Cow::Owned(text))
         };
@@ -185,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn demands_are_in_the_query_or_in_headers_and_each_in_one_place_only() {
+    fn demands_are_read_from_the_query_and_headers_and_none_may_be_stated_twice() {
         let read = |query: &str, pairs: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {

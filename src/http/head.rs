@@ -35,7 +35,8 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
     check_transfer_encoding(request.headers()).map_err(refused(StatusCode::NOT_IMPLEMENTED))
 }
 
-/// Accepts a path or an absolute URL, an authority only for CONNECT, and `*` only for OPTIONS.
+/// Accepts a path or an absolute URL. An authority is accepted only for CONNECT, and `*` only for
+/// OPTIONS.
 fn check_target(method: &Method, target: &Uri) -> Result<(), &'static str> {
     let is_good = match (target.scheme(), target.authority(), target.path()) {
         (Some(_), _, _) => true,
@@ -59,7 +60,7 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str>
 }
 
 /// Accepts only a single `chunked`. The HTTP library accepts every list of codings that ends in
-/// `chunked`, and would pass on content that is still encoded with the others.
+/// `chunked`, but decodes only `chunked`, so the content would still be encoded with the others.
 fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut values = headers.get_all(TRANSFER_ENCODING).iter();
     let is_understood = match (values.next(), values.next()) {
@@ -74,8 +75,8 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
     }
 }
 
-/// Matches `uri-host [ ":" port ]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2). The value may
-/// be empty, as it must be when the target has no authority.
+/// Matches `uri-host [ ":" port ]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2). An empty value
+/// is accepted, because a client must send an empty value if the target has no authority.
 fn is_host(value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else { return false };
     let (host, port) = match value.strip_prefix('[') {

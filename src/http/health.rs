@@ -1,4 +1,5 @@
-//! `/livez` reports that the process runs, and `/readyz` whether calls should be sent to it.
+//! The routes `/livez`, which reports that the process runs, and `/readyz`, which reports whether
+//! calls should be sent to it.
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::sync::watch;
@@ -6,11 +7,11 @@ use tokio::sync::watch;
 /// The phase of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The service opens the database and loads the blacklist.
+    /// The service is opening the database and loading the blacklist.
     Starting,
-    /// The service answers.
+    /// The service answers calls.
     Serving,
-    /// The service has no lease, and answers late or not at all.
+    /// The service has no lease, so calls are answered late or fail.
     Lapsed,
     /// The service has been asked to stop.
     Stopping,
@@ -21,7 +22,7 @@ pub enum Phase {
 pub struct Readiness(watch::Sender<Phase>);
 
 impl Readiness {
-    /// Creates it in [`Phase::Starting`].
+    /// Creates the readiness in [`Phase::Starting`].
     pub fn new() -> Self {
         Self(watch::Sender::new(Phase::Starting))
     }

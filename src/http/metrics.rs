@@ -1,4 +1,5 @@
-//! `/metrics`, in OpenMetrics or, for clients that prefer it, in the text format of Prometheus.
+//! The route `/metrics`, which answers in OpenMetrics, or in the text format of Prometheus if the
+//! client prefers that.
 
 use std::sync::Arc;
 
@@ -34,8 +35,8 @@ async fn serve(
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(format.media_type())), (VARY, varies)], text))
 }
 
-/// Returns the format that a client prefers (RFC 9110, section 12.5.1), and OpenMetrics if it has
-/// no preference or accepts neither.
+/// Returns the format that a client prefers (RFC 9110, section 12.5.1). This is OpenMetrics if the
+/// client has no preference or accepts neither format.
 fn preferred(accept: &[&str]) -> Format {
     let quality = |format| quality(accept, format);
     if quality(Format::PlainText) > quality(Format::OpenMetrics) {
@@ -76,7 +77,7 @@ fn quality(accept: &[&str], format: Format) -> u16 {
         };
         Some((specificity, quality))
     });
-    // Of several ranges of the same specificity, the best one counts.
+    // If several ranges are equally specific, the highest quality counts.
     ranges.max().map_or(0, |(_, quality)| quality)
 }
 
@@ -93,8 +94,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_that_prefer_plain_text_get_it_and_all_others_get_openmetrics() {
-        // The header is that of Prometheus 2.5x and 3.
+    fn only_clients_that_prefer_plain_text_get_plain_text() {
+        // Prometheus 2.5x and 3 send this header.
         let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,\
                        application/openmetrics-text;version=0.0.1;\
                        q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";

@@ -1,5 +1,5 @@
-//! The HTTP server, which has a port of its own. It answers load balancers, probes, monitoring and
-//! verifiers of tokens, and also gateways and callers that speak OAuth.
+//! The HTTP server, which has a port of its own. It answers probes, load balancers, monitoring
+//! systems, programs that verify tokens by themselves, gateways, and callers that speak OAuth.
 
 mod callers;
 mod forward_auth;
@@ -42,7 +42,7 @@ const JSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
 pub struct HttpState {
     /// Authenticates callers.
     pub authenticator: HttpAuthenticator,
-    /// Gives the use cases once the service is ready.
+    /// Provides the use cases once the service is ready.
     pub ready: Ready,
     /// Decides whether requests may pass.
     pub gateway: Arc<Gateway>,
@@ -71,7 +71,7 @@ pub fn routes(
     Routes { all, reserved }
 }
 
-/// Builds the routes for connections in the reserve, which answer probes only.
+/// Builds the routes for connections in the reserve. They answer only probes.
 fn reserved_routes(readiness: Readiness) -> Router {
     health::routes(readiness).fallback(no_room)
 }
@@ -84,7 +84,8 @@ async fn no_room() -> Response {
 }
 
 impl HttpState {
-    /// Waits for a future, or returns a response that says that it has taken too long.
+    /// Waits for a future. After the timeout, returns a response that says that the request has
+    /// taken too long.
     async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Response> {
         let too_late = |_| unavailable("the request has taken too long: try again");
         timeout(self.request_timeout, future).await.map_err(too_late)

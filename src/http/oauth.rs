@@ -1,4 +1,5 @@
-//! `/oauth2/introspect` (RFC 7662) and `/oauth2/revoke` (RFC 7009), for callers that speak OAuth.
+//! The routes `/oauth2/introspect` (RFC 7662) and `/oauth2/revoke` (RFC 7009), for callers that
+//! speak OAuth.
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ pub const INTROSPECT_PATH: &str = "/oauth2/introspect";
 /// The path of revocation.
 pub const REVOKE_PATH: &str = "/oauth2/revoke";
 
-/// The most bytes of a form. The longest token has 8192 bytes.
+/// The maximum size of a form in bytes. The longest token has 8192 bytes.
 const MAX_FORM_BYTES: usize = 16 << 10;
 
 pub(super) fn routes(state: Arc<HttpState>, path: &str) -> Router {
@@ -57,7 +58,8 @@ async fn introspect(State(state): State<Arc<HttpState>>, request: Request) -> Re
 async fn introspected(state: &HttpState, request: Request) -> Result<Response, Response> {
     let (by, _permit, token) = read_request(state, request, Operation::Introspect).await?;
     let authority = state.ready.get().map_err(|error| failed(&error))?;
-    // The demands of the resource are unknown here, so none are made.
+    // A request for introspection does not say what the resource demands, so no demands are
+    // checked.
     let question = Question {
         access_token: &token,
         audience: "",
@@ -66,16 +68,16 @@ async fn introspected(state: &HttpState, request: Request) -> Result<Response, R
         max_authentication_age: None,
     };
     let validating = async { authority.validation(&by).validate(&question).await };
-    let judged = state.in_time(validating).await?;
+    let validated = state.in_time(validating).await?;
     state.outcomes.count(
         Kind::Introspection,
-        match &judged {
+        match &validated {
             Ok(answer) => answer.outcome.as_ref().map_or_else(|reason| reason.as_str(), |_| PASSED),
             Err(_) => UNAVAILABLE,
         },
     );
     // The answer does not say why a token is inactive (RFC 7662, section 2.2).
-    let members = match judged.map_err(|error| failed(&error))?.outcome {
+    let members = match validated.map_err(|error| failed(&error))?.outcome {
         Err(_) => json!({ "active": false }),
         Ok(token) => {
             let mut members = serde_json::to_value(Payload(&token.claims)).unwrap_or_default();
@@ -103,7 +105,7 @@ async fn revoked(state: &HttpState, request: Request) -> Result<Response, Respon
         note: Note::try_from(format!("by {REVOKE_PATH}")).unwrap_or_default(),
     };
     match state.in_time(authority.revoke(&by, order)).await? {
-        // A token that is invalid anyway is not an error (RFC 7009, section 2.2).
+        // Revoking an invalid token is not an error (RFC 7009, section 2.2).
         Ok(_) | Err(AuthorityError::InvalidField { .. }) => {
             Ok((StatusCode::OK, NO_STORE).into_response())
         }
@@ -111,12 +113,12 @@ async fn revoked(state: &HttpState, request: Request) -> Result<Response, Respon
     }
 }
 
-/// Returns the response in either case.
+/// Returns the response, whether it is a success or an error.
 fn answered(result: Result<Response, Response>) -> Response {
     result.unwrap_or_else(|response| response)
 }
 
-/// Admits the caller, and reads the token that it asks about.
+/// Admits the caller, and reads the token in its request.
 async fn read_request(
     state: &HttpState,
     request: Request,
@@ -142,8 +144,8 @@ fn is_form(headers: &HeaderMap) -> bool {
     media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
-/// Returns the token in a form. Other parameters may be ignored (RFC 6749, section 3.1). One of
-/// them is `token_type_hint`, which is not needed, because the token shows its type.
+/// Returns the token in a form. All other parameters are ignored, as RFC 6749, section 3.1 allows.
+/// This includes `token_type_hint`, which is not needed, because a token shows its type.
 fn token_in(body: &[u8]) -> Result<String, &'static str> {
     let mut token = None;
     for (name, value) in form_urlencoded::parse(body) {

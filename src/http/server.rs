@@ -1,5 +1,5 @@
-//! The server, which speaks HTTP/1.1, keeps connections within limits, and closes those without
-//! requests.
+//! The HTTP server. It speaks HTTP/1.1 on each connection, enforces the limits of the connection,
+//! and closes connections that send no requests.
 
 use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 
@@ -26,22 +26,22 @@ use crate::{
     },
 };
 
-/// The most bytes of a request's head. Gateways send the head of the request that they ask about,
-/// with all its cookies, and accept heads of about this size.
+/// The maximum size of a request's head in bytes. A gateway sends the head of the client's request,
+/// with all its cookies, and gateways themselves accept heads of about this size.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// The most header lines of a request.
+/// The maximum number of header lines of a request.
 const MAX_HEADERS: usize = 128;
 /// The time for which requests may go on after the server has been asked to stop.
 const DRAIN: Duration = Duration::from_secs(1);
-/// The time for which a client may go on sending after its last answer. The bytes are read and
-/// discarded; otherwise the kernel would reset the connection, and the client might lose the answer
-/// (RFC 9112, section 9.6).
+/// The time for which a client may go on sending after its last answer. The server reads and
+/// discards what it sends. Otherwise the kernel would reset the connection, and the client might
+/// lose the answer (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
-/// The most bytes that are discarded in that time.
+/// The maximum number of bytes that are discarded during [`LINGER`].
 const LINGER_BYTES: usize = 1 << 20;
 
-/// The number of connections in the reserve, where a new one displaces the oldest. It is large
-/// enough that a probe is answered before it is displaced.
+/// The number of connections in the reserve. If the reserve is full, a new connection displaces the
+/// oldest. The reserve is so large that a probe is answered before its connection is displaced.
 pub const RESERVED_CONNECTIONS: usize = 64;
 /// The longest time that a connection in the reserve may last.
 pub const RESERVED_TIME: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ pub const RESERVED_TIME: Duration = Duration::from_secs(2);
 pub struct ConnectionLimits {
     /// The time within which the head of the first or next request must arrive.
     pub head: Duration,
-    /// The time within which a client must take an answer.
+    /// The time within which a client must read an answer.
     pub answer: Duration,
 }
 
@@ -189,8 +189,8 @@ mod tests {
     const ANSWER: Duration = Duration::from_secs(600);
     const RESERVE: Reserve = Reserve { connections: 2, time: RESERVED_TIME };
 
-    /// Starts a server that has room for two connections, and for those in its reserve. On the
-    /// former it answers 404, and in the reserve it answers probes.
+    /// Starts a server that has room for two connections besides its reserve. It answers 404 on
+    /// these two, and answers probes in the reserve.
     async fn start(reserve: Option<Reserve>) -> (SocketAddr, Arc<Counts>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -241,9 +241,10 @@ mod tests {
         open
     }
 
-    /// The paused clock stands still while a task can run, and jumps to the next timer otherwise.
+    /// This test and others pause tokio's clock. The paused clock stands still while a task can
+    /// run, and jumps to the next timer when none can.
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_sends_nothing_or_half_a_head_is_closed_even_after_a_request() {
+    async fn a_connection_without_a_complete_head_is_closed_even_after_a_request() {
         let (address, _) = start(None).await;
         for sent in [&b""[..], b"GET / HTTP/1.1\r\nhost:"] {
             for requests in [0, 1] {
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_arrives_byte_by_byte_has_no_more_time_than_another() {
+    async fn a_head_that_arrives_byte_by_byte_has_no_more_time_than_other_heads() {
         let (address, counts) = start(None).await;
         for before in [&b""[..], REQUEST] {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn probes_are_answered_while_others_fill_the_port_and_its_reserve() {
+    async fn probes_are_answered_while_other_connections_fill_the_port_and_the_reserve() {
         let (address, counts) = start(Some(RESERVE)).await;
         let open = fill(address).await;
         let mut silent = vec![];
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_in_the_reserve_is_closed_after_its_time() {
+    async fn a_connection_in_the_reserve_is_closed_after_its_time_limit() {
         let (address, counts) = start(Some(RESERVE)).await;
         let _open = fill(address).await;
         for sent in [&b""[..], b"GET /livez HTTP/1.1\r\nhost:"] {
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_beyond_the_limit_is_closed_until_another_one_ends() {
+    async fn new_connections_beyond_the_limit_are_closed_until_an_open_one_ends() {
         let (address, counts) = start(None).await;
         let [first, _second] = fill(address).await;
         let mut third = TcpStream::connect(address).await.unwrap();

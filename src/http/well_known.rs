@@ -1,5 +1,5 @@
-//! `/.well-known/jwks.json` (RFC 7517) and `/.well-known/oauth-authorization-server` (RFC 8414),
-//! which verifiers need to check tokens by themselves.
+//! The routes `/.well-known/jwks.json` (RFC 7517) and `/.well-known/oauth-authorization-server`
+//! (RFC 8414). Programs that verify tokens by themselves need them.
 
 use axum::{
     Router,
@@ -31,8 +31,8 @@ pub(super) struct Published {
 
 pub(super) fn routes(issuer: &str, published: Published) -> Router {
     let mut routes = Router::new().route(JWKS_PATH, get(jwks)).route(METADATA_PATH, get(metadata));
-    // If the issuer has a path, it follows the well-known path (RFC 8414, section 3.1), and the
-    // URLs in the metadata are below the issuer's path.
+    // If the issuer has a path, clients append it to the well-known path (RFC 8414, section 3.1),
+    // and the URLs in the metadata begin with the issuer and its path.
     let path = path_of(issuer);
     if !path.is_empty() {
         routes = routes.route(&format!("{METADATA_PATH}{path}"), get(metadata));
@@ -41,9 +41,9 @@ pub(super) fn routes(issuer: &str, published: Published) -> Router {
     routes.with_state(published)
 }
 
-/// Returns the path of an issuer without a slash at its end. It is empty if the issuer has none, or
-/// one with characters that could have a meaning in a route, or one that begins like the well-known
-/// paths.
+/// Returns the path of an issuer, without a slash at its end. Returns an empty path if the issuer
+/// has no path, if the path has characters that could have a meaning in a route, or if it begins
+/// with `/.well-known`.
 pub(super) fn path_of(issuer: &str) -> &str {
     let host_and_path = issuer.split_once("://").map_or(issuer, |(_, rest)| rest);
     let path = host_and_path.find('/').and_then(|at| host_and_path.get(at..)).unwrap_or_default();
@@ -61,7 +61,7 @@ async fn jwks(State(Published { ready, .. }): State<Published>, headers: HeaderM
     let Ok(authority) = ready.get() else { return starting() };
     let public = authority.public_keys();
     let caching = match public.max_age.as_secs() {
-        // `no-cache` makes a cache ask again before it uses the keys.
+        // `no-cache` lets a cache keep the keys, but it must ask again before it uses them.
         0 => "no-cache".to_owned(),
         seconds => format!("public, max-age={seconds}"),
     };
@@ -74,7 +74,7 @@ async fn jwks(State(Published { ready, .. }): State<Published>, headers: HeaderM
         .into_response()
 }
 
-/// Returns whether the client has this version (RFC 9110, section 13.1.2).
+/// Returns whether the client already has the version with this tag (RFC 9110, section 13.1.2).
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let asked = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = asked.flat_map(|value| value.split(',')).map(str::trim);
@@ -95,8 +95,8 @@ async fn metadata(State(Published { ready, certificates }): State<Published>) ->
         "issuer": issuer,
         "jwks_uri": below(JWKS_PATH),
         "introspection_endpoint": below(INTROSPECT_PATH),
-        // "Bearer" is a type of access tokens, which may be in this list but not in that of
-        // revocation (RFC 8414, section 2).
+        // The list for introspection may contain types of access tokens such as "Bearer". The list
+        // for revocation may not (RFC 8414, section 2).
         "introspection_endpoint_auth_methods_supported": with_bearer,
         "revocation_endpoint": below(REVOKE_PATH),
         "revocation_endpoint_auth_methods_supported": methods,
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_of_an_issuer_is_found() {
+    fn the_path_of_an_issuer_is_empty_if_it_cannot_be_used_in_a_route() {
         for (issuer, path) in [
             ("https://login.example.com", ""),
             ("https://login.example.com/", ""),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_known_by_its_etag() {
+    fn a_client_that_sends_the_current_etag_has_the_current_version() {
         let asked = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

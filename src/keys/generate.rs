@@ -28,7 +28,8 @@ pub enum NotGenerated {
     Seal(#[from] SealError),
 }
 
-/// Generates a new pending key. RSA takes long, so this must not block an async thread.
+/// Generates a new pending key. Generating an RSA key takes long, so a service that answers calls
+/// must do it on a thread that may block.
 pub fn generate(
     master: &MasterKey,
     rng: &dyn Rng,

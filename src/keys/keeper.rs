@@ -1,4 +1,4 @@
-//! Holds the ring of this process, and reloads it when the one in the database changes.
+//! Holds the key ring of this process, and reloads it when the ring in the database changes.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     store::{StoreError, replicas::RenewalClient, ring::SealedRing},
 };
 
-/// Holds the ring that is in use, and the master keys that open a new version.
+/// Holds the ring that is in use, and the master keys that open new versions of the ring.
 pub struct Keeper {
     masters: MasterKeys,
     ring: ArcSwap<KeyRing>,
@@ -43,9 +43,9 @@ impl Keeper {
         &self.masters
     }
 
-    /// Reloads the ring if the version in the database, which a renewal has brought, is another one
-    /// than that in use. Returns whether it was reloaded. Versions of different timelines cannot be
-    /// compared, so another timeline also causes a reload.
+    /// Reloads the ring if its version in the database, which a renewal has reported, differs from
+    /// the version in use. Returns whether the ring was reloaded. Versions of different timelines
+    /// cannot be compared, so another timeline also causes a reload.
     pub async fn follow(
         &self,
         renewals: &mut dyn RenewalClient,
@@ -69,7 +69,7 @@ impl Keeper {
     fn replace(&self, before: &KeyRing, ring: SealedRing) {
         let (after, problems) = before.follow(&self.masters, ring);
         for problem in problems {
-            tracing::error!(%problem, "a key in the database is not good; the others are used");
+            tracing::error!(%problem, "a key in the database is damaged; the other keys are used");
         }
         if before.version() != after.version() {
             tracing::info!(
@@ -83,8 +83,8 @@ impl Keeper {
         {
             tracing::error!(
                 keys = ?after.lost_revocations(),
-                "the database has lost the revocation of keys that had been acknowledged; they \
-                 are revoked again"
+                "the database has lost the revocation of keys although it had been acknowledged; \
+                 these keys are revoked again"
             );
         }
         self.ring.store(Arc::new(after));

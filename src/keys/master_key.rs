@@ -57,7 +57,8 @@ pub enum MasterKeyError {
     Seal(#[from] SealError),
 }
 
-/// Decodes a master key from the value of an environment variable, of which the name is for errors.
+/// Decodes a master key from the value of an environment variable. The name of the variable is used
+/// in errors only.
 pub fn from_variable(name: &'static str, text: &str) -> Result<MasterKey, MasterKeyError> {
     Ok(MasterKey::new(parse(text.as_bytes()).ok_or(MasterKeyError::NotInVariable(name))?)?)
 }
@@ -95,8 +96,8 @@ fn from_read(
     }
 }
 
-/// Creates a new key and its file, which must not exist. A crash never leaves an incomplete file
-/// under this name.
+/// Creates a new master key and its file, which must not exist yet. A crash never leaves an
+/// incomplete file at `path`.
 pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
     let io_error = |source| MasterKeyError::Io { path: path.to_owned(), source };
     let bytes = Zeroizing::new(random::<32>(rng)?);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_open_to_others_or_damaged_is_refused() {
+    fn a_file_that_is_damaged_or_that_others_have_rights_on_is_refused() {
         let folder = folder();
         let path = folder.path().join("master.key");
         create(&path, &SystemRng::default()).unwrap();

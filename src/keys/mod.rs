@@ -1,5 +1,5 @@
-//! The keys that make and verify tokens. They are stored sealed under a master key, and opened into
-//! a ring, which follows the changes in the database.
+//! The keys that make and verify tokens. The database stores them sealed under a master key. Each
+//! process opens them into a key ring, and reloads the ring when the keys in the database change.
 
 pub mod generate;
 pub mod keeper;

@@ -98,8 +98,8 @@ pub enum NotImported {
 const TRIAL: &[u8] = b"countersign";
 
 impl SigningPair {
-    /// Generates a pair, and returns it with its private key in PKCS #8. RSA takes long, so this
-    /// must not block an async thread.
+    /// Generates a pair, and returns it with its private key in PKCS #8. Generating an RSA key
+    /// takes long, so a service that answers calls must do it on a thread that may block.
     pub fn generate(algorithm: KeyAlgorithm, rng: &dyn Rng) -> Result<(Self, Secret), PairError> {
         let refused = |_| PairError::Refused(algorithm);
         let pair = match algorithm {
@@ -139,8 +139,8 @@ impl SigningPair {
     /// Reads a key that was made elsewhere, and refuses a weak one.
     pub fn from_pem(pem: &[u8]) -> Result<(Self, Secret), NotImported> {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| NotImported::NoPem)?;
-        // The check of RSA keys comes first, because the library refuses some weak keys without a
-        // reason, and accepts others.
+        // RSA keys are checked first, because the library accepts some weak keys, and refuses
+        // others without a reason.
         if let Some(public) = RsaPublic::of_private(&key) {
             public.check()?;
         }
@@ -148,7 +148,8 @@ impl SigningPair {
             PrivateKeyDer::Pkcs8(key) => {
                 let key = key.secret_pkcs8_der();
                 let all = KeyAlgorithm::SIGNING.into_iter();
-                // Some tools write the public key too (RFC 5958, version 2).
+                // The file may also contain the public key, which some tools write (RFC 5958,
+                // version 2).
                 all.filter_map(|algorithm| Self::read(algorithm, key)).next()
             }
             PrivateKeyDer::Sec1(key) => EcdsaKeyPair::from_private_key_der(
@@ -236,8 +237,8 @@ impl SigningPair {
                 }),
             ),
             Self::P256(pair) => {
-                // The point is not compressed (SEC 1, section 2.3.3): a byte for the form, and the
-                // two coordinates.
+                // The point is not compressed. It consists of a byte that says so and the two
+                // coordinates (SEC 1, section 2.3.3).
                 let (_, point) = pair.public_key().as_ref().split_first()?;
                 let (x, y) = point.split_at_checked(32)?;
                 let parameters = EllipticCurveKeyParameters {
@@ -324,7 +325,7 @@ impl RsaPublic {
         })
     }
 
-    /// Returns the exponent; `None` if it is longer than 64 bits.
+    /// Returns the exponent, or `None` if it is longer than 64 bits.
     fn exponent(&self) -> Option<u64> {
         (self.exponent.len() <= 8)
             .then(|| self.exponent.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
@@ -344,7 +345,7 @@ impl RsaPublic {
                 return Err(NotImported::RsaExponent(long));
             }
         }
-        // The modulus is a product of two odd primes.
+        // The modulus is a product of two odd primes, so it is odd.
         is_odd(&self.modulus).then_some(()).ok_or(NotImported::Damaged)
     }
 }
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_pair_is_sound_and_read_back() {
+    fn a_generated_pair_is_sound_and_can_be_read_and_imported() {
         for algorithm in KeyAlgorithm::SIGNING {
             let (pair, secret) = SigningPair::generate(algorithm, &SystemRng::default()).unwrap();
             assert!(pair.is_sound() && pair.algorithm() == algorithm);
@@ -435,16 +436,16 @@ mod tests {
         }
     }
 
-    /// Returns the beginning of a file with an RSA key of these numbers. They are checked before
-    /// the rest is read.
+    /// Returns the beginning of a file with an RSA key of these numbers. The numbers are checked
+    /// before the rest is read.
     fn rsa(modulus: &[u8], exponent: &[u8]) -> String {
         let integer = |number: &[u8]| UintRef::new(number).unwrap().to_der().unwrap();
         let numbers = [&[0][..], modulus, exponent, &[1]].map(integer).concat();
         pem("RSA PRIVATE KEY", &AnyRef::new(Tag::Sequence, &numbers).unwrap().to_der().unwrap())
     }
 
-    /// NIST SP 800-56B, section 6.2, asks for an odd exponent of at least 65537; RFC 7518, section
-    /// 3.3, for 2048 bits.
+    /// NIST SP 800-56B, section 6.2, requires an odd exponent of at least 65537. RFC 7518, section
+    /// 3.3, requires at least 2048 bits.
     #[test]
     fn an_rsa_key_with_a_weak_exponent_or_of_a_wrong_size_is_refused_with_the_reason() {
         let refusal = |text: &str| SigningPair::from_pem(text.as_bytes()).unwrap_err();
@@ -489,7 +490,7 @@ mod tests {
         let mut even = modulus;
         even[255] = 0xfe;
         assert!(matches!(refusal(&rsa(&even, &good)), NotImported::Damaged));
-        // Numbers within the bounds that are not a key are refused by the library.
+        // The library refuses numbers that are within the bounds and do not form a key.
         assert!(matches!(refusal(&rsa(&modulus, &good)), NotImported::NotSupported));
     }
 

@@ -1,5 +1,5 @@
-//! Reads small files with secrets, whose rights are all checked by the same rule
-//! ([`Rule::Secret`]).
+//! Reads small files with secrets. One rule ([`Rule::Secret`]) says which rights on such a file are
+//! acceptable.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::domain::file_access::{Access, Exposure, Identity, Rule, secret_hint};
 
-/// The most bytes that are read. It is more than any key has, and keeps a wrong path from filling
-/// the memory.
+/// The most bytes that are read. No key is longer, and a large file at a wrong path cannot fill the
+/// memory.
 const MAX_BYTES: u64 = 64 << 10;
 
 /// A file with a secret was not read.
@@ -37,7 +37,7 @@ impl From<Exposure> for NotRead {
 /// process has rights on it.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     let file = open(path)?;
-    // The metadata is of the open file, because its name may mean another file by now.
+    // The metadata is that of the open file, because another file may be at the path by now.
     check_rights(path, &file.metadata()?)?;
     read_all(file)
 }
@@ -51,10 +51,11 @@ pub fn exposure(path: &Path) -> Option<Exposure> {
 
 fn check_rights(path: &Path, metadata: &Metadata) -> Result<(), Exposure> {
     let file = Access::from(metadata);
-    // A mounted secret is a symbolic link, so the folder that counts is that of the real file.
+    // A secret that is mounted into a container is a symbolic link, so the folder of the real file
+    // is checked.
     let true_path = path.canonicalize();
     let folder = true_path.ok().and_then(|path| fs::metadata(path.parent()?).ok());
-    // A folder whose metadata cannot be read is taken as one on which nobody has rights.
+    // If the metadata of the folder cannot be read, nobody is assumed to have rights on the folder.
     let folder = folder.as_ref().map_or(Access { mode: 0, ..file }, Access::from);
     Rule::Secret.judge(file, folder, &Identity::of_this_process())
 }

@@ -1,4 +1,4 @@
-//! The key ring: all keys in use, opened. It holds the key that signs, and finds the key that a
+//! The key ring: all keys in use, opened. It provides the key that signs, and finds the key that a
 //! token names.
 
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc};
@@ -61,7 +61,7 @@ pub struct SigningKey {
 
 /// A key that verifies access tokens.
 pub struct VerifyingKey {
-    /// The only algorithm that it may verify with.
+    /// The only algorithm with which the key may verify.
     pub algorithm: Algorithm,
     /// The key itself.
     pub decoding: DecodingKey,
@@ -81,7 +81,7 @@ struct Entry {
     opened: Opened,
 }
 
-/// The result of a look-up by the name of a key in a token.
+/// The result of looking up the key that an access token names.
 pub enum Found<'a> {
     /// A key whose tokens are accepted.
     Good(&'a VerifyingKey),
@@ -129,8 +129,8 @@ impl Entry {
         let opened = match key.algorithm.purpose() {
             KeyPurpose::AccessToken => {
                 let pair = SigningPair::read(key.algorithm, &secret).ok_or_else(not_a_key)?;
-                // Older versions imported such keys. Refusing them now would stop a service that
-                // has issued tokens with them.
+                // Older versions imported keys with a small exponent. To refuse them now would stop
+                // a service that has issued tokens with them.
                 if let Some(exponent) =
                     pair.weak_exponent().filter(|_| key.state() != KeyState::Revoked)
                 {
@@ -193,7 +193,8 @@ impl KeyRing {
         }
         for sealed in ring.keys {
             let known = self.entries.get(&sealed.key.kid);
-            // The algorithm is authenticated by the seal, so both must be the same.
+            // The seal also authenticates the algorithm, so a row with another algorithm must be
+            // opened again, which fails.
             let is_same = |known: &&Entry| {
                 known.sealed.sealed == sealed.sealed
                     && known.key().algorithm == sealed.key.algorithm
@@ -207,7 +208,7 @@ impl KeyRing {
                 Err(problem) => {
                     problems.push(problem);
                     // The state in the row is used nevertheless, so that a key that cannot be
-                    // opened can be retired or revoked.
+                    // opened can still be retired or revoked.
                     entries.extend(known.map(|known| {
                         let key = Key { algorithm: known.key().algorithm, ..sealed.key };
                         Entry {
@@ -306,7 +307,7 @@ impl KeyRing {
         self.signing.as_deref()
     }
 
-    /// Looks up the key that verifies the access tokens that name it.
+    /// Looks up the key of this name, which verifies access tokens.
     pub fn verifying(&self, kid: &str) -> Found<'_> {
         match self.entries.get(kid) {
             Some(Entry { opened: Opened::Signing(key), sealed }) => match sealed.key.state() {
@@ -336,7 +337,7 @@ impl KeyRing {
 }
 
 impl Jwks {
-    /// Makes the document. The newest keys come first, because most tokens are of those.
+    /// Makes the document. The newest keys come first, because they verify most tokens.
     fn of(entries: &[Entry]) -> Self {
         let mut published: Vec<_> = entries
             .iter()
@@ -444,8 +445,8 @@ mod tests {
         let opened = KeyRing::open(&masters(), ring(1, &[&refresh, &signing])).unwrap();
         let next = new(KeyAlgorithm::EdDsa);
 
-        // One secret is swapped with that of another key, the other one truncated. The secret that
-        // was known stays in use.
+        // The row of the signing key has the secret of the next key, and the secret in the row of
+        // the next key is truncated. The signing key that was known before stays in use.
         let swapped = SealedKey { sealed: next.sealed.clone(), ..signing.clone() };
         let truncated = SealedKey { sealed: next.sealed[..30].to_vec(), ..next.clone() };
         let (followed, problems) =

@@ -1,5 +1,5 @@
-//! Seals keys by AES-256-GCM under the master key. The name, purpose and algorithm of a key are
-//! authenticated with it, so that sealed keys cannot be swapped between rows.
+//! Seals keys with AES-256-GCM under the master key. The name, purpose and algorithm of a key are
+//! authenticated together with its secret, so that sealed keys cannot be swapped between rows.
 
 use std::fmt;
 
@@ -11,7 +11,8 @@ use crate::{
     rng::{Rng, RngFailed, random},
 };
 
-/// The key under which all other keys are sealed. It never leaves memory and the master key file.
+/// The key under which all other keys are sealed. The service keeps it in memory, and writes it
+/// nowhere but to the master key file.
 pub struct MasterKey(LessSafeKey);
 
 impl fmt::Debug for MasterKey {
@@ -54,7 +55,7 @@ impl MasterKey {
     /// Returns the data that is authenticated with a sealed key. A key whose name, purpose or
     /// algorithm was changed cannot be opened.
     fn associated_data(key: &Key) -> Vec<u8> {
-        // Each part is prefixed by its length, so that different keys never have the same bytes.
+        // Each part is prefixed by its length, so that different keys never yield the same data.
         let mut data = b"countersign key seal v1".to_vec();
         for part in [&*key.kid, key.purpose().as_str(), key.algorithm.as_str()] {
             data.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -100,14 +101,14 @@ impl MasterKey {
 /// The master key, and the additional one while the master key is being replaced.
 #[derive(Debug)]
 pub struct MasterKeys {
-    /// The master key that seals, and opens what it has sealed.
+    /// The master key that seals keys, and opens the keys that it has sealed.
     pub current: MasterKey,
-    /// Another master key that only opens.
+    /// Another master key, which only opens keys.
     pub additional: Option<MasterKey>,
 }
 
 impl MasterKeys {
-    /// Opens a sealed key by the current or the additional master key.
+    /// Opens a sealed key with the current or the additional master key.
     pub fn open(&self, key: &SealedKey) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let outcome = self.current.open(key);
         match &self.additional {
@@ -116,7 +117,8 @@ impl MasterKeys {
         }
     }
 
-    /// Seals a key anew under the current master key; `None` if it is sealed under that already.
+    /// Seals a key anew under the current master key. Returns `None` if the key is already sealed
+    /// under this master key.
     pub fn reseal(&self, rng: &dyn Rng, key: &SealedKey) -> Result<Option<SealedKey>, SealError> {
         if self.current.open(key).is_ok() {
             return Ok(None);

@@ -1,9 +1,10 @@
-//! Converts OpenMetrics to the text format of Prometheus, version 0.0.4, for scrapers that read
-//! nothing else.
+//! Converts OpenMetrics to the text format of Prometheus, version 0.0.4, for scrapers that cannot
+//! read OpenMetrics.
 
-/// Converts a page of OpenMetrics to the older format. The samples are the same in both; the lines
-/// before them differ. A counter is described by the name of its samples, which ends with `_total`,
-/// some types have other names, and there are no lines for units and for the end.
+/// Converts a page of OpenMetrics to the older format. The samples are the same in both formats,
+/// but the lines that describe them differ. In the older format, the lines of a counter have the
+/// name of its samples, which ends with `_total`; some types have other names; and there are no
+/// lines for units and for the end of the page.
 pub fn of_open_metrics(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     let mut help = None;

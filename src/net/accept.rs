@@ -1,5 +1,5 @@
-//! Accepts connections within limits. Each has a task of its own, so that a slow client does not
-//! delay others.
+//! Accepts connections within limits. Each connection has a task of its own, so that a slow client
+//! does not delay other clients.
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,23 +20,23 @@ use super::{
     tls::{self, Side, Tls},
 };
 
-/// The delay after a failure to accept a connection, for instance because no file descriptor is
-/// free.
+/// The time to wait after a failure to accept a connection, for instance because no file descriptor
+/// is free.
 const RETRY: Duration = Duration::from_millis(100);
 /// The shortest time between two log lines about failures to accept.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// The time for which a client may go on sending after its handshake has failed. The bytes are read
-/// and discarded; otherwise the kernel would reset the connection, and the client might lose the
-/// alert that names the reason (compare RFC 9112, section 9.6, for HTTP).
+/// The time for which a client may go on sending after its handshake has failed. The server reads
+/// and discards what it sends. Otherwise the kernel would reset the connection, and the client
+/// might lose the alert that names the reason (compare RFC 9112, section 9.6, for HTTP).
 const LINGER: Duration = Duration::from_secs(1);
-/// The most bytes that are discarded in that time.
+/// The maximum number of bytes that are discarded during [`LINGER`].
 const LINGER_BYTES: u64 = 64 << 10;
 
 /// The limits of the connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The most connections at once. Unless there is a reserve, one more is closed at once, so that
-    /// its client turns to another replica.
+    /// The maximum number of open connections outside the reserve. If there is no reserve, one more
+    /// is closed immediately, so that its client turns to another replica.
     pub connections: usize,
     /// The reserve for connections beyond the limit, if there is one.
     pub reserve: Option<Reserve>,
@@ -44,25 +44,26 @@ pub struct Limits {
     pub handshake: Duration,
 }
 
-/// Connections beyond the limit, for clients that must be answered while others fill the port. The
-/// server answers few requests on them ([`Connection::is_reserved`]). When the reserve is full, its
-/// oldest connection is closed for the next one, so that nobody can keep it full.
+/// Room for connections beyond the limit, for clients that must be answered while others fill the
+/// port. The server answers only a few kinds of requests on these connections
+/// ([`Connection::is_reserved`]). When the reserve is full, its oldest connection is closed to make
+/// room for the next, so that no client can keep the reserve occupied.
 #[derive(Clone, Copy, Debug)]
 pub struct Reserve {
-    /// The most connections in the reserve at once.
+    /// The maximum number of open connections in the reserve.
     pub connections: usize,
-    /// The longest time that each may last after it was accepted.
+    /// The time after which a connection in the reserve is closed.
     pub time: Duration,
 }
 
-/// Counts connections since the start of the process.
+/// Counts the connections of one port since the start of the process.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Connections that are open now.
     pub open: Gauge,
     /// Connections that were accepted.
     pub accepted: Counter,
-    /// Connections that were closed at once, because there were too many.
+    /// Connections that were closed immediately, because too many were open.
     pub refused: Counter,
     /// Open connections that are in the reserve.
     pub reserved_open: Gauge,
@@ -117,7 +118,8 @@ impl Drop for Open {
     }
 }
 
-/// Decides which failures to accept are logged, so that a lasting one does not fill the log.
+/// Decides which failures to accept a connection are logged. A failure that lasts must not fill the
+/// log.
 #[derive(Debug, Default)]
 struct FailureLog {
     logged_at: Option<Instant>,
@@ -151,7 +153,7 @@ impl Reserved {
         }
     }
 
-    /// Acquires a permit, and closes the oldest connection if none is free.
+    /// Acquires a permit. If none is free, closes the oldest connection first.
     async fn make_room(&mut self, counts: &Counts) -> Option<OwnedSemaphorePermit> {
         self.tasks.retain(|task| !task.is_finished());
         if self.permits.available_permits() == 0
@@ -160,15 +162,15 @@ impl Reserved {
             oldest.abort();
             counts.displaced.inc();
         }
-        // The aborted task gives its permit back, and closes its connection, as soon as it is
-        // dropped.
+        // The permit becomes free, and the connection is closed, as soon as the runtime drops the
+        // aborted task.
         self.permits.clone().acquire_owned().await.ok()
     }
 }
 
 impl Acceptor {
-    /// Serves each connection until `stop` is cancelled, then waits until all of them have ended.
-    /// `serve` must end them.
+    /// Accepts connections and passes each to `serve` until `stop` is cancelled. Then waits until
+    /// all connections have ended. `serve` must end its connection when `stop` is cancelled.
     pub async fn run<F>(
         self,
         stop: CancellationToken,
@@ -223,7 +225,7 @@ impl Acceptor {
                 Some(reserved) => {
                     let in_time = timeout(reserved.time, serve_connection);
                     reserved.tasks.push_back(connections.spawn(async {
-                        // A connection that takes too long is closed.
+                        // After a timeout the future is dropped, which closes the connection.
                         let _ = in_time.await;
                     }));
                 }
@@ -266,7 +268,7 @@ impl Accepted {
                 open.counts.handshakes_failed.inc();
                 match tls::refused_certificate(&error) {
                     Some(refused) => refused_certificates.warn(address.ip(), &refused),
-                    None => tracing::debug!(%error, "a connection was not taken"),
+                    None => tracing::debug!(%error, "a connection could not be set up"),
                 }
                 tokio::select! {
                     _ = timeout(LINGER, linger(stream)) => {}
@@ -320,7 +322,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_lasting_failure_is_logged_once_an_interval_and_a_later_one_at_once() {
+    async fn a_failure_that_lasts_is_logged_once_in_each_interval() {
         let mut failures = FailureLog::default();
         assert!(failures.is_due());
         let mut logged = 0;
@@ -328,9 +330,9 @@ mod tests {
             advance(Duration::from_secs(1)).await;
             logged += u64::from(failures.is_due());
         }
-        assert_eq!(logged, 10, "a lasting failure");
+        assert_eq!(logged, 10, "a failure that lasts");
         advance(FAILURE_LOG_INTERVAL).await;
-        assert!(failures.is_due(), "a failure after a pause");
+        assert!(failures.is_due(), "a failure after a pause is logged immediately");
         assert!(!failures.is_due());
     }
 }

@@ -1,4 +1,4 @@
-//! A client's connection, plain or encrypted, which sends a short answer in a single write.
+//! A client's connection, plain or encrypted. It sends a short answer by a single write.
 
 use std::{
     io,
@@ -27,11 +27,13 @@ use crate::domain::certificate_name::CertificateName;
 pub struct Peer {
     /// The address, if it is known.
     pub address: Option<IpAddr>,
-    /// The names in its certificate, which has been verified. Empty without a certificate.
+    /// The names in the client's certificate, which has been verified. The list is empty if the
+    /// client has no certificate.
     pub certificate_names: Vec<CertificateName>,
 }
 
-/// The progress of writes: a write is blocked until the client has taken all of it.
+/// The progress of the writes of a connection. A write that waits for the client is blocked until
+/// the client has taken all of its bytes. The counter is odd while a write is blocked.
 #[derive(Clone, Debug)]
 pub struct WriteProgress(Arc<AtomicUsize>);
 
@@ -40,8 +42,8 @@ impl WriteProgress {
         Self(Arc::new(AtomicUsize::new(0)))
     }
 
-    /// Completes when a write has been blocked for `timeout`, or at most twice as long. A client
-    /// that takes a part of it now and then does not extend this time.
+    /// Completes once a write has been blocked for a time between `timeout` and twice `timeout`. A
+    /// client that takes only some of the bytes now and then does not extend this time.
     pub async fn stalled(&self, timeout: Duration) {
         let mut ticks = interval_at(Instant::now() + timeout, timeout);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -56,13 +58,13 @@ impl WriteProgress {
         }
     }
 
-    /// Returns the number of the write that waits for the client, or `None` if none does.
+    /// Returns a number that identifies the blocked write, or `None` if no write is blocked.
     fn blocked_write(&self) -> Option<usize> {
         let changes = self.0.load(Ordering::Relaxed);
         (changes % 2 == 1).then_some(changes)
     }
 
-    /// Records that a write begins to wait or, if one waits, that it no longer does.
+    /// Records that a write becomes blocked or, if one is blocked, that it no longer is.
     fn change(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -76,10 +78,10 @@ enum Stream {
 
 /// A client's connection, which does not offer vectored writes.
 ///
-/// If it did, the HTTP/2 library would write each message of more than 256 bytes by itself, and the
-/// end of the answer, or the next answer, in a second write. That costs two system calls, and wakes
-/// up the client twice. Without vectored writes, this happens only beyond 1024 bytes, and the
-/// buffer keeps a longer message together with its header.
+/// If it did, the HTTP/2 library would pass each message of more than 256 bytes to a write of its
+/// own, and the end of the answer, or the next answer, to a second write. This costs two system
+/// calls, and wakes the client twice. Without vectored writes, the library does this only with
+/// messages of more than 1024 bytes, and the buffer joins such a message with its header.
 #[derive(Debug)]
 pub struct Connection {
     stream: BufWriter<Stream>,
@@ -101,12 +103,12 @@ impl Connection {
         }
     }
 
-    /// Returns a handle to the budget of its reads.
+    /// Returns a handle to the budget of the connection's reads.
     pub fn read_budget(&self) -> ReadBudget {
         self.read_budget.clone()
     }
 
-    /// Returns a handle to the progress of its writes.
+    /// Returns a handle to the progress of the connection's writes.
     pub fn write_progress(&self) -> WriteProgress {
         self.progress.clone()
     }
@@ -116,7 +118,7 @@ impl Connection {
         self.is_reserved = true;
     }
 
-    /// Returns whether only the reserve had room for it ([`super::accept::Reserve`]).
+    /// Returns whether only the reserve had room for the connection ([`super::accept::Reserve`]).
     pub fn is_reserved(&self) -> bool {
         self.is_reserved
     }
@@ -195,8 +197,8 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.read_budget.is_spent() {
-            // The task is polled again after those that are runnable already. (`yield_now` would
-            // wait until none of them are left.)
+            // The task is polled again after the tasks that are runnable now. (`yield_now` would
+            // wait until no task is runnable.)
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -250,7 +252,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_arrive_once_they_are_flushed() {
+    async fn the_parts_of_an_answer_arrive_once_they_are_flushed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut server = Connection::from(listener.accept().await.unwrap().0);
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_has_stalled_when_the_client_has_not_taken_all_of_it_for_a_while() {
+    async fn a_write_stalls_even_if_the_client_takes_single_bytes_of_it() {
         const TIMEOUT: Duration = Duration::from_secs(10);
         let (mut client, mut server) = pair().await;
         let progress = server.write_progress();
@@ -304,7 +306,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = nibbling => panic!("the connection stays open"),
+            () = nibbling => panic!("the connection was closed"),
             stalled = stalled() => assert!(stalled),
         }
     }

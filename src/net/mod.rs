@@ -1,5 +1,5 @@
-//! Accepts connections within limits, encrypts them if so configured, and passes them to the server
-//! of the protocol.
+//! Accepts connections within limits, encrypts them if TLS is configured, and passes them to the
+//! gRPC or the HTTP server.
 
 pub mod accept;
 pub mod connection;

@@ -5,18 +5,18 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// The bytes of a budget. Hundreds of calls fit in it, and any message that is not a large batch. A
-/// read that begins within the budget may exceed it.
+/// The size of a budget in bytes. Hundreds of calls fit in it, and any message that is not a large
+/// batch. A read that begins before the budget is spent may exceed it.
 pub(crate) const BUDGET_BYTES: usize = 64 * 1024;
 
-/// Counts the bytes that are read from a connection, which stops reading once the budget is spent.
-/// There is no limit until the budget is replenished for the first time.
+/// Counts the bytes that are read from a connection. The connection stops reading once the budget
+/// is spent. There is no limit until the budget is replenished for the first time.
 #[derive(Clone, Debug)]
 pub struct ReadBudget(Arc<Counters>);
 
 #[derive(Debug)]
 struct Counters {
-    /// Bytes read so far.
+    /// The number of bytes read so far.
     read: AtomicUsize,
     /// The value of `read` at which the budget is spent.
     spent_at: AtomicUsize,
@@ -34,7 +34,7 @@ impl ReadBudget {
         self.0.read.load(Ordering::Relaxed)
     }
 
-    /// Allows another `BUDGET_BYTES` from now on. The rest of the previous budget is lost.
+    /// Starts a new budget of `BUDGET_BYTES`. The rest of the previous budget is lost.
     pub fn replenish(&self) {
         self.0.spent_at.store(self.bytes().saturating_add(BUDGET_BYTES), Ordering::Relaxed);
     }

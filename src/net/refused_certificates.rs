@@ -1,5 +1,5 @@
-//! Logs client certificates that were refused. The TLS alert tells their owners little, and
-//! operators would not notice that a certificate was not renewed.
+//! Logs client certificates that were refused. Without the log, operators would not notice that a
+//! certificate was not renewed, because the TLS alert tells the client little.
 
 use std::{
     net::IpAddr,
@@ -11,13 +11,13 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::tls::RefusedCertificate;
 
-/// The shortest time between two log lines after a burst.
+/// The time after which another line may be logged once a burst is used up.
 const PERIOD: Duration = Duration::from_secs(10);
-/// The number of lines that may be logged at once.
+/// The number of lines that may be logged in a burst.
 const BURST: u32 = 10;
 
-/// The warnings of one port. Each kind has its own limit, so that probes without a certificate do
-/// not hide one that has expired.
+/// The warnings of one port. Each kind of warning has a limit of its own, so that probes without a
+/// certificate do not hide an expired certificate.
 #[derive(Debug, Default)]
 pub struct RefusedCertificates {
     missing: Warnings,
@@ -41,7 +41,7 @@ impl RefusedCertificates {
 #[derive(Debug)]
 struct Warnings {
     limiter: Option<DefaultDirectRateLimiter>,
-    /// The refusals since the last line that were not logged.
+    /// The number of refusals since the last line, none of which was logged.
     omitted: AtomicU64,
 }
 
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn most_of_many_refusals_are_not_logged_but_counted() {
+    fn refusals_beyond_the_limit_are_counted_instead_of_logged() {
         let refused = RefusedCertificates::default();
         let expired = RefusedCertificate::Bad("it has expired".to_owned());
         (0..1000).for_each(|_| refused.warn([192, 0, 2, 1].into(), &expired));

@@ -1,5 +1,5 @@
-//! TLS for incoming connections. The certificate and its key are in files, which may change while
-//! the service runs.
+//! TLS for incoming connections. The certificate and its key are read from files, which may change
+//! while the service runs.
 
 use std::{
     fs, io,
@@ -34,7 +34,8 @@ pub enum ClientCertificates {
     /// Clients are not asked for a certificate.
     #[default]
     None,
-    /// Clients are asked for a certificate, and may have none. One that is sent must be valid.
+    /// Clients are asked for a certificate, but need not send one. If a client sends a certificate,
+    /// it must be valid.
     Optional,
     /// A client without a valid certificate is refused.
     Required,
@@ -43,11 +44,11 @@ pub enum ClientCertificates {
 /// The paths of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// The certificate and the intermediate ones, in PEM.
+    /// The certificate and the intermediate certificates, in PEM.
     pub certificate: PathBuf,
     /// The private key of the certificate, in PEM.
     pub private_key: PathBuf,
-    /// The certificate authorities of clients' certificates, in PEM.
+    /// The certificate authorities that issue clients' certificates, in PEM.
     pub client_ca: Option<PathBuf>,
     /// The use of client certificates.
     pub client_certificates: ClientCertificates,
@@ -58,8 +59,8 @@ pub struct Files {
 pub enum Side {
     /// HTTP/2 with gRPC. Clients may be asked for certificates.
     Grpc,
-    /// HTTP/1.1. Clients may be asked for certificates, but none is required, because much is open
-    /// to everybody.
+    /// HTTP/1.1. Clients may be asked for certificates, but never need one, because many routes are
+    /// open to everybody.
     Http,
 }
 
@@ -72,18 +73,18 @@ pub struct TlsError {
     problem: String,
 }
 
-/// The settings that were built from the files when they were loaded.
+/// The settings that were built from the files at the last load.
 #[derive(Debug)]
 struct Loaded {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
     begins_at: Timestamp,
     expires_at: Timestamp,
-    /// The digest of the files, which shows whether they have changed.
+    /// The digests of the files. They show whether a file has changed.
     fingerprint: Vec<u8>,
 }
 
-/// The TLS settings of both servers, from the latest files that were valid.
+/// The TLS settings of both servers. They come from the last load at which all files were valid.
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
@@ -97,8 +98,8 @@ impl Tls {
         Ok(Self { files, loaded })
     }
 
-    /// Reads the files again, and uses them for new connections. Returns whether they have changed.
-    /// After an error, the previous settings stay in use.
+    /// Reads the files again, and uses them for new connections. Returns whether the files have
+    /// changed. After an error, the previous settings stay in use.
     pub fn reload(&self, now: Timestamp) -> Result<bool, TlsError> {
         let loaded = load(&self.files, now)?;
         let is_new = loaded.fingerprint != self.loaded.load().fingerprint;
@@ -118,8 +119,8 @@ impl Tls {
         self.loaded.load().expires_at
     }
 
-    /// Returns whether the certificate expires soon: less than a fifth of its lifetime is left.
-    /// Tools usually renew a certificate when a third is left.
+    /// Returns whether less than a fifth of the certificate's lifetime is left. Tools usually renew
+    /// a certificate when a third of its lifetime is left.
     pub fn expires_soon(&self, now: Timestamp) -> bool {
         let loaded = self.loaded.load();
         let lifetime = loaded.expires_at.since(loaded.begins_at);
@@ -200,7 +201,7 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
     })
 }
 
-/// Reads the certificates of the authorities that clients' certificates must come from.
+/// Reads the certificates of the authorities that may issue clients' certificates.
 fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(pem)? {
@@ -225,7 +226,7 @@ pub fn format_rfc3339(instant: Timestamp) -> String {
         .map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
 }
 
-/// The most bytes of a file with certificates.
+/// The maximum size of a file with certificates, in bytes.
 const MOST_BYTES: u64 = 4 << 20;
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -247,13 +248,14 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Returns the validity period of a certificate (RFC 5280, section 4.1.2.5). Its end is exclusive.
+/// Returns the validity period of a certificate (RFC 5280, section 4.1.2.5) as its first instant
+/// and the first instant after it.
 fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), String> {
     let certificate = Certificate::from_der(certificate)
         .map_err(|error| format!("holds a damaged certificate: {error}"))?;
     let validity = &certificate.tbs_certificate.validity;
     let at = |time: &x509_cert::time::Time| Timestamp::from_micros(0).plus(time.to_unix_duration());
-    // The certificate is still valid throughout its last second.
+    // The certificate is valid throughout the second that `not_after` names.
     Ok((at(&validity.not_before), at(&validity.not_after).plus(Duration::from_secs(1))))
 }
 
@@ -266,12 +268,12 @@ pub enum RefusedCertificate {
     Bad(String),
 }
 
-/// The most characters of a problem with a certificate that are logged. Some of these texts contain
-/// bytes of the certificate, as many as the client chooses.
+/// The maximum length of a logged problem with a certificate, in characters. Some of these texts
+/// contain bytes of the certificate, whose number the client chooses.
 const MAX_PROBLEM_CHARS: usize = 200;
 
 /// Returns the reason if a handshake failed because of the client's certificate, and `None` if it
-/// failed otherwise.
+/// failed for another reason.
 pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
     use CertificateError as E;
 
@@ -307,9 +309,9 @@ pub fn certificate_names(connection: &ServerConnection) -> Vec<CertificateName> 
 }
 
 /// Returns the subject alternative names of a certificate (RFC 5280, section 4.2.1.6). If they
-/// cannot be read in full, there are none. The common name does not count (RFC 9525, section 2).
-/// Names that the configuration of a caller cannot hold are left out, such as wildcards and
-/// addresses.
+/// cannot be read in full, the result is empty. The common name is ignored (RFC 9525, section 2).
+/// Names that the configuration of a caller cannot contain, such as wildcards and IP addresses, are
+/// left out.
 fn subject_names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
     let Ok(certificate) = Certificate::from_der(certificate) else { return vec![] };
     let Ok(Some((_, names))) = certificate.tbs_certificate.get::<SubjectAltName>() else {
@@ -330,8 +332,9 @@ mod tests {
 
     use super::*;
 
-    /// Returns the names in a certificate with these extensions, each with the content of the
-    /// subject alternative names.
+    /// Returns the names that are read from a certificate that is made with `names`. For each pair
+    /// in `extensions`, the certificate has one more extension for subject alternative names, with
+    /// that content and criticality.
     fn names(names: Vec<SanType>, extensions: &[(&[u8], bool)]) -> Vec<String> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "gw.test");
@@ -346,9 +349,10 @@ mod tests {
         subject_names(certificate.der()).iter().map(ToString::to_string).collect()
     }
 
-    /// Client certificates have been verified before, but the verifier may be more lenient.
+    /// The verifier of the TLS library sees a client certificate first, but it may accept names
+    /// that cannot be read here.
     #[test]
-    fn a_certificate_whose_names_cannot_be_read_in_full_has_none() {
+    fn a_certificate_whose_names_cannot_be_read_in_full_yields_no_names() {
         let host: &[u8] = b"\x30\x09\x82\x07gw.test";
         for is_critical in [false, true] {
             assert_eq!(names(vec![], &[(host, is_critical)]), ["dns:gw.test"]);

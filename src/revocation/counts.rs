@@ -1,5 +1,4 @@
-//! The counters of a replica. `metrics.rs` exports them, with their names and meanings for
-//! operators.
+//! The counters of a replica. `metrics.rs` exports them, with names and descriptions for operators.
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
@@ -8,9 +7,9 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Hist
 pub struct Counts {
     /// The number of renewals, by result.
     pub renewals: RenewalCounts,
-    /// The durations of finished waits for acknowledgements, by result, in seconds.
+    /// The durations of the waits for acknowledgements that have ended, by result, in seconds.
     pub acknowledgements: Acknowledgements,
-    /// The position in the feed up to which the index has applied it.
+    /// The position up to which the index has applied the feed.
     pub applied: Gauge,
     /// The last position of the feed at the last confirmed renewal.
     pub head: Gauge,
@@ -18,16 +17,16 @@ pub struct Counts {
     pub lapses: Counter,
     /// The number of times that this process had to join again.
     pub rejoins: Counter,
-    /// The number of other replicas that this one has removed from the table `replicas`.
+    /// The number of other replicas that this replica has removed from the table `replicas`.
     pub removals: Counter,
-    /// The number of revocations that the database has lost after they were acknowledged.
+    /// The number of acknowledged revocations that the database has lost.
     pub lost_revocations: Counter,
 }
 
 /// The number of renewals, by result.
 #[derive(Debug, Default)]
 pub struct RenewalCounts {
-    /// The database has answered, and the answer was used.
+    /// The database answered, and the answer was used.
     pub confirmed: Counter,
     /// There was no answer, or it could not be used.
     pub failed: Counter,
@@ -42,7 +41,7 @@ pub struct Acknowledgements {
     pub after_wait: Histogram,
     /// It could not be determined whether every replica knows the revocation.
     pub failed: Histogram,
-    /// The caller went away before the wait had ended.
+    /// The caller gave up before the wait had ended.
     pub given_up: Histogram,
 }
 

@@ -1,5 +1,5 @@
-//! The part of the index for tenants and subjects all of whose sessions were revoked up to an
-//! instant.
+//! The part of the index that holds cut-offs: revocations of all sessions of a tenant or a subject
+//! that were created up to an instant.
 
 use std::{
     collections::HashSet,
@@ -25,7 +25,8 @@ pub struct CutOffs {
 }
 
 impl CutOffs {
-    /// Creates an empty map with this many shards, each of which has a lock of its own.
+    /// Creates an empty collection whose map has this many shards. Each shard has a lock of its
+    /// own.
     pub fn new(shards: usize) -> Self {
         Self {
             by_key: DashMap::with_hasher_and_shard_amount(RandomState::new(), shards),
@@ -34,7 +35,7 @@ impl CutOffs {
         }
     }
 
-    /// Adds a cut-off. Sessions that were covered before stay covered.
+    /// Adds a cut-off. Sessions that an earlier cut-off covers stay covered.
     pub fn apply(
         &self,
         tenant: &str,
@@ -43,12 +44,12 @@ impl CutOffs {
         expires_at: Timestamp,
     ) {
         let mut is_new = false;
-        let mut there = self.by_key.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
+        let mut existing = self.by_key.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
             is_new = true;
             (cut_off, expires_at)
         });
-        *there = (there.0.union(cut_off), there.1.max(expires_at));
-        drop(there);
+        *existing = (existing.0.union(cut_off), existing.1.max(expires_at));
+        drop(existing);
         if is_new {
             self.count(subject.is_some()).fetch_add(1, Ordering::Release);
         }
@@ -58,11 +59,11 @@ impl CutOffs {
         if is_subject { &self.subjects } else { &self.tenants }
     }
 
-    /// Returns whether the cut-off of its tenant or of its subject covers a session. The counters
-    /// make this cheap while there are no cut-offs.
+    /// Returns whether a session is covered by the cut-off of its tenant or of its subject. While
+    /// there are no cut-offs, the counters save the look-ups.
     pub fn cover(&self, session: SessionId, tenant: &str, subject: &str) -> bool {
         let is_covered =
-            |key: &str| self.by_key.get(key).is_some_and(|there| there.0.covers(session));
+            |key: &str| self.by_key.get(key).is_some_and(|existing| existing.0.covers(session));
         (self.tenants.load(Ordering::Acquire) > 0 && is_covered(tenant))
             || (self.subjects.load(Ordering::Acquire) > 0
                 && is_covered(&cut_off_key(tenant, Some(subject))))
@@ -80,8 +81,8 @@ impl CutOffs {
     ) -> impl Iterator<Item = (Revoked, Timestamp)> + 'a {
         self.by_key.iter().filter_map(|entry| {
             let (cut_off, expires_at) = *entry.value();
-            let there = other.by_key.get(entry.key()).map(|there| there.0);
-            if there.is_some_and(|there| there.union(cut_off) == there) {
+            let existing = other.by_key.get(entry.key()).map(|existing| existing.0);
+            if existing.is_some_and(|existing| existing.union(cut_off) == existing) {
                 return None;
             }
             let (tenant, subject) = read_cut_off_key(entry.key());
@@ -92,8 +93,8 @@ impl CutOffs {
         })
     }
 
-    /// Drops the cut-offs that expired up to `until`, except those with a key ([`cut_off_key`]) in
-    /// `kept`.
+    /// Drops the cut-offs that expired up to `until`, except those whose key ([`cut_off_key`]) is
+    /// in `kept`.
     pub fn purge(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = [0, 0];
         self.by_key.retain(|key, (_, expires_at)| {

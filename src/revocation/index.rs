@@ -19,14 +19,14 @@ use crate::{
 
 use super::cut_offs::CutOffs;
 
-/// The sessions, tokens, subjects and tenants that are no longer accepted. All calls share it, but
-/// it has no lock that all of them take.
+/// The sessions, tokens, subjects and tenants that are no longer accepted. All calls share the
+/// index, but there is no lock that every call takes.
 ///
 /// Session and token identifiers share one map. They are UUIDs of different versions, so they never
 /// collide. An entry takes 21 bytes, plus at most 48 bytes of unused capacity in the map.
 #[derive(Debug)]
 pub struct Index {
-    /// Maps an identifier to the second after which it may be dropped.
+    /// Maps an identifier to the second after which its entry may be dropped.
     ids: DashMap<[u8; 16], u32>,
     id_count: AtomicUsize,
     cut_offs: CutOffs,
@@ -34,7 +34,7 @@ pub struct Index {
     purge_watermark: AtomicI64,
 }
 
-/// Decides by the version of the UUID whether an identifier is that of a session or of a token.
+/// Tells by the version of the UUID whether an identifier belongs to a session or a token.
 fn revoked_id(id: [u8; 16]) -> Revoked {
     match id.get(6).map(|byte| byte >> 4) {
         Some(7) => Revoked::Session(SessionId::from_bytes(id)),
@@ -42,8 +42,9 @@ fn revoked_id(id: [u8; 16]) -> Revoked {
     }
 }
 
-/// The number of shards of a map, each of which has a lock of its own. There are many, so that a
-/// look-up never waits long while expired entries are dropped from its shard.
+/// The number of shards of a map. Each shard has a lock of its own. The number is large, so that
+/// the shards are small, and a look-up never waits long while expired entries are dropped from its
+/// shard.
 const SHARDS: usize = 256;
 
 impl Default for Index {
@@ -58,8 +59,10 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Adds an entry. If there is one for the same target, the later expiry and the wider cut-off
-    /// are kept, because a database that was set back may have older values than the index.
+    /// Adds an entry. If the index already has an entry for the same target, the later of the two
+    /// expiries is kept, and what either cut-off covers stays covered. The new entry does not
+    /// simply replace the other, because a database that was set back may have older values than
+    /// the index.
     pub fn apply(&self, entry: &FeedEntry) {
         match &entry.revoked {
             Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
@@ -78,17 +81,19 @@ impl Index {
         // The second is rounded up, so that no entry is dropped too early.
         let second = u32::try_from(expires_at.seconds().saturating_add(1)).unwrap_or(u32::MAX);
         let mut is_new = false;
-        self.ids.entry(id).and_modify(|there| *there = second.max(*there)).or_insert_with(|| {
-            is_new = true;
-            second
-        });
+        self.ids.entry(id).and_modify(|existing| *existing = second.max(*existing)).or_insert_with(
+            || {
+                is_new = true;
+                second
+            },
+        );
         if is_new {
             self.id_count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Returns whether a token is stopped, by itself, by its session, by its subject or by its
-    /// tenant.
+    /// Returns whether an entry stops a token. The entry may be for the token, its session, its
+    /// subject or its tenant.
     pub fn stops(&self, session: SessionId, token: TokenId, tenant: &str, subject: &str) -> bool {
         self.ids.contains_key(session.bytes())
             || self.ids.contains_key(token.bytes())
@@ -105,26 +110,29 @@ impl Index {
         self.len() == 0
     }
 
-    /// Returns whether an entry that stops a token with this expiry may have been deleted by a
-    /// sweep. Such a token counts as expired whatever the clock says, so that a revoked token does
-    /// not become valid again if the clock goes back after a sweep.
+    /// Returns whether a sweep may have deleted an entry that stops a token with this expiry. Such
+    /// a token counts as expired whatever the clock says. Otherwise a revoked token would become
+    /// valid again if the clock went back after the sweep.
     pub fn is_below_purge_watermark(&self, token_expires_at: Timestamp) -> bool {
         token_expires_at.plus(RETENTION_MARGIN).micros()
             <= self.purge_watermark.load(Ordering::Acquire)
     }
 
-    /// Raises the purge watermark to the latest expiry of a deleted entry. This must happen before
-    /// such entries are dropped from the index. The watermark never goes back.
+    /// Raises the purge watermark to `latest`, the latest expiry of an entry that a sweep has
+    /// deleted. This must happen before such entries are dropped from the index. The watermark
+    /// never goes back.
     pub fn raise_purge_watermark(&self, latest: Timestamp) {
         self.purge_watermark.fetch_max(latest.micros(), Ordering::AcqRel);
     }
 
-    /// Returns the entries that are missing from `other` and may have been lost by the database,
-    /// with their expiries. Identifiers that a sweep may have deleted are left out.
+    /// Returns the entries that are missing from `other`, with their expiries. If `other` holds
+    /// what the database has, these are the entries that the database has lost. Entries for
+    /// sessions and tokens that a sweep may have deleted are left out.
     pub fn missing_from(&self, other: &Self) -> Vec<(Revoked, Timestamp)> {
         let purge_watermark = Timestamp::from_micros(self.purge_watermark.load(Ordering::Acquire));
         let ids = self.ids.iter().filter_map(|entry| {
-            // The second was rounded up when the entry was added.
+            // The second was rounded up when the entry was added, so one second is subtracted
+            // before the comparison.
             let expires_at = Timestamp::from_seconds(i64::from(*entry.value()));
             let is_missing = expires_at.minus(Duration::from_secs(1)) > purge_watermark
                 && !other.ids.contains_key(entry.key());
@@ -135,12 +143,12 @@ impl Index {
         ids.chain(self.cut_offs.missing_from(&other.cut_offs)).collect()
     }
 
-    /// Drops the entries that expired up to `until`, except cut-offs with a key in `kept`. The
-    /// purge watermark must have been raised to `until` before.
+    /// Drops the entries that expired up to `until`, except cut-offs whose key is in `kept`. The
+    /// purge watermark must have been raised to `until` before this call.
     ///
-    /// An entry is dropped only if the watermark covers its tokens, which count as expired then,
-    /// whatever the clock says. Tokens expire at whole seconds, so fractions of a second in the
-    /// expiry of an entry make no difference.
+    /// The tokens that a dropped entry stops are below the watermark, so they count as expired
+    /// whatever the clock says. Fractions of a second in the expiry of an entry make no difference,
+    /// because tokens expire at whole seconds.
     pub fn purge(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = 0;
         self.ids.retain(|_, second| {
@@ -176,7 +184,7 @@ mod tests {
 
     const TOKEN: [u8; 16] = [2; 16];
 
-    /// Returns the revocation of all sessions of a subject, or of all but one.
+    /// Returns the revocation of all sessions of the subject "alice", or of all but one.
     fn of_alice(tenant: &Tenant, up_to: Timestamp, spared: Option<SessionId>) -> Revoked {
         let subject = Subject::try_from("alice".to_owned()).unwrap();
         Revoked::Subject { tenant: tenant.clone(), subject, cut_off: CutOff { up_to, spared } }
@@ -208,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_dropped_once_they_have_expired_and_not_before() {
+    fn an_entry_is_dropped_only_after_it_has_expired() {
         let index = Index::default();
         index.apply(&entry(Revoked::Session(session(NOW)), NOW));
         index.purge(NOW.minus(Duration::from_micros(1)), &HashSet::new());
@@ -219,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn applying_an_entry_again_adds_nothing() {
+    fn an_entry_that_is_applied_again_is_counted_once() {
         let index = Index::default();
         for _ in 0..3 {
             index.apply(&entry(Revoked::Session(session(NOW)), NOW));
@@ -230,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_the_database_lost_are_found() {
+    fn entries_that_are_missing_from_another_index_are_found() {
         let acme = Tenant::try_from("acme".to_owned()).unwrap();
         let (token, later) = (TokenId::new(TOKEN), NOW.plus(Duration::from_secs(9)));
         let tenant_up_to = |up_to| Revoked::Tenant { tenant: acme.clone(), up_to };
@@ -239,28 +247,28 @@ mod tests {
         {
             index.apply(&entry(revoked, later));
         }
-        let there = Index::default();
-        there.apply(&entry(Revoked::Session(session(NOW)), NOW));
-        there.apply(&entry(tenant_up_to(NOW), NOW));
-        let mut missing = index.missing_from(&there);
+        let other = Index::default();
+        other.apply(&entry(Revoked::Session(session(NOW)), NOW));
+        other.apply(&entry(tenant_up_to(NOW), NOW));
+        let mut missing = index.missing_from(&other);
         missing.sort_by_key(|(revoked, _)| matches!(revoked, Revoked::Tenant { .. }));
         let rounded_up = later.plus(Duration::from_secs(1));
         assert_eq!(missing, [(Revoked::Token(token), rounded_up), (tenant_up_to(later), later)]);
-        assert_eq!(there.missing_from(&index), []);
-        // The cut-off of a subject is returned with its names, also if it differs only in the
-        // spared session.
+        assert_eq!(other.missing_from(&index), []);
+        // A missing cut-off of a subject is found even if the two cut-offs differ only in the
+        // session that they spare.
         let alices = |spared| of_alice(&acme, NOW, spared);
-        there.apply(&entry(alices(Some(session(NOW))), later));
+        other.apply(&entry(alices(Some(session(NOW))), later));
         assert!(
             index
-                .missing_from(&there)
+                .missing_from(&other)
                 .iter()
                 .all(|(revoked, _)| !matches!(revoked, Revoked::Subject { .. }))
         );
         index.apply(&entry(alices(None), later));
-        assert!(index.missing_from(&there).contains(&(alices(None), later)));
-        there.apply(&entry(alices(None), later));
-        assert!(!index.missing_from(&there).contains(&(alices(None), later)));
+        assert!(index.missing_from(&other).contains(&(alices(None), later)));
+        other.apply(&entry(alices(None), later));
+        assert!(!index.missing_from(&other).contains(&(alices(None), later)));
 
         index.apply(&entry(tenant_up_to(NOW), NOW));
         assert!(
@@ -269,29 +277,29 @@ mod tests {
         );
         index.raise_purge_watermark(later);
         assert_eq!(
-            index.missing_from(&there),
+            index.missing_from(&other),
             [(tenant_up_to(later), later)],
-            "the identifiers may have been swept"
+            "a sweep may have deleted the entries of sessions and tokens"
         );
     }
 
     #[test]
     fn a_token_below_the_purge_watermark_stays_expired() {
         let index = Index::default();
-        assert!(!index.is_below_purge_watermark(NOW), "nothing was swept yet");
+        assert!(!index.is_below_purge_watermark(NOW), "no sweep has deleted anything yet");
         index.raise_purge_watermark(NOW);
         let edge = NOW.minus(RETENTION_MARGIN);
         assert!(!index.is_below_purge_watermark(edge.plus(Duration::from_micros(1))));
         assert!(
             index.is_below_purge_watermark(edge),
-            "the deleted entry may have been this token's"
+            "the deleted entry may have been for this token"
         );
         index.raise_purge_watermark(NOW.minus(Duration::from_secs(1000)));
         assert!(index.is_below_purge_watermark(edge), "the watermark never goes back");
     }
 
     #[test]
-    fn a_tenant_with_sessions_left_to_end_keeps_its_entry() {
+    fn purge_keeps_an_expired_cut_off_whose_key_it_is_told_to_keep() {
         let index = Index::default();
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         index.apply(&entry(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }, NOW));

@@ -1,5 +1,6 @@
-//! The lease: until it ends, this replica may validate by its index. Before the others acknowledge
-//! a revocation that this replica may not have applied, they wait until its lease must have ended.
+//! The lease. Until it ends, this replica may validate by its index. Other replicas may have to
+//! acknowledge a revocation that this replica may not have applied. Before they do so, they wait
+//! until the lease of this replica must have ended.
 
 use std::{
     sync::{
@@ -38,7 +39,7 @@ const ENDED: u64 = 0;
 const FOR_EVER: u64 = u64::MAX;
 
 impl Held {
-    /// The value for a look-up that needs no lease.
+    /// The lease for a look-up that needs no lease.
     pub const FOR_EVER: Self = Self { deadline: FOR_EVER, offset: 0 };
 }
 
@@ -52,7 +53,7 @@ pub struct Start {
 }
 
 impl Lease {
-    /// Creates the state without a lease.
+    /// Creates the lease of a process that holds none yet.
     pub fn new(clock: Arc<dyn Clock>, lease_config: &LeaseConfig) -> Self {
         Self {
             clock,
@@ -62,17 +63,18 @@ impl Lease {
         }
     }
 
-    /// Reads the clocks, before the renewal is sent.
+    /// Reads the clocks. This must happen before the renewal is sent.
     ///
-    /// The wall clock must be read first. A pause between the two readings then looks as if the
-    /// uptime clock had stood still, and cannot hide that it has.
+    /// The wall clock must be read first. If the process pauses between the two readings, it then
+    /// seems to a later check that the uptime clock has stood still, so a long pause only makes the
+    /// lease void. In the opposite order, a pause could hide that the uptime clock has stood still.
     pub(super) fn start(&self) -> Start {
         let now = self.clock.now();
         Start { uptime: self.clock.uptime(), now }
     }
 
-    /// Takes the lease, which may have ended already. The index must have applied the entries that
-    /// came with the renewal.
+    /// Takes the lease that begins at `start`. Its end may already have passed. The index must have
+    /// applied the entries that came with the renewal.
     pub(super) fn take(&self, start: Start, duration: Duration) {
         // The offset is stored first, so that no reader of the new deadline gets an older offset.
         self.offset
@@ -95,18 +97,18 @@ impl Lease {
         self.deadline.store(ENDED, Ordering::Release);
     }
 
-    /// Returns the current lease. It must be loaded *before* a look-up, because a later lease may
-    /// rest on entries that the look-up did not see.
+    /// Returns the current lease. A caller must load it *before* a look-up, because a later lease
+    /// may rest on entries that the look-up did not see.
     pub fn load(&self) -> Held {
         let deadline = self.deadline.load(Ordering::Acquire);
         Held { deadline, offset: self.offset.load(Ordering::Acquire) }
     }
 
-    /// Returns the time of the wall clock if the lease is still valid. It must be called *after*
-    /// the look-up.
+    /// Returns the time of the wall clock if the lease is still valid. A caller must check it
+    /// *after* the look-up.
     ///
-    /// A lease is also void if the wall clock and the uptime clock have moved apart, because a
-    /// pause may have stopped the uptime clock.
+    /// A lease is also void if the wall clock and the uptime clock have moved apart since it was
+    /// requested, because the uptime clock may have stood still during a pause.
     pub fn check(&self, held: Held) -> Option<Timestamp> {
         if held.deadline == FOR_EVER {
             return Some(self.clock.now());
@@ -118,8 +120,8 @@ impl Lease {
         (unsigned(uptime) < held.deadline && are_clocks_in_step).then_some(now)
     }
 
-    /// Returns the remaining time of the lease; none if it has ended or is void; [`Duration::MAX`]
-    /// if it never ends.
+    /// Returns the remaining time of the lease. Returns `None` if the lease has ended or is void,
+    /// and [`Duration::MAX`] if it never ends.
     pub fn remaining(&self) -> Option<Duration> {
         let held = self.load();
         self.check(held)?;
@@ -160,9 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_ends_at_its_deadline_which_counts_from_before_the_renewal() {
+    fn the_duration_of_a_lease_counts_from_before_the_renewal() {
         let (clock, lease) = lease();
-        assert!(lease.check(lease.load()).is_none(), "none has been taken");
+        assert!(lease.check(lease.load()).is_none(), "no lease has been taken");
         let start = lease.start();
         clock.advance(Duration::from_millis(1500));
         lease.take(start, LEASE_CONFIG.duration);
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_taken_after_the_look_up_does_not_count() {
+    fn a_lease_that_is_taken_after_the_look_up_does_not_cover_the_look_up() {
         let (_, lease) = lease();
         let held = lease.load();
         lease.take(lease.start(), LEASE_CONFIG.duration);
@@ -193,12 +195,12 @@ mod tests {
             clock.jump_to(Timestamp::from_micros(micros + direction * 251_000));
             assert!(lease.check(lease.load()).is_none());
             lease.take(lease.start(), LEASE_CONFIG.duration);
-            assert!(lease.check(lease.load()).is_some(), "a new lease goes by the new time");
+            assert!(lease.check(lease.load()).is_some(), "a new lease starts from the new time");
         }
     }
 
     #[test]
-    fn a_lease_that_has_been_ended_is_over() {
+    fn a_lease_can_be_ended_early_and_taken_for_ever() {
         let (_, lease) = lease();
         lease.take(lease.start(), LEASE_CONFIG.duration);
         lease.end();

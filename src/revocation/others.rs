@@ -1,19 +1,20 @@
-//! Watches the other replicas through the answers to renewals, and finds those that have stopped
-//! without leaving.
+//! Watches the other replicas by means of the answers to renewals, and finds replicas that have
+//! stopped without leaving.
 
 use std::{collections::HashMap, time::Duration};
 
 use crate::{domain::ids::Incarnation, store::replicas::Other};
 
-/// The other replicas, each with its last number of renewals and the uptime at which that was first
-/// seen.
+/// The other replicas. For each, the number of its last renewal, and the uptime at which this
+/// number was first seen.
 #[derive(Debug, Default)]
 pub struct Others(HashMap<Incarnation, (i64, Duration)>);
 
 impl Others {
-    /// Takes the replicas from an answer that was received at `uptime`. Returns those that have not
-    /// renewed for longer than their leases can be valid, so that none of them has a lease any
-    /// more. A replica is returned again only after the same time has passed again.
+    /// Updates the replicas from an answer that was received at `uptime`. Returns the replicas that
+    /// have not renewed for longer than their leases can be valid, so that none of these replicas
+    /// has a lease any more. After a replica was returned, it is returned again only when the same
+    /// time has passed once more.
     pub fn find_gone(&mut self, others: &[Other], uptime: Duration) -> Vec<Other> {
         self.0
             .retain(|incarnation, _| others.iter().any(|other| other.incarnation == *incarnation));
@@ -42,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_is_gone_when_it_has_not_renewed_for_long_enough_while_we_watched() {
+    fn a_replica_is_gone_once_its_renewals_have_not_advanced_for_longer_than_its_lease() {
         let mut others = Others::default();
         let at = Duration::from_secs;
         assert_eq!(others.find_gone(&[other(1, 5), other(2, 5)], at(100)), []);

@@ -1,13 +1,14 @@
-//! The progress of this replica through the feed, and the lease that rests on it. [`Progress`]
-//! alone changes the lease, the applied position, the timeline and the epoch, and alone decides
-//! what waits for them.
+//! The progress of this replica through the feed, and the lease that rests on it. Only [`Progress`]
+//! changes the lease, the applied position, the timeline and the epoch, and only it decides when a
+//! wait for one of them ends.
 //!
 //! These rules hold at any time:
 //! - A lease counts from before its renewal was sent. It is published after the index has applied
-//!   the answer, and before those who wait for the renewal learn of it.
-//! - A wait is freed only by a renewal that was sent after it began, whatever happened to earlier
-//!   ones. Renewals are numbered across epochs, so no number is used twice.
-//! - Under a wrong clock, a renewal gives no lease and frees no call that needs the time.
+//!   the answer, and before the calls that wait for the renewal continue.
+//! - A wait ends only with a renewal that was sent after the wait began, whatever the results of
+//!   earlier renewals. Renewals are numbered across epochs, so no number is used twice.
+//! - While the clock is wrong, a renewal gives no lease, and ends no wait of a call that checks the
+//!   time of a token.
 //! - When the membership ends, the lease ends first, and then the epoch. Positions of different
 //!   epochs or timelines are never compared.
 
@@ -32,7 +33,7 @@ use crate::{
     },
 };
 
-/// The time within which a committed entry must reach our own index.
+/// The time within which a committed entry must reach this replica's own index.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reason why a wait for a renewal or an acknowledgement failed.
@@ -49,15 +50,15 @@ pub enum AckError {
 /// The reason why a revocation is effective on every replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AckOutcome {
-    /// Every replica has applied it.
+    /// Every replica has applied the revocation.
     Everywhere,
-    /// The leases of all replicas that have not applied it have ended.
+    /// The leases of all replicas that have not applied the revocation have ended.
     AfterWait,
 }
 
-/// A span in which this process was one member of one database that was not set back. If the
-/// epoch before a transaction is still the current one afterwards, positions in the feed still have
-/// the same meaning.
+/// A span of time in which this process kept one membership, and the database was not set back. If
+/// the epoch is the same before and after a transaction, positions in the feed have kept their
+/// meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(u64);
 
@@ -67,20 +68,21 @@ impl Epoch {
     }
 }
 
-/// The result of comparing the wall clock with that of the database.
+/// The result of comparing this machine's wall clock with the clock of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ClockCheck {
     /// The clocks agree within `lease.max_clock_skew`.
     #[default]
     Right,
-    /// Our clock is further behind.
+    /// This machine's clock is behind by more than that.
     Behind,
-    /// Our clock is further ahead. By it, tokens may seem expired that other replicas still accept.
+    /// This machine's clock is ahead by more than that, so tokens may seem to have expired that
+    /// other replicas still accept.
     Ahead,
 }
 
-/// A renewal that is about to be sent, or was sent. Only [`Progress::begin_renewal`] makes one, so
-/// that its number and the start of its lease are from before it was sent.
+/// A renewal that is about to be sent, or was sent. Only [`Progress::begin_renewal`] makes one. So
+/// the number of the renewal, and the start of its lease, were determined before it was sent.
 #[derive(Debug)]
 pub(super) struct SentRenewal {
     number: u64,
@@ -89,7 +91,7 @@ pub(super) struct SentRenewal {
 }
 
 impl SentRenewal {
-    /// Returns the time of the wall clock before it was sent.
+    /// Returns the time of the wall clock before the renewal was sent.
     pub fn sent_at(&self) -> Timestamp {
         self.start.now
     }
@@ -104,8 +106,7 @@ pub(super) enum Validity {
     ForEver,
 }
 
-/// The result of a renewal whose answer has been confirmed, and applied to the index up to the end
-/// of the feed.
+/// The result of a confirmed renewal that has brought the index to the end of the feed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Confirmation {
     /// The validity of the lease, if the clock is right.
@@ -116,7 +117,7 @@ pub(super) struct Confirmation {
     pub applied: FeedPosition,
     /// The position up to which every replica has applied the feed.
     pub everywhere: Seq,
-    /// The time after which all leases that any replica took up to now have ended.
+    /// The time that must pass until all leases that any replica has taken so far have ended.
     pub max_validity: Duration,
     /// The number of other replicas.
     pub others: usize,
@@ -131,24 +132,26 @@ struct State {
     incarnation: Option<Incarnation>,
     /// True once the lease has ended for good.
     is_stopped: bool,
-    /// The epoch. It ends when this process is removed as gone, or the database was set back.
+    /// The epoch. It ends when this process learns that it was removed as gone, or that the
+    /// database was set back.
     epoch: Epoch,
-    /// The number of that renewal among all that were sent; zero before the index is loaded.
+    /// The number of the last confirmed renewal; zero until the index is loaded.
     confirmed: u64,
-    /// The number of the last confirmed renewal at which the wall clock was right, so that the time
-    /// of tokens can be checked.
+    /// The number of the last confirmed renewal at which the wall clock was right. Only such a
+    /// renewal allows calls to check the time of a token.
     renewal: u64,
-    /// The result of comparing the clocks at that renewal.
+    /// The result of comparing the clocks at the last confirmed renewal.
     clock: ClockCheck,
     /// The position up to which the index has applied the feed.
     applied: FeedPosition,
     /// The position up to which every replica has applied the feed.
     everywhere: Seq,
-    /// The time after which all leases that any replica took up to then have ended.
+    /// The time that must pass after the last confirmed renewal until all leases that any replica
+    /// had taken by then have ended.
     max_validity: Duration,
     /// The number of other replicas.
     others: usize,
-    /// The uptime at which its answer was received.
+    /// The uptime at which the answer to the last confirmed renewal was received.
     received: Option<Duration>,
 }
 
@@ -162,7 +165,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Creates the progress of a process that has not joined, without a lease.
+    /// Creates the progress of a process that has not joined and has no lease.
     pub fn new(clock: Arc<dyn Clock>, lease_config: &LeaseConfig) -> Self {
         Self {
             lease: Lease::new(clock, lease_config),
@@ -192,7 +195,7 @@ impl Progress {
         self.applied().timeline
     }
 
-    /// Returns the number of other replicas, and the uptime at which that was received.
+    /// Returns the number of other replicas, and the uptime at which this number was received.
     pub fn others(&self) -> (usize, Option<Duration>) {
         let state = self.state.borrow();
         (state.others, state.received)
@@ -204,13 +207,13 @@ impl Progress {
     }
 
     /// Returns whether the index has been loaded since this process joined, and the clock was right
-    /// then or later.
+    /// when the load was complete or at a later renewal.
     pub fn is_loaded_under_right_clock(&self) -> bool {
         self.state.borrow().renewal > 0
     }
 
-    /// Returns whether this process is still starting: it has not loaded the index with a right
-    /// clock yet, which may take a while.
+    /// Returns whether this process is still starting: since its start it has not loaded the index
+    /// under a right clock. This may take a while.
     pub fn is_fresh(&self) -> bool {
         let state = self.state.borrow();
         state.epoch == Epoch::default() && state.renewal == 0
@@ -221,20 +224,20 @@ impl Progress {
         self.epoch() != Epoch::default()
     }
 
-    /// Notes that this process has joined as this incarnation.
+    /// Records that this process has joined as this incarnation.
     pub fn begin_membership(&self, incarnation: Incarnation) {
         self.state.send_modify(|state| state.incarnation = Some(incarnation));
     }
 
-    /// Begins a renewal, which must not be sent before. Waits that begin from now on wait for the
-    /// next one.
+    /// Begins a renewal. It must be sent only after this call. A wait that begins from now on waits
+    /// for the renewal after this one.
     pub fn begin_renewal(&self) -> SentRenewal {
         let number = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
         SentRenewal { number, epoch: self.epoch(), start: self.lease.start() }
     }
 
-    /// Takes the lease that a renewal gives, and frees those who wait for it. A renewal of an
-    /// earlier epoch gives nothing, and none does once this process has stopped.
+    /// Takes the lease that a renewal gives, and ends the waits for the renewal. A renewal of an
+    /// earlier epoch has no effect. Once this process has stopped, no renewal has an effect.
     pub fn confirm(&self, renewal: SentRenewal, confirmation: Confirmation) {
         let before = *self.state.borrow();
         if before.is_stopped || renewal.epoch != before.epoch {
@@ -253,7 +256,7 @@ impl Progress {
                 is_stopped: false,
                 epoch: state.epoch,
                 confirmed: renewal.number,
-                // With a wrong clock, no call may check the time of a token.
+                // While the clock is wrong, no call may check the time of a token.
                 renewal: match clock {
                     ClockCheck::Right => renewal.number,
                     ClockCheck::Behind | ClockCheck::Ahead => state.renewal,
@@ -268,7 +271,7 @@ impl Progress {
         });
     }
 
-    /// Ends the lease and the epoch, because this process is no member any more.
+    /// Ends the lease and then the epoch, because this process is not a member any more.
     pub fn end_membership(&self) {
         self.lease.end();
         self.state.send_modify(|state| {
@@ -290,12 +293,13 @@ impl Progress {
         incarnation
     }
 
-    /// Begins to wait for a renewal that is sent from now on.
+    /// Begins a wait for a renewal that is sent from now on.
     pub fn next_renewal(&self) -> NextRenewal {
         NextRenewal { before: self.sent.load(Ordering::SeqCst), states: self.state.subscribe() }
     }
 
-    /// Waits until no replica accepts what was revoked at `position`, see `Replica::acknowledged`.
+    /// Waits until no replica accepts the tokens that were revoked at `position`. See
+    /// `Replica::acknowledged`.
     pub async fn acknowledged(
         &self,
         epoch: Epoch,
@@ -305,7 +309,7 @@ impl Progress {
         let begun = timeout(REACH_TIMEOUT, next.applied(epoch, position))
             .await
             .map_err(|_| AckError::NotAcknowledged)??;
-        // All leases that were requested before now have ended by this time.
+        // At this uptime, all leases that were requested before now have ended.
         let over = self.lease.uptime() + begun.max_validity;
         let mut states = next.states;
         loop {
@@ -322,8 +326,8 @@ impl Progress {
             }
             tokio::select! {
                 changed = states.changed() => changed.map_err(|_| AckError::NotAcknowledged)?,
-                // The timer may fire earlier than the uptime clock says. In that case the loop goes
-                // round once more.
+                // By the uptime clock, the timer may fire too early. In that case the loop waits
+                // once more.
                 () = tokio::time::sleep(rest) => {}
             }
         }
@@ -344,28 +348,29 @@ impl Progress {
     pub async fn current(&self) {
         let mut states = self.state.subscribe();
         while self.lease.remaining().is_none() {
-            // The sender lives as long as `self`, so this cannot fail.
+            // This cannot fail, because the sender lives as long as `self`.
             let _ = states.changed().await;
         }
     }
 }
 
-/// A wait for the next renewal that is sent. Its answer knows all that was committed before the
-/// wait began.
+/// A wait for the next renewal that is sent. The answer to that renewal reflects everything that
+/// was committed before the wait began.
 pub(super) struct NextRenewal {
-    /// The number of the last renewal that was sent before.
+    /// The number of the last renewal that was sent before the wait began.
     before: u64,
     states: watch::Receiver<State>,
 }
 
 impl NextRenewal {
-    /// Waits until such a renewal is confirmed under a right clock.
+    /// Waits until a renewal that was sent after the wait began is confirmed under a right clock.
     pub async fn confirmed(mut self) -> Result<(), AckError> {
         let renewed = self.states.wait_for(|state| state.renewal > self.before);
         renewed.await.map(drop).map_err(|_| AckError::NotCurrent)
     }
 
-    /// Waits until such a renewal has brought the index to a position of this epoch.
+    /// Waits until a renewal that was sent after the wait began has brought the index to a position
+    /// of this epoch.
     async fn applied(&mut self, epoch: Epoch, position: FeedPosition) -> Result<State, AckError> {
         let is_over = |state: &State| state.epoch != epoch;
         let is_void = |state: &State| {
@@ -426,7 +431,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_renewal_that_was_sent_before_a_wait_does_not_free_it() {
+    async fn a_wait_does_not_end_with_a_renewal_that_was_sent_before_it_began() {
         let (_, progress) = progress();
         let earlier = progress.begin_renewal();
         let mut acknowledged = Box::pin(progress.acknowledged(progress.epoch(), at(1)));
@@ -441,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_acknowledgement_waits_for_the_others_or_until_their_leases_are_over() {
+    async fn an_acknowledgement_waits_until_the_other_replicas_report_or_their_leases_end() {
         let (clock, progress) = progress();
         let mut reported = Box::pin(progress.acknowledged(progress.epoch(), at(2)));
         let mut awaited = Box::pin(progress.acknowledged(progress.epoch(), at(3)));
@@ -462,7 +467,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn positions_of_another_epoch_or_timeline_acknowledge_nothing() {
+    async fn a_revocation_of_another_epoch_or_timeline_is_not_acknowledged() {
         let (_, progress) = progress();
         renew(&progress, at(1), 1);
         let epoch = progress.epoch();
@@ -481,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiting_acknowledgement_fails_when_the_epoch_or_the_timeline_changes() {
+    async fn a_wait_for_other_replicas_fails_when_the_epoch_or_the_timeline_changes() {
         let other_epoch: fn(&Progress) = |progress| {
             progress.end_membership();
             renew(progress, at(1), 1);
@@ -514,7 +519,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_clock_gets_no_lease_and_one_that_is_ahead_also_acknowledges_nothing() {
+    async fn a_wrong_clock_prevents_a_lease_and_a_clock_ahead_also_an_acknowledgement() {
         for (clock, acknowledges) in [
             (ClockCheck::Behind, Ok(AckOutcome::Everywhere)),
             (ClockCheck::Ahead, Err(AckError::NotAcknowledged)),
@@ -532,7 +537,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_membership_ends_the_lease_and_begins_the_progress_anew() {
+    async fn the_end_of_the_membership_ends_the_lease_and_resets_the_progress() {
         let (_, progress) = progress();
         progress.begin_membership(Incarnation::new([1; 16]));
         renew(&progress, at(7), 7);

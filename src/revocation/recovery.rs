@@ -1,5 +1,5 @@
-//! Background work that renewals show to be due: it writes lost revocations again, and removes
-//! replicas that are gone.
+//! Background work for problems that the answers to renewals reveal: writes lost revocations again,
+//! and removes replicas that are gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{
     store::{Store, StoreError, replicas::Other},
 };
 
-/// The pause before the next attempt after the database failed.
+/// The pause before another attempt after the database has failed.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 
 /// The number of lost revocations that are written again at the same time.
 const RESTORED_AT_ONCE: usize = 512;
 
-/// The background tasks. They are aborted when this is dropped.
+/// The background tasks. They are aborted when this value is dropped.
 pub struct Recovery {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
@@ -42,9 +42,9 @@ impl Recovery {
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Carries out again the revocations that are in the index but that the database has lost.
-    /// Writing only the entries would not be enough, because the database has lost the ends of the
-    /// sessions, too.
+    /// Carries out again the revocations that the index has and the database has lost. Writing only
+    /// the blacklist entries would not be enough, because the database has also lost the fact that
+    /// the sessions have ended.
     pub fn restore(&mut self, lost: Vec<(Revoked, Timestamp)>) {
         tracing::error!(
             revocations = lost.len(),
@@ -56,7 +56,7 @@ impl Recovery {
         let replica = self.replica.clone();
         let now = replica.clock.now();
         self.tasks.spawn(async move {
-            // Each one waits for its acknowledgement, so many are carried out at the same time.
+            // Many run at the same time, because each revocation waits for its acknowledgement.
             let restoring = stream::iter(lost).for_each_concurrent(
                 RESTORED_AT_ONCE,
                 async |(revoked, expires_at)| {
@@ -70,11 +70,11 @@ impl Recovery {
                 },
             );
             restoring.await;
-            tracing::info!("the lost revocations hold again");
+            tracing::info!("the lost revocations are in effect again");
         });
     }
 
-    /// Removes a replica that has not renewed for so long that its last lease has ended.
+    /// Removes a replica that has not renewed for so long that its last lease must have ended.
     pub fn remove(&mut self, other: Other) {
         let (store, replica) = (self.store.clone(), self.replica.clone());
         self.tasks.spawn(async move {
@@ -83,7 +83,7 @@ impl Recovery {
                 Ok(true) => {
                     replica.counts().removals.inc();
                     let replica = &other.incarnation;
-                    tracing::warn!(%replica, "a replica has gone without a word");
+                    tracing::warn!(%replica, "a replica stopped without leaving");
                 }
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "a replica that is gone cannot be removed"),
@@ -91,8 +91,8 @@ impl Recovery {
         });
     }
 
-    /// Records that the leases of all replicas that are not registered in the timeline `now` have
-    /// ended, so that the table `replicas` is complete in it.
+    /// Records that the table `replicas` is complete in the timeline `now`: all replicas that it
+    /// may lack in this timeline have lost their leases.
     pub fn settle(&mut self, before: Timeline, now: Timeline) {
         let store = self.store.clone();
         self.tasks.spawn(async move {
@@ -100,7 +100,7 @@ impl Recovery {
             match members.settle(before, now).await {
                 Ok(()) => tracing::info!("the replicas are complete again after a failover"),
                 Err(error) => {
-                    tracing::debug!(%error, "it cannot be recorded yet that the replicas are complete")
+                    tracing::debug!(%error, "the replicas cannot be recorded as complete yet")
                 }
             }
         });

@@ -1,6 +1,6 @@
-//! Sends the renewals of this process, one after the other. Each shows the other replicas that this
-//! one is alive, brings new revocations, and extends the lease. Nothing else reads the feed.
-//! `docs/decisions/0009-the-lease-protocol.md` explains the rules.
+//! Sends the renewals of this process, one after the other. Each renewal shows the other replicas
+//! that this replica is alive, reads new revocations, and extends the lease. Nothing else reads the
+//! feed. `docs/decisions/0009-the-lease-protocol.md` has the rules.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,29 +30,29 @@ use crate::{
     },
 };
 
-/// The number of entries that one renewal reads.
+/// The maximum number of entries that one renewal reads.
 const PAGE: i64 = 10_000;
-/// The pause between two renewals while a revocation waits for the reports of others. Each pause is
-/// longer by this step, up to [`LONGEST_PAUSE`].
+/// The first pause between two renewals while a revocation waits for the reports of other replicas.
+/// Each further pause is longer by the same time, up to [`LONGEST_PAUSE`].
 const STEP: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
-/// The shortest time that the database has for an answer while the index is being loaded.
+/// The time-out of a renewal while the index is being loaded, unless `lease.duration` is longer.
 const LOADING_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Returns a new incarnation each time that this replica joins.
+/// A function that is called each time that this replica joins, and returns a new incarnation.
 pub type IncarnationSource = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
 
 /// Wakes the background tasks when a renewal brings work for them.
 #[derive(Clone, Debug, Default)]
 pub struct WakeUps {
-    /// Notified when an entry of a tenant or a subject has been applied to the index: their
-    /// sessions are to be ended.
+    /// Notified when an entry for a tenant or a subject has been applied to the index. The task
+    /// ends the sessions of that tenant or subject.
     pub cut_offs: Arc<Notify>,
     /// Notified when the keys need attention before the next scheduled run.
     pub keys: Arc<Notify>,
 }
 
-/// Renews the lease for as long as it runs.
+/// Joins, and then renews the lease for as long as it runs.
 pub struct LeaseRenewer {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
@@ -65,7 +65,7 @@ pub struct LeaseRenewer {
     /// refused.
     database: Option<Uuid>,
     membership: Option<Membership>,
-    /// The background work that renewals show to be due.
+    /// The background work for problems that renewals reveal.
     recovery: Recovery,
     is_failing: bool,
     clock: ClockCheck,
@@ -78,17 +78,19 @@ struct Membership {
     number: i64,
     /// The number of the last renewal that was confirmed.
     confirmed: i64,
-    /// The head of the feed when this process joined. It reports this as applied until it has read
-    /// the feed to its end, because it accepts nothing before.
+    /// The head of the feed when this process joined. Until the process has read the feed to its
+    /// end, it reports this position as applied. It may do so, because it accepts no token before.
     head_at_joining: Seq,
     /// The position up to which the feed has been read.
     cursor: Seq,
-    /// A second index of the entries that the feed brings while it is read from its beginning. It
-    /// exists if the process had entries before, and is then compared with them.
+    /// A second index, which collects the entries while the feed is read from its beginning. It
+    /// exists only if the replica's index had entries when the process joined. Once the feed has
+    /// been read, the two are compared to find the entries that the database has lost.
     reread: Option<Index>,
     others: Others,
-    /// The uptime at which this process joined again, if it was a member before. In that case the
-    /// database may have been set back, and may lack other replicas that still have a lease.
+    /// The uptime at which this process joined again; `None` if it was not a member before. After
+    /// it has joined again, the database may have been set back, and its table `replicas` may lack
+    /// replicas that still have a lease.
     rejoined_at: Option<Duration>,
     /// The timeline in which the table `replicas` may be incomplete, and the uptime at which this
     /// was first seen.
@@ -97,9 +99,9 @@ struct Membership {
 
 /// The time of the next renewal.
 enum Next {
-    /// At once.
+    /// Immediately.
     AtOnce,
-    /// At the time when it is due, or once there is a reason.
+    /// When `lease.renewal` has passed, or earlier if something asks for a renewal.
     WhenDue,
 }
 
@@ -139,7 +141,8 @@ impl LeaseRenewer {
             if self.replica.progress.is_loaded_under_right_clock() {
                 return Ok(());
             }
-            // The index is loaded, but the clock is wrong. It may be corrected meanwhile.
+            // The index is loaded, but the clock is wrong. Somebody may correct it, so the loop
+            // goes on.
             if let Next::WhenDue = next {
                 sleep(RETRY).await;
             }
@@ -176,19 +179,19 @@ impl LeaseRenewer {
         }
     }
 
-    /// Waits until the next renewal is due, or something asks for one.
+    /// Waits until the next renewal is due, or until something asks for a renewal.
     async fn wait(&mut self, begun: Instant, pause: &mut Duration) {
         let due = match self.is_shared() {
             true => begun + self.replica.lease_config.renewal,
-            // No other process has to learn that this one is alive.
+            // There is no other process that must learn that this process is alive.
             false => begun + Duration::from_secs(86_400),
         };
         let is_waited_for = self.replica.is_waited_for();
         tokio::select! {
             () = sleep_until(due) => {}
             () = sleep(*pause), if is_waited_for => {}
-            // While the clock is wrong, a renewal grants no lease, so calls that want one are
-            // ignored.
+            // While the clock is wrong, a renewal gives no lease, so it would not help the calls
+            // that wait for a lease.
             () = self.replica.wanted.notified(), if self.clock == ClockCheck::Right => {
                 *pause = Duration::ZERO;
             }
@@ -205,14 +208,14 @@ impl LeaseRenewer {
         self.store.members().is_some()
     }
 
-    /// Joins, or renews once.
+    /// Joins if this process is not a member. Otherwise renews once.
     async fn step(&mut self) -> Result<Next, StoreError> {
         let Some(membership) = &mut self.membership else {
             self.join().await?;
             return Ok(Next::AtOnce);
         };
         membership.number += 1;
-        // Calls that arrive from here on wait for the next renewal. The lease counts from here.
+        // The lease counts from here. Calls that arrive from here on wait for the next renewal.
         let sent = self.replica.progress.begin_renewal();
         let is_loading = !self.replica.progress.is_loaded();
         let duration = self.replica.lease_config.duration;
@@ -239,8 +242,8 @@ impl LeaseRenewer {
                 Err(StoreError::Unavailable("it is another database than before".to_owned()))
             }
             Ok(RenewalOutcome::Answer(answer)) => {
-                // The keys must be followed before this replica reports the feed as applied,
-                // because changes of the keys are part of the feed.
+                // Changes of the keys are part of the feed. The key ring must therefore be current
+                // before this replica reports the feed as applied.
                 let (ring, timeline) = (answer.ring, answer.head.timeline);
                 let followed =
                     self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.timeout).await;
@@ -285,18 +288,19 @@ impl LeaseRenewer {
         Ok(())
     }
 
-    /// Ends the membership: this process was removed, or the database was set back to a state
-    /// before its last renewals. The index is kept, because its entries are still revoked.
+    /// Ends the membership, because this process was removed, or the database was set back to a
+    /// state before the last renewals. The index keeps its entries, because their targets are still
+    /// revoked.
     fn end_membership(&mut self) {
         self.replica.progress.end_membership();
         self.replica.counts().rejoins.inc();
         self.membership = None;
         tracing::warn!(
-            "this replica was taken for gone, or the database was set back; it joins again"
+            "this replica was removed by another, or the database was set back; it joins again"
         );
     }
 
-    /// Applies a confirmed answer. The order of the steps matters.
+    /// Applies a confirmed answer. Rule 7 of decision 9 requires the order of the steps.
     fn apply(
         &mut self,
         renewal: &RenewalRequest,
@@ -313,8 +317,9 @@ impl LeaseRenewer {
         let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
         if !is_last {
             counts.applied.set(membership.cursor.0);
-            // More entries follow. An entry that was to be next may have moved to a later position
-            // meanwhile.
+            // More entries follow. Even when they have been read, the index need not be complete up
+            // to the head of this answer, because one of them may have moved beyond that position.
+            // Only the answer with the last entries shows how far the index is complete.
             return Ok(Next::AtOnce);
         }
         replica.index().raise_purge_watermark(answer.purge_watermark);
@@ -362,7 +367,8 @@ impl LeaseRenewer {
 }
 
 /// Returns the position up to which every replica has applied the feed, as far as this replica can
-/// know: if the register may lack replicas that have a lease, it knows of no such position.
+/// know. If the register may lack replicas that have a lease, the position is zero, because nothing
+/// is known about those replicas.
 fn applied_everywhere(
     renewal: &RenewalRequest,
     answer: &Answer,
@@ -372,7 +378,7 @@ fn applied_everywhere(
     let others_applied =
         answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
     match is_shared {
-        // No other process has to apply the feed.
+        // There is no other process that must apply the feed.
         false => answer.head.seq,
         true if is_complete => renewal.applied.min(others_applied),
         true => Seq::default(),
@@ -380,7 +386,7 @@ fn applied_everywhere(
 }
 
 impl Membership {
-    /// Applies entries, which come next in the feed.
+    /// Applies the next entries of the feed.
     fn apply(&mut self, entries: &[FeedEntry], replica: &Replica, wake_ups: &WakeUps) {
         for entry in entries {
             replica.index().apply(entry);
@@ -394,20 +400,20 @@ impl Membership {
         }
     }
 
-    /// Returns what this process knows to be revoked and the feed no longer has. Only the first
-    /// call returns any.
+    /// Returns the entries of the index that are missing from the feed. Only the first call, which
+    /// must follow the end of the feed, returns any.
     fn take_lost(&mut self, replica: &Replica) -> Vec<(Revoked, Timestamp)> {
         self.reread.take().map(|reread| replica.index().missing_from(&reread)).unwrap_or_default()
     }
 
-    /// Returns whether the database, if it was set back, may lack other replicas that still have a
-    /// lease.
+    /// Returns whether the table `replicas` may lack replicas that still have a lease, because the
+    /// database may have been set back.
     fn may_lack_others(&self, received: Duration, max_validity: Duration) -> bool {
         self.rejoined_at.is_some_and(|joined| received.saturating_sub(joined) <= max_validity)
     }
 
-    /// Returns the timeline of an answer if the register must be complete in it by now, and this is
-    /// not recorded yet.
+    /// Returns the timeline of an answer if the register must be complete in that timeline by now,
+    /// and the database does not have this on record yet.
     fn timeline_to_settle(
         &mut self,
         answer: &Answer,
@@ -424,15 +430,15 @@ impl Membership {
         if received.saturating_sub(since) <= max_validity {
             return None;
         }
-        // If recording this fails, it is tried again after the same time.
+        // The time starts again, so that another attempt follows if this one fails.
         self.unsettled = Some((timeline, received));
         Some(timeline)
     }
 }
 
 impl LeaseRenewer {
-    /// Compares our wall clock with that of the database, which was read after `before` and before
-    /// now.
+    /// Compares this machine's wall clock with the clock of the database. The database has read its
+    /// clock after `before` and before this call.
     fn compare_clocks(&mut self, before: Timestamp, database: Option<Timestamp>) -> ClockCheck {
         let Some(database) = database else { return ClockCheck::Right };
         let after = self.replica.lease().start().now;

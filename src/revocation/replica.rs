@@ -1,5 +1,5 @@
-//! The state of this replica: its index and its lease, and the waits for renewals and for
-//! acknowledgements of revocations.
+//! The state of this replica: its index, its lease, and the calls that wait for a renewal or for
+//! the acknowledgement of a revocation.
 
 use std::{
     fmt,
@@ -33,7 +33,8 @@ use crate::{
     },
 };
 
-/// The number of calls that may wait for a renewal at the same time. More are refused.
+/// The maximum number of calls that may wait for a renewal at the same time. Further calls are
+/// refused.
 const MAX_LAPSED: usize = 4096;
 
 /// The state of a replica at one instant, for reports and metrics.
@@ -43,7 +44,7 @@ pub struct Standing {
     pub lease: Option<Duration>,
     /// The time since the last confirmed renewal, if there was one.
     pub renewed_ago: Option<Duration>,
-    /// The number of other replicas at that renewal.
+    /// The number of other replicas at the last confirmed renewal.
     pub others: usize,
     /// The number of revocations that wait for their acknowledgement.
     pub unacknowledged: usize,
@@ -53,7 +54,8 @@ pub struct Standing {
     pub blacklist_entries: usize,
 }
 
-/// This replica: its index, and its progress through the feed with the lease that rests on it.
+/// This replica: its index, its progress through the feed, and the lease that rests on the
+/// progress.
 pub struct Replica {
     index: Index,
     pub(super) progress: Progress,
@@ -95,8 +97,8 @@ impl Replica {
         }
     }
 
-    /// Returns the index. Tokens that it does not stop may be accepted only under a lease that was
-    /// loaded before, see [`Lease::load`].
+    /// Returns the index. A token that the index does not stop may be accepted only under a lease
+    /// that was loaded before the look-up. See [`Lease::load`].
     pub fn index(&self) -> &Index {
         &self.index
     }
@@ -106,18 +108,18 @@ impl Replica {
         self.progress.lease()
     }
 
-    /// Returns the time of the shared clock if a lease that was loaded before the look-up is still
-    /// valid after it, see [`Lease::check`].
+    /// Returns the time of the shared clock if `held`, which was loaded before the look-up, is
+    /// still valid after the look-up. See [`Lease::check`].
     pub fn check(&self, held: Held) -> Option<Timestamp> {
         self.lease().check(held).map(|now| self.clock.shared(now))
     }
 
-    /// Returns its counters.
+    /// Returns the counters of this replica.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Returns its current state.
+    /// Returns the current state, for reports and metrics.
     pub fn standing(&self) -> Standing {
         let (others, received) = self.progress.others();
         let lease = self.lease();
@@ -131,9 +133,9 @@ impl Replica {
         }
     }
 
-    /// Waits for a renewal that was sent after this call and has read the feed to its end. All
-    /// revocations that were acknowledged before the call are in the index then, so a look-up needs
-    /// no lease.
+    /// Waits for a renewal that is sent after this call and reads the feed to its end. After that,
+    /// all revocations that were acknowledged before this call are in the index, so a look-up needs
+    /// no lease. The result is the lease to use for that look-up.
     pub async fn renewed(&self) -> Result<Held, AckError> {
         if self.progress.is_fresh() {
             return Err(AckError::NotCurrent);
@@ -154,19 +156,19 @@ impl Replica {
         self.progress.epoch()
     }
 
-    /// Waits until no replica accepts the tokens that were revoked at `position` by a committed
-    /// transaction: every replica has applied the revocation, or the leases of those that have not
-    /// have ended. A call that found nothing to write passes the latest position of the feed that
-    /// it read.
+    /// Waits until no replica accepts the tokens that a committed transaction has revoked at
+    /// `position`. This is so once each replica has applied the revocation, or its lease has ended.
+    /// A call that found nothing to write passes the latest position of the feed that it read.
     ///
     /// Only a renewal that is sent from now on counts, and only in the epoch that was read before
-    /// the transaction. Earlier answers may come from a database that was replaced or set back
-    /// meanwhile, so that its positions have another meaning. Moreover, an old primary that was
-    /// replaced does not know newer sessions, so it finds nothing to revoke for them.
+    /// the transaction. Earlier answers may come from a database that has since been replaced or
+    /// set back, so that positions had another meaning. Moreover, an old primary that was replaced
+    /// does not know newer sessions, and would find nothing to revoke for them.
     ///
-    /// The wait needs no lease, so a clock that is behind does no harm: tokens that seem live by it
-    /// are stopped even if they have expired. A clock that is too far ahead makes the wait fail:
-    /// the call may have found nothing to revoke, because the tokens seemed expired.
+    /// The wait needs no lease, so it also succeeds while this machine's clock is behind. Such a
+    /// clock does no harm, because the revocation also covers tokens that only seem to be live. The
+    /// wait fails if the clock is too far ahead, because the call may have found nothing to revoke
+    /// only because the tokens seemed to have expired.
     pub async fn acknowledged(&self, epoch: Epoch, position: FeedPosition) -> Result<(), AckError> {
         let mut waiting = self.begin_wait();
         let outcome = self.progress.acknowledged(epoch, position).await;
@@ -192,13 +194,13 @@ impl Replica {
         }
     }
 
-    /// Logs that a revocation had to wait, at most once a second.
+    /// Logs, at most once a second, that a revocation had to wait.
     fn log_wait(&self) {
         let second = self.lease().uptime().as_secs();
         if self.last_logged.swap(second, Ordering::Relaxed) != second {
             tracing::warn!(
-                "a revocation had to wait until every lease was over that a replica may have had \
-                 which did not report: `countersign replica list` shows which one is late, or \
+                "a revocation had to wait until the lease of every replica that had not reported \
+                 it must have ended: `countersign replica list` shows which replica is late, or \
                  whether there was a failover"
             );
         }
@@ -232,7 +234,7 @@ impl Replica {
     }
 }
 
-/// Counts a waiting call. When it is dropped, which also happens if the caller goes away, it
+/// Counts a call as waiting. When it is dropped, which also happens if the caller gives up, it
 /// records the duration of the wait.
 struct Waiting<'a> {
     replica: &'a Replica,

@@ -2,7 +2,8 @@
 //! together in the next one.
 //!
 //! There is no timer, so an idle service adds no delay: the first write is committed at once, and
-//! those that arrive meanwhile are the next batch. Each write succeeds or fails by itself.
+//! the writes that arrive during that commit form the next batch. Each write succeeds or fails by
+//! itself.
 
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::instruments::Durations;
 pub struct Shape {
     /// The number of batches that may be in flight at once. They may be committed in any order.
     pub workers: usize,
-    /// The largest number of writes in a batch, so that none takes long.
+    /// The largest number of writes in a batch, so that no batch takes long.
     pub most: usize,
 }
 
@@ -29,14 +30,15 @@ impl Shape {
     pub const SINGLE: Self = Self { workers: 1, most: 512 };
 }
 
-/// The largest number of writes that wait. Further ones are refused, so that a slow database does
-/// not fill the memory.
+/// The largest number of writes that wait in a queue. Further writes are refused, so that a slow
+/// database does not let the queue fill the memory.
 const MAX_WAITING: usize = 8192;
 
-/// The time for which the writes of a failed batch are tried one by one.
+/// The time for which the writes of a failed batch are tried one by one. After it, the rest of them
+/// fail without another attempt.
 const ALONE_FOR: Duration = Duration::from_secs(2);
 
-/// The outcomes of the writes of a batch, in their order.
+/// The outcomes of the writes of a batch, in the order of the writes.
 pub type BatchOutcome<O> = Vec<Result<O, Failure>>;
 
 /// The failure of a write.
@@ -44,20 +46,20 @@ pub type BatchOutcome<O> = Vec<Result<O, Failure>>;
 pub struct Failure {
     /// The error that the caller gets unless another attempt succeeds.
     pub error: StoreError,
-    /// The attempt that may follow.
+    /// The further attempt that the failure allows.
     pub retry: Retry,
 }
 
-/// The attempt that may follow the failure of a write.
+/// The further attempt that the failure of a write allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// All writes that failed so, once more together: nothing was written, and other transactions
-    /// are the reason.
+    /// The writes of the batch that failed in this way may be tried once more, together: nothing
+    /// was written, and the reason lies in other transactions.
     Together,
-    /// Each write alone: nothing was written as far as is known, and another write of the batch may
-    /// be the reason.
+    /// Each write may be tried alone: as far as is known, nothing was written, and the reason may
+    /// lie in another write of the batch.
     Alone,
-    /// None: the write would fail again, or may have been made.
+    /// The write must not be tried again: it would fail again, or it may have been made.
     Never,
 }
 
@@ -107,13 +109,14 @@ struct Pending<W, O> {
 /// The receiving end of a queue, which its workers share.
 struct Consumer<W, O> {
     waiting: mpsc::Receiver<Pending<W, O>>,
-    /// A write that has been taken already, and comes first.
+    /// A write that [`Self::ready`] has taken from the channel, and that comes first in the next
+    /// batch.
     next: Option<Pending<W, O>>,
 }
 
 impl<W, O> Consumer<W, O> {
-    /// Waits for a write, and takes it together with all others that wait, up to `most`. Returns
-    /// nothing if the queue is closed.
+    /// Waits for a write, and takes it together with all other waiting writes, up to `most` in all.
+    /// Returns nothing if the queue is closed.
     async fn take(&mut self, most: usize) -> Vec<Pending<W, O>> {
         let mut batch = Vec::from_iter(self.next.take());
         if batch.is_empty() {
@@ -180,7 +183,7 @@ where
     }
 
     /// Queues a write, and waits until it is committed. If the caller goes away before the write
-    /// has started, it is not made.
+    /// has started, the write is not made.
     pub async fn write(&self, write: W) -> Result<O, StoreError> {
         let (reply, outcome) = oneshot::channel();
         let pending = Pending { write, queued_at: Instant::now(), reply };
@@ -211,7 +214,8 @@ async fn run<W, O, F, R>(
     F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
     R: Future<Output = BatchOutcome<O>> + Send + 'static,
 {
-    // One idle worker waits for writes. The other idle workers wait for that one.
+    // One idle worker holds the lock and waits for writes. The other idle workers wait for the
+    // lock.
     let mut head = consumer.clone().lock_owned().await;
     loop {
         let batch = head.take(most).await;
@@ -236,8 +240,8 @@ async fn run<W, O, F, R>(
         counts.writes.observe(writes.len() as f64);
         let writes = Arc::new(writes);
         let mut committing = pin!(write_all(writes, &*commit));
-        // The next worker is woken only when there is something for it to do. If writes come one at
-        // a time, it would wake up another thread for nothing.
+        // The next worker is woken only when there is a write for it. If writes come one at a time,
+        // waking it earlier would wake another thread for nothing.
         let (outcomes, kept) = tokio::select! {
             biased;
             outcomes = &mut committing => (outcomes, Some(head)),
@@ -258,8 +262,9 @@ async fn run<W, O, F, R>(
     }
 }
 
-/// Commits writes together, and then one by one those that failed because of another one perhaps.
-/// If the database takes its time to refuse them, the rest do not wait for it one after the other.
+/// Commits writes together. Then tries the failed writes again, one by one, if they may be retried.
+/// If the database is slow to refuse them, this stops after [`ALONE_FOR`], so that the last writes
+/// do not wait for all others.
 async fn write_all<W, O, F, R>(writes: Arc<Vec<W>>, commit: &F) -> Vec<Result<O, StoreError>>
 where
     W: Clone,
@@ -282,8 +287,8 @@ where
     outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.error)).collect()
 }
 
-/// Commits writes, and once more those that failed because of other transactions. Returns as many
-/// outcomes as there are writes.
+/// Commits writes, and tries those that failed because of other transactions once more. Returns as
+/// many outcomes as there are writes.
 async fn write_together<W, O, F, R>(writes: &Arc<Vec<W>>, commit: &F) -> BatchOutcome<O>
 where
     W: Clone,
@@ -332,8 +337,8 @@ mod tests {
         Arc::new(Recorder { gate: Semaphore::new(permits), batches: Mutex::default() })
     }
 
-    /// Writes of 13 fail for good, and writes of 77 because of other transactions. A 666 makes the
-    /// whole batch fail, and a 999 makes it fail slowly.
+    /// The write 13 fails for good, and the write 77 fails because of other transactions. The write
+    /// 666 makes the whole batch fail, and the write 999 makes it fail slowly.
     async fn commit(recorder: Arc<Recorder>, writes: Arc<Vec<u32>>) -> BatchOutcome<u32> {
         recorder.gate.acquire().await.unwrap().forget();
         recorder.batches.lock().unwrap().push(writes.to_vec());
@@ -363,7 +368,7 @@ mod tests {
         }))
     }
 
-    /// Queues writes in this order and returns once all of them wait.
+    /// Queues writes in the given order, and returns once all of them wait.
     async fn queue(
         group: &Arc<GroupCommit<u32, u32>>,
         writes: &[u32],
@@ -392,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn several_workers_commit_at_once_and_none_takes_more_than_its_share() {
+    async fn several_workers_commit_at_once_and_no_batch_exceeds_the_largest_size() {
         const SHAPE: Shape = Shape { workers: 2, most: 3 };
         let meeting = Arc::new(tokio::sync::Barrier::new(SHAPE.workers));
         let batches = Arc::new(AtomicUsize::new(0));
@@ -400,7 +405,8 @@ mod tests {
             let (meeting, batch) = (meeting.clone(), batches.fetch_add(1, Ordering::Relaxed));
             async move {
                 assert!(writes.len() <= SHAPE.most);
-                // Neither of the first two gets past here alone.
+                // Neither of the first two batches gets past this point before the other has
+                // reached it.
                 if batch < SHAPE.workers {
                     meeting.wait().await;
                 }
@@ -414,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_that_fails_or_makes_its_batch_fail_affects_no_other() {
+    async fn a_write_that_fails_or_makes_its_batch_fail_does_not_make_other_writes_fail() {
         let recorder = recorder(0);
         let group = start(&recorder);
         let handles =
@@ -428,7 +434,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writes_that_other_transactions_prevented_are_tried_together_and_then_alone() {
+    async fn writes_that_failed_because_of_other_transactions_are_retried_together_then_alone() {
         let recorder = recorder(0);
         let group = start(&recorder);
         let handles =
@@ -445,7 +451,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_slow_refusal_not_every_write_is_tried_alone() {
+    async fn writes_of_a_failed_batch_are_no_longer_tried_alone_after_two_seconds() {
         let recorder = recorder(0);
         let group = start(&recorder);
         let handles =
@@ -465,8 +471,8 @@ mod tests {
         let recorder = recorder(0);
         let group = start(&recorder);
         let first = queue(&group, &[1]).await;
-        let left = queue(&group, &[2]).await;
-        for handle in left {
+        let abandoned = queue(&group, &[2]).await;
+        for handle in abandoned {
             handle.abort();
             assert!(handle.await.is_err());
         }
@@ -479,7 +485,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_queue_that_is_full_refuses_instead_of_growing() {
+    async fn a_full_queue_refuses_further_writes() {
         let recorder = recorder(0);
         let group = start(&recorder);
         let writes = vec![1; MAX_WAITING + Shape::SINGLE.most + 1];

@@ -1,5 +1,4 @@
-//! The contract between the use cases and a database. Each method is one transaction, and uses only
-//! domain types.
+//! The contract between the use cases and a database. It uses only domain types.
 
 pub mod batch;
 pub mod counts;
@@ -7,6 +6,7 @@ pub mod observed;
 pub mod postgres;
 pub mod replicas;
 pub mod ring;
+pub mod sizes;
 pub mod sqlite;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -18,6 +18,7 @@ use self::{
     counts::StoreCounts,
     replicas::{Members, RenewalClient},
     ring::{RingChange, SealedRing},
+    sizes::Sizes,
 };
 
 pub use crate::domain::creation::Creation;
@@ -33,8 +34,8 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The failure of a method of [`Store`]. Unless its variant says otherwise, it is not known whether
-/// a write took effect.
+/// An error of a method of [`Store`]. Unless the variant says otherwise, a write that failed with
+/// it may have taken effect all the same.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached, is full, or fails. The same call may succeed later.
@@ -43,7 +44,7 @@ pub enum StoreError {
     /// Too many writes are waiting. This one was not started.
     #[error("too many writes are waiting for the database")]
     Overloaded,
-    /// A row contains what this service never writes.
+    /// A row contains a value that this service never writes.
     #[error("the database holds a damaged row: {0}")]
     Damaged(String),
     /// The database refused a statement. This is a bug.
@@ -56,17 +57,19 @@ pub enum StoreError {
 pub enum Created {
     /// The session was created.
     New {
-        /// The sessions that were evicted for it, if any.
+        /// The sessions that were evicted to make room for this one, if any.
         eviction: Option<Eviction>,
     },
     /// The same request was made before, and created this session.
     Repeated(Box<Session>),
-    /// Another request, or one of another caller, had the same request id before. Nothing changed.
+    /// The request id was used before, by a different request or by another caller. Nothing
+    /// changed.
     RequestIdReused,
-    /// The subject has as many live sessions as it may have.
+    /// The subject already has as many live sessions as its quota allows.
     QuotaExceeded,
-    /// All sessions of the tenant or of the subject were revoked, and the identifier of the new
-    /// session is not later than that. A later identifier is needed.
+    /// All sessions of the tenant or of the subject were revoked up to an instant, and the
+    /// identifier of the new session is not later than that instant. The creation needs a later
+    /// identifier.
     Revoked {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
@@ -76,14 +79,14 @@ pub enum Created {
 /// Sessions that were ended so that their subject stays within its quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eviction {
-    /// The position of the last of their blacklist entries.
+    /// The feed position of the last blacklist entry of these sessions.
     pub position: FeedPosition,
     /// The sessions, the oldest first.
     pub sessions: Vec<SessionId>,
 }
 
 impl Created {
-    /// Returns the position of the last blacklist entry that it wrote.
+    /// Returns the feed position of the last blacklist entry that the creation wrote.
     pub fn position(&self) -> Option<FeedPosition> {
         match self {
             Self::New { eviction } => eviction.as_ref().map(|eviction| eviction.position),
@@ -102,23 +105,23 @@ pub enum Refreshed {
     Rotated {
         /// The session.
         session: Box<Session>,
-        /// The position of the entry that stops the previous access token, if the policy asks for
-        /// one.
+        /// The feed position of the entry that revokes the previous access token, if the policy of
+        /// the session asks for one.
         position: Option<FeedPosition>,
     },
-    /// The current refresh token is to be returned once more. Nothing changed.
+    /// The caller gets the current refresh token once more. Nothing changed.
     Replayed {
         /// The session.
         session: Box<Session>,
-        /// The head of the feed, if the policy stops the previous access token, because the entry
-        /// of that token may not have reached every replica yet.
+        /// The head of the feed, if a refresh under the policy of the session revokes the previous
+        /// access token: the blacklist entry of that token may not have reached every replica yet.
         position: Option<FeedPosition>,
     },
     /// The refresh token had been used before, so the session was ended.
     Reused {
         /// The session.
         session: Box<Session>,
-        /// The position of its blacklist entry.
+        /// The feed position of the blacklist entry of the session.
         position: FeedPosition,
     },
     /// The attempt was refused. Nothing changed.
@@ -126,7 +129,7 @@ pub enum Refreshed {
 }
 
 impl Refreshed {
-    /// Returns the position of the last blacklist entry that it wrote.
+    /// Returns the feed position of the last blacklist entry that the refresh wrote.
     pub fn position(&self) -> Option<FeedPosition> {
         match self {
             Self::Rotated { position, .. } => *position,
@@ -143,27 +146,28 @@ pub struct RevocationOutcome {
     pub found: bool,
     /// True if nothing was done because there was no room for another entry.
     pub full: bool,
-    /// True if an entry was written. An entry for what was stopped before may be written again, to
-    /// get a new position in the feed.
+    /// True if an entry was written. If an entry for the same revocation existed already, it may
+    /// have been written again, so that it gets a new position in the feed.
     pub wrote: bool,
-    /// True if anything is stopped now that was not stopped before: a session ended, there was no
-    /// entry for it yet, or the entry of a tenant or subject covers a session that it did not
-    /// cover.
+    /// True if the revocation stops anything that was not stopped before: a session ended, there
+    /// was no entry for the session or token yet, or the entry of a tenant or subject covers a
+    /// session that it did not cover before.
     pub changed: bool,
-    /// The number of live sessions that ended. Of a tenant or a subject, only those count that its
-    /// entry did not cover before.
+    /// The number of live sessions that ended. If a tenant or a subject was revoked, the sessions
+    /// that its entry covered before are not counted.
     pub sessions: i64,
-    /// The tenant and the subject of the entry that was written, if it concerns one subject.
+    /// The tenant and the subject of the entry that was written, if the entry concerns one subject.
     pub owner: Option<(Tenant, Subject)>,
-    /// The position that every index must have applied before the revocation holds. It is that of
-    /// the last entry written or, if there was none to write, the head of the feed, because what
-    /// was revoked before may not have reached every index yet.
+    /// The position up to which every index must have applied the feed before the revocation holds.
+    /// This is the position of the last entry that was written. If no entry was written, it is the
+    /// head of the feed, because the entry of an earlier revocation may not have reached every
+    /// index yet.
     pub position: FeedPosition,
 }
 
 impl RevocationOutcome {
-    /// Returns the outcome of a decision that has been written. `position` is that of its entry, or
-    /// the head of the feed if it has none.
+    /// Returns the outcome of a decision that has been written. `position` is the position of the
+    /// decision's entry, or the head of the feed if the decision has no entry.
     pub fn new(decision: &RevocationDecision, position: FeedPosition) -> Self {
         let entry = decision.entry.as_ref();
         Self {
@@ -178,29 +182,30 @@ impl RevocationOutcome {
     }
 }
 
-/// An entry of the feed, which keeps the index in memory up to date.
+/// An entry of the feed. Replicas add these entries to their index in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
     /// The position of the entry in the feed.
     pub seq: Seq,
-    /// The tokens or sessions that it stops.
+    /// The sessions or the token that the entry revokes.
     pub revoked: Revoked,
-    /// The instant from which it may be deleted.
+    /// The instant from which the entry may be deleted.
     pub expires_at: Timestamp,
 }
 
-/// An entry of a tenant or subject under which sessions may still have to be marked as ended.
+/// A blacklist entry of a tenant or subject. Sessions that it covers may still have to be marked as
+/// ended in their rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// The position of the entry in the feed. It changes if the same is revoked again.
+    /// The position of the entry in the feed. It changes if the tenant or subject is revoked again.
     pub seq: Seq,
     /// The tenant.
     pub tenant: Tenant,
-    /// The subject, if it is not about the whole tenant.
+    /// The subject; none if the entry covers the whole tenant.
     pub subject: Option<Subject>,
     /// The sessions that are to be ended.
     pub cut_off: CutOff,
-    /// The end that they get.
+    /// The time, reason and note with which the sessions end.
     pub ended: Ended,
     /// The instant from which the entry may be deleted.
     pub expires_at: Timestamp,
@@ -231,7 +236,7 @@ pub struct EndedBatch {
     pub sessions: usize,
 }
 
-/// The result of a batch of the sweep.
+/// The result of the deletion of a batch of expired blacklist entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SweptRevocations {
     /// The number of entries that were deleted.
@@ -246,21 +251,21 @@ pub struct SweptRevocations {
 pub struct RecordedExpiries {
     /// The audit records of the sessions.
     pub entries: Vec<AuditEntry>,
-    /// True if nothing was left to record, or nothing that could be recorded now.
+    /// True if this was the last batch: no further session has an expiry that can be recorded now.
     pub is_last: bool,
 }
 
-/// A query for sessions, which are listed the newest first.
+/// A query for sessions. The newest session is listed first.
 #[derive(Clone, Debug)]
 pub struct SessionQuery {
     /// The tenant of the sessions.
     pub tenant: Tenant,
-    /// The subject of the sessions; none for those of all subjects.
+    /// The subject of the sessions; none to list the sessions of all subjects.
     pub subject: Option<Subject>,
     /// True for live sessions, false for those that are over, none for both. An expired session
     /// counts as over once [`Store::record_expiries`] has recorded it.
     pub live: Option<bool>,
-    /// The instant at which a session counts as live or not.
+    /// The instant for which the query asks whether a session is live.
     pub now: Timestamp,
     /// If given, only sessions with lower identifiers are listed.
     pub before: Option<SessionId>,
@@ -279,15 +284,15 @@ impl SessionQuery {
     }
 }
 
-/// A database that keeps sessions, the blacklist, the sealed keys and the audit. Every method is
-/// one transaction.
+/// A database that keeps sessions, the blacklist, the sealed keys and the audit. A creation, a
+/// refresh, a revocation and a change of the keys are each made in one transaction.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Creates a session, and evicts others if its quota says so.
+    /// Creates a session, and evicts others if the quota of the subject requires it.
     async fn create_session(&self, creation: Creation) -> Result<Created, StoreError>;
 
-    /// Decides an attempt by [`Session::judge_refresh`] on the row as it is then, and writes the
-    /// decision.
+    /// Reads the session as it is when the transaction runs, decides the attempt by
+    /// [`Session::judge_refresh`], and writes the decision.
     async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed, StoreError>;
 
     /// Ends the sessions that a revocation names, and writes the blacklist entries. A session that
@@ -304,10 +309,12 @@ pub trait Store: Send + Sync + 'static {
     /// ends.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError>;
 
-    /// Ends a batch of the live sessions that an entry covers. They get no entries of their own,
-    /// because this entry stops their tokens; it is written again if it must be kept longer for
-    /// that. Reads no more than `limit` sessions after `after`. Returns none if there were none to
-    /// read, and then marks the entry as finished.
+    /// Ends a batch of the live sessions that an entry covers. These sessions get no entries of
+    /// their own, because this entry stops their tokens. If one of their tokens expires later than
+    /// the entry, the entry is written again with a later expiry.
+    ///
+    /// Reads no more than `limit` sessions after `after`. Returns none if there were none to read,
+    /// and then marks the entry as finished.
     async fn end_covered_sessions(
         &self,
         entry: Unfinished,
@@ -316,9 +323,11 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<EndedBatch>, StoreError>;
 
     /// Ends a batch of live sessions of all tenants that were created up to the end of the
-    /// millisecond of `until`, without entries. This is for a database from which no process
-    /// serves, and of whose older access tokens none is accepted. Reads no more than `limit`
-    /// sessions after `after`. Returns none if there were none to read.
+    /// millisecond of `until`, and writes no blacklist entries for them. This may be used only if
+    /// no process serves from the database, and if access tokens that were issued before are not
+    /// accepted any more.
+    ///
+    /// Reads no more than `limit` sessions after `after`. Returns none if there were none to read.
     async fn end_all_sessions(
         &self,
         ended: Ended,
@@ -327,11 +336,13 @@ pub trait Store: Send + Sync + 'static {
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError>;
 
-    /// Returns a client by which this process learns what was revoked.
+    /// Returns a client with which this process sends its renewals, and so learns which tokens were
+    /// revoked.
     fn renewal_client(&self) -> Box<dyn RenewalClient>;
 
-    /// Returns a channel that changes whenever there may be new blacklist entries. It is a hint:
-    /// only what [`Store::renewal_client`] reads counts.
+    /// Returns a channel that changes whenever there may be new blacklist entries. The value is
+    /// only a hint; a revocation takes effect when a renewal ([`Store::renewal_client`]) has read
+    /// its entry.
     fn revocation_hints(&self) -> watch::Receiver<Seq>;
 
     /// Returns the instant of the newest row, if the database has no clock of its own and is not
@@ -340,24 +351,25 @@ pub trait Store: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Returns the time by which all replicas can judge alike, if the database has a clock of its
-    /// own.
+    /// Returns the time of the database's clock, by which all replicas can judge alike. Returns
+    /// none if the database has no clock of its own.
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         Ok(None)
     }
 
     /// Deletes at most `limit` blacklist entries that expired before `until`, and records the
     /// latest expiry among them. The entry of a tenant or subject is kept, and marked as
-    /// unfinished, as long as sessions that it covers have to be marked as ended.
+    /// unfinished, as long as sessions that it covers still have to be marked as ended.
     async fn delete_expired_revocations(
         &self,
         until: Timestamp,
         limit: i64,
     ) -> Result<SweptRevocations, StoreError>;
 
-    /// Records the expiry of sessions that expired before `until` and had not been ended, once for
-    /// each session, even if other replicas sweep at the same time. Reads no more than `limit`
-    /// sessions. If `keep`, the records are added to the audit table in the same transaction.
+    /// Records the expiry of sessions that expired before `until` and had not been ended. Each
+    /// session is recorded once, even if several replicas sweep at the same time. Reads no more
+    /// than `limit` sessions. If `keep` is true, the records are added to the audit table in the
+    /// same transaction.
     async fn record_expiries(
         &self,
         until: Timestamp,
@@ -369,14 +381,15 @@ pub trait Store: Send + Sync + 'static {
     /// until [`Store::record_expiries`] has recorded it.
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
-    /// Adds records to the audit table, all or none. A record that exists is left as it is, so that
-    /// the call may be repeated after an error.
+    /// Adds records to the audit table, either all or none. A record that is in the table already
+    /// is left as it is, so that the call may be repeated after an error.
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError>;
 
     /// Deletes audit records from before `until`, the oldest first, and returns their number.
     ///
-    /// Deletes at most `limit` records one by one. An engine with daily partitions drops those of
-    /// past days as a whole, and keeps the records of the last day until all of it is past.
+    /// At most `limit` records are deleted one by one. An engine with daily partitions drops the
+    /// partitions of past days as a whole, and keeps the records of the last day until all of that
+    /// day is past.
     async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
     /// Gives back to the file system a bounded part of the space that deleted rows have left, if
@@ -384,6 +397,9 @@ pub trait Store: Send + Sync + 'static {
     async fn release_space(&self) -> Result<bool, StoreError> {
         Ok(false)
     }
+
+    /// Reads the size of the database. Blacklist rows that expired before `now` count as expired.
+    async fn sizes(&self, now: Timestamp) -> Result<Sizes, StoreError>;
 
     /// Returns the counts of the engine for metrics.
     fn counts(&self) -> StoreCounts {
@@ -401,11 +417,12 @@ pub trait Store: Send + Sync + 'static {
     /// Reads all keys.
     async fn ring(&self) -> Result<SealedRing, StoreError>;
 
-    /// Changes the keys, if they are still as the change expects. Returns a feed position: all who
-    /// have applied the feed up to there know the change. Returns none if the change was not made.
+    /// Changes the keys, if the key ring still has the version for which the change was made.
+    /// Returns none if it has another version; nothing is changed then. Otherwise returns a feed
+    /// position: every replica that has applied the feed up to there knows the change.
     async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>, StoreError>;
 
-    /// Returns whether the current refresh token of a live session depends on a key. Reads all
+    /// Returns whether the current refresh token of any live session depends on a key. Reads all
     /// sessions.
     async fn is_refresh_key_in_use(
         &self,

@@ -13,6 +13,7 @@ use super::{
     counts::StoreCounts,
     replicas::{Members, RenewalClient},
     ring::{RingChange, SealedRing},
+    sizes::Sizes,
 };
 use crate::{
     domain::{
@@ -30,7 +31,7 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 19] = [
+const OPERATIONS: [&str; 20] = [
     "create_session",
     "refresh_session",
     "revoke",
@@ -50,6 +51,7 @@ const OPERATIONS: [&str; 19] = [
     "ring",
     "change_ring",
     "is_refresh_key_in_use",
+    "sizes",
 ];
 
 /// The results of an operation.
@@ -227,6 +229,10 @@ impl Store for ObservedStore {
 
     async fn is_refresh_key_in_use(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool> {
         self.observe("is_refresh_key_in_use", self.store.is_refresh_key_in_use(key, now)).await
+    }
+
+    async fn sizes(&self, now: Timestamp) -> Result<Sizes> {
+        self.observe("sizes", self.store.sizes(now)).await
     }
 
     fn renewal_client(&self) -> Box<dyn RenewalClient> {

@@ -1,5 +1,5 @@
-//! The register of the replicas on one database, and the renewal, which each of them sends again
-//! and again to show that it is there and to learn what was revoked. See
+//! The register of the replicas of one database, and the renewal. Each replica sends renewals again
+//! and again, to show that it still runs and to learn which tokens were revoked. See
 //! `docs/decisions/0009-the-lease-protocol.md`.
 
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// A process that is about to serve.
+/// A process that is about to join the replicas.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
-    /// The random identifier of the process, a new one whenever it joins.
+    /// The random identifier of the membership. The process has a new one each time it joins.
     pub incarnation: Incarnation,
     /// The name of the replica in the configuration, for display.
     pub name: String,
@@ -26,23 +26,24 @@ pub struct Newcomer {
     pub address: String,
     /// The version of the service, for display.
     pub version: &'static str,
-    /// The time for which others wait for it before they remove it.
+    /// The time for which the other replicas wait for a renewal of this one before they remove it.
     pub max_validity: Duration,
 }
 
-/// A replica's report on itself when it renews its row, and what it wants to read of the feed.
+/// The report of a replica on itself, with which it renews its row, and the part of the feed that
+/// it wants to read.
 #[derive(Clone, Copy, Debug)]
 pub struct RenewalRequest {
     /// The incarnation of the replica.
     pub incarnation: Incarnation,
-    /// The number of this renewal: one more than the last that was sent.
+    /// The number of this renewal: one more than the number of the last renewal that was sent.
     pub number: i64,
     /// The number of the last renewal that was confirmed.
     pub confirmed: i64,
-    /// The position up to which it has applied the feed: it accepts nothing that was revoked up to
-    /// there.
+    /// The position up to which the replica has applied the feed: it accepts nothing that was
+    /// revoked up to there.
     pub applied: Seq,
-    /// The position up to which it has read the feed.
+    /// The position up to which the replica has read the feed.
     pub after: Seq,
     /// The largest number of entries to be read.
     pub limit: i64,
@@ -53,9 +54,10 @@ pub struct RenewalRequest {
 /// The outcome of a renewal that the database has confirmed.
 #[derive(Clone, Debug)]
 pub enum RenewalOutcome {
-    /// The row is gone, or is an older one, so this membership is over.
+    /// The row of the replica is gone, or is not the one that the replica last renewed, so this
+    /// membership is over.
     Gone,
-    /// The answer, all of it from one snapshot.
+    /// The answer, all of it read from one snapshot of the database.
     Answer(Answer),
 }
 
@@ -74,23 +76,23 @@ pub struct Answer {
     pub ring: RingVersion,
     /// The purge watermark: the latest expiry of an entry that was ever deleted.
     pub purge_watermark: Timestamp,
-    /// The time by the database's clock; none if that is this machine's clock.
+    /// The time of the database's clock; none if the database has no clock but this machine's.
     pub now: Option<Timestamp>,
     /// The other replicas.
     pub others: Vec<Other>,
 }
 
-/// The state of another replica, as far as this one knows it.
+/// The state of another replica, as its row shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Other {
     /// The incarnation of the replica.
     pub incarnation: Incarnation,
-    /// The position up to which it has applied the feed: it accepts nothing that was revoked up to
-    /// there.
+    /// The position up to which the replica has applied the feed: it accepts nothing that was
+    /// revoked up to there.
     pub applied: Seq,
-    /// The number of its last renewal.
+    /// The number of the replica's last renewal.
     pub renewals: i64,
-    /// The longest time for which a lease that it has asked for by now may be valid.
+    /// The longest time for which any lease that the replica has asked for so far may be valid.
     pub max_validity: Duration,
 }
 
@@ -101,7 +103,8 @@ pub struct Member {
     pub incarnation: Incarnation,
     /// The name of the replica in the configuration.
     pub name: String,
-    /// The address at which it listens for gRPC; empty if it is of an older version.
+    /// The address at which it listens for gRPC; empty if an older version of the service, which
+    /// does not report one, runs there.
     pub address: String,
     /// The version of the service.
     pub version: String,
@@ -109,17 +112,17 @@ pub struct Member {
     pub joined_at: Timestamp,
     /// The time since it last renewed its row, by the clock of the database.
     pub renewed_ago: Duration,
-    /// The number of its last renewal.
+    /// The number of the replica's last renewal.
     pub renewals: i64,
-    /// The position up to which it has applied the feed.
+    /// The position up to which the replica has applied the feed.
     pub applied: Seq,
-    /// The longest time for which a lease that it has asked for by now may be valid.
+    /// The longest time for which any lease that the replica has asked for so far may be valid.
     pub max_validity: Duration,
 }
 
 impl Member {
-    /// Returns whether the other replicas still wait for it. Otherwise they remove it, if there are
-    /// any.
+    /// Returns whether the other replicas still wait for this one. Once they do not, any of them
+    /// removes it.
     pub fn is_live(&self) -> bool {
         self.renewed_ago <= self.max_validity
     }
@@ -128,14 +131,14 @@ impl Member {
 /// The reason why a replica no longer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormerState {
-    /// The replica stopped in good order.
+    /// The replica left the register when it stopped.
     Left,
-    /// Another replica removed it, because it had not renewed its row.
+    /// Another replica removed this one, because it had not renewed its row.
     Removed,
 }
 
 impl FormerState {
-    /// Returns the name under which it is stored.
+    /// Returns the name under which the state is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Left => "left",
@@ -156,7 +159,8 @@ pub struct FormerReplica {
     pub incarnation: Incarnation,
     /// The name of the replica in the configuration.
     pub name: String,
-    /// The address at which it listened for gRPC; empty if it was of an older version.
+    /// The address at which it listened for gRPC; empty if an older version of the service ran
+    /// there.
     pub address: String,
     /// The version of the service.
     pub version: String,
@@ -166,16 +170,16 @@ pub struct FormerReplica {
     pub joined_at: Timestamp,
     /// The instant at which it left or was removed, by the clock of the database.
     pub ended_at: Timestamp,
-    /// The position up to which it had reported to have applied the feed.
+    /// The last position up to which it reported that it had applied the feed.
     pub applied: Seq,
 }
 
-/// The time for which a replica is listed that no longer serves.
+/// The time for which a replica that no longer serves is listed.
 pub const FORMER_REPLICA_RETENTION: Duration = Duration::from_secs(86_400);
-/// The largest number of such replicas that are listed, the latest of all.
+/// The largest number of former replicas that are listed. Those that stopped last are kept.
 pub const MOST_FORMER_REPLICAS: i64 = 100;
-/// The largest number of those with one name, so that a replica that starts again and again
-/// displaces no other.
+/// The largest number of former replicas with the same name that are listed, so that a replica that
+/// starts again and again does not displace the others.
 pub const MOST_FORMER_REPLICAS_OF_A_NAME: i64 = 10;
 
 /// The register at one instant, for display.
@@ -192,13 +196,13 @@ pub struct Register {
 }
 
 impl Register {
-    /// Returns the number of positions of the feed that a member has yet to report.
+    /// Returns the number of feed positions that a member has not yet reported as applied.
     pub fn lag(&self, member: &Member) -> i64 {
         self.head.seq.0.saturating_sub(member.applied.0)
     }
 
-    /// Returns whether every process that may have a lease is listed. After a failover it takes a
-    /// while until this is so.
+    /// Returns whether every process that may have a lease is listed. After a failover this takes a
+    /// while to become true.
     pub fn is_settled(&self) -> bool {
         self.settled == self.head.timeline
     }
@@ -207,37 +211,40 @@ impl Register {
 /// Sends renewals to the database, over a connection of its own.
 #[async_trait]
 pub trait RenewalClient: Send {
-    /// Adds a replica, as one that has applied the whole feed, and returns the head of the feed.
-    /// The replica must accept nothing before it has applied the feed up to there. The database
-    /// must answer within `timeout`.
+    /// Adds a replica to the register, as one that has applied the whole feed, and returns the head
+    /// of the feed. The replica must not accept any token before it has applied the feed up to
+    /// there. The database must answer within `timeout`.
     ///
-    /// The renewals that follow go over the same connection, and so to the same server. The others
-    /// remove a replica whose first renewal takes too long, as making a connection may.
+    /// The renewals that follow go over the same connection, and so to the same server. If the
+    /// first renewal had to make a connection, it might take so long that the other replicas remove
+    /// the newcomer.
     async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq, StoreError>;
 
-    /// Renews a row by a write that is as durable as any, and reads the next entries of the feed.
-    /// After an error, the row may have been renewed all the same.
+    /// Renews the replica's row, with the same durability as any other write, and reads the next
+    /// entries of the feed. After an error, the row may have been renewed all the same.
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError>;
 
-    /// Reads all keys from the server that answered the last renewal. It must answer within
+    /// Reads all keys from the server that answered the last renewal. The server must answer within
     /// `timeout`.
     async fn ring(&mut self, timeout: Duration) -> Result<SealedRing, StoreError>;
 }
 
-/// The register of the replicas that serve from a database. Each method is one transaction.
+/// The register of the replicas that serve from a database.
 #[async_trait]
 pub trait Members: Send + Sync {
     /// Reads the register.
     async fn register(&self) -> Result<Register, StoreError>;
 
-    /// Removes a replica, unless it has renewed its row since this renewal. Returns whether it was
-    /// removed. It is listed as removed for a while.
+    /// Removes a replica, unless it has renewed its row since the renewal with the number
+    /// `renewals`. Returns whether it was removed. For a while, the register lists it as removed.
     async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError>;
 
-    /// Records that the register is complete in a new timeline, unless another replica has done so.
+    /// Records that the register is complete in the timeline `now`, unless another replica has done
+    /// so. Until now it was known to be complete in the timeline `before`.
     async fn settle(&self, before: Timeline, now: Timeline) -> Result<(), StoreError>;
 
-    /// Removes a replica that has stopped serving. It is listed as left for a while.
+    /// Removes a replica that has stopped serving. For a while, the register lists it as one that
+    /// left.
     async fn leave(&self, incarnation: Incarnation) -> Result<(), StoreError>;
 
     /// Deletes the former replicas that are not listed any more, and returns their number.

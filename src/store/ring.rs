@@ -1,4 +1,4 @@
-//! The sealed keys as a whole: they are read together, and changed by one process at a time.
+//! All sealed keys: they are read together, and only one process at a time changes them.
 
 use crate::domain::{
     key::{RingVersion, SealedKey},
@@ -8,7 +8,7 @@ use crate::domain::{
 /// All keys at one instant.
 #[derive(Clone, Debug)]
 pub struct SealedRing {
-    /// The number of changes so far; zero if there have never been keys.
+    /// The number of changes so far; zero if there have never been any keys.
     pub version: RingVersion,
     /// The keys.
     pub keys: Vec<SealedKey>,
@@ -19,7 +19,7 @@ pub struct SealedRing {
 }
 
 impl SealedRing {
-    /// Creates the ring from rows, each given with the name of its key.
+    /// Creates the ring from rows, each of which is given with the name of its key.
     pub fn of_rows<Row>(
         version: RingVersion,
         position: FeedPosition,

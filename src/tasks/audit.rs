@@ -1,20 +1,20 @@
-//! Writes audit records to their table.
+//! Writes audit records to the table `audit`.
 
 use std::time::Duration;
 
 use crate::authority::audit::AuditWriter;
 
-/// The time for which records are gathered before they are written. A transaction for each record
-/// would delay the writes that callers wait for.
+/// The time for which records are collected before they are written together. A transaction for
+/// each record would delay the writes that callers wait for.
 const GATHERING: Duration = Duration::from_millis(200);
 
-/// The first and the longest wait after the database failed. Each wait is twice as long as the one
-/// before.
+/// The first and the longest wait after the database has failed. Each wait is twice as long as the
+/// previous one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
-/// Writes whenever there are records. While the database is not reachable, records are kept up to
-/// the capacity of the queue.
+/// Writes records whenever there are any. While the database is not reachable, the queue keeps
+/// records up to its capacity.
 pub async fn run(mut writer: AuditWriter) {
     let mut retry = FIRST_RETRY;
     let mut is_in_trouble = false;

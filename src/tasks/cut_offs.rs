@@ -1,5 +1,5 @@
-//! Marks the sessions of revoked tenants and subjects as ended: at the start, and whenever one is
-//! revoked.
+//! Marks the sessions of revoked tenants and subjects as ended, at the start of the process and
+//! whenever a tenant or a subject is revoked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use crate::authority::Authority;
 
-/// The wait before the next attempt after the database failed.
+/// The wait before another attempt after the database has failed.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until it is dropped. `revoked` is notified when a tenant or a subject is revoked.

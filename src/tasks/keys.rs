@@ -1,4 +1,4 @@
-//! Rotates the keys by schedule.
+//! Rotates the keys when they are due.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,13 +6,13 @@ use tokio::sync::Notify;
 
 use crate::authority::{Authority, error::AuthorityError};
 
-/// Checks periodically whether a change is due, and whenever `wanted` is notified. As a rule, the
-/// check does not use the database.
+/// Checks whether a change of the keys is due, and makes it: once every `every`, and whenever
+/// `wanted` is notified. As a rule, the check does not use the database.
 pub async fn run(authority: Arc<Authority>, every: Duration, wanted: Arc<Notify>) {
     loop {
         match authority.rotate_what_is_due().await {
             Ok(()) => {}
-            // A change that is due stays due, so the next round makes it.
+            // The change stays due, so the next check makes it.
             Err(AuthorityError::StoreUnavailable) => {
                 tracing::debug!("the keys are checked again later")
             }

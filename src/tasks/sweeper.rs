@@ -1,4 +1,4 @@
-//! Sweeps by the schedule from the configuration.
+//! Runs the sweeps at the times of the schedule in the configuration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,17 +11,17 @@ use crate::{
     domain::time::Timestamp,
 };
 
-/// The wait before the schedule is evaluated again if it has no next time.
+/// The wait before the schedule is evaluated again, if it has no next time.
 const NEVER: Duration = Duration::from_secs(86_400);
 
-/// Sweeps at the times of the schedule, but only while this replica holds a lease. Without one its
-/// clock may be wrong, and rows may seem expired that are not. Another replica sweeps then, or this
-/// one at the next time.
+/// Sweeps at the times of the schedule, but only while this replica holds a lease. Without a lease,
+/// the clock may be wrong, and rows that have not expired may seem expired. In that case another
+/// replica sweeps, or this replica at the next time.
 pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cron) {
     loop {
         tokio::time::sleep(until_next(&schedule, clock.now())).await;
         if !authority.is_current() {
-            tracing::info!("there is no lease, so this sweep is left out");
+            tracing::info!("this sweep is skipped, because this replica holds no lease");
             continue;
         }
         let started = clock.uptime();
@@ -36,16 +36,18 @@ pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cro
                     tracing::info!(revocations, sessions, audit, expired, took_ms, "swept");
                 }
             }
-            // Rows that are due stay due, so the next sweep deletes them.
+            // The rows stay due, so the next sweep deletes them.
             Err(AuthorityError::StoreUnavailable) => {
-                tracing::warn!("the sweep stopped early; the next one goes on")
+                tracing::warn!("the sweep stopped early; the next sweep continues")
             }
-            Err(error) => tracing::error!(%error, "the sweep stopped early; the next one goes on"),
+            Err(error) => {
+                tracing::error!(%error, "the sweep stopped early; the next sweep continues")
+            }
         }
     }
 }
 
-/// Returns the wait until the next time of the schedule, which is in UTC.
+/// Returns the time to wait until the schedule's next time. The schedule is in UTC.
 fn until_next(schedule: &Cron, now: Timestamp) -> Duration {
     let next = jiff::Timestamp::from_microsecond(now.micros())
         .ok()

@@ -1,8 +1,9 @@
 //! Access tokens. They are JWTs in the form of RFC 9068, and are parsed as strictly as RFC 8725
 //! recommends.
 //!
-//! There are two steps, because the key is looked up between them. [`Unverified::parse`] parses
-//! only the header. [`Unverified::verify`] checks the signature, and parses the claims afterwards.
+//! A token is read in two steps, because the key is looked up between them. [`Unverified::parse`]
+//! parses only the header. [`Unverified::verify`] checks the signature, and parses the claims
+//! afterwards.
 
 use std::{
     borrow::Cow,
@@ -183,7 +184,7 @@ impl<'a> Unverified<'a> {
             return Err(InactiveReason::Malformed);
         }
         let header = decode(header)?;
-        // The whole header must be UTF-8, also the members that are ignored (RFC 7515, section
+        // The whole header must be UTF-8, including the members that are ignored (RFC 7515, section
         // 5.2, step 3).
         let header = str::from_utf8(&header).map_err(|_| InactiveReason::Malformed)?;
         let header: Header<'_> =
@@ -203,8 +204,8 @@ impl<'a> Unverified<'a> {
         })
     }
 
-    /// Checks the signature, and then parses the claims. The algorithm is that of the key; the one
-    /// that the token names must be the same.
+    /// Checks the signature, and then parses the claims. `algorithm` is the algorithm of the key. A
+    /// token that names another one is refused.
     pub fn verify(
         &self,
         algorithm: Algorithm,
@@ -243,7 +244,8 @@ fn algorithm_name(algorithm: Algorithm) -> &'static str {
         Algorithm::EdDSA => "EdDSA",
         Algorithm::ES256 => "ES256",
         Algorithm::RS256 => "RS256",
-        // The ring has no keys of other algorithms. The empty name would refuse their tokens.
+        // The key ring has no keys of other algorithms. If there were one, the empty name would
+        // refuse its tokens.
         _ => "",
     }
 }
@@ -405,7 +407,7 @@ fn audience<E: serde::de::Error>(claim: Option<OneOrMany>) -> Result<Vec<String>
     }
 }
 
-/// Returns the scopes in a claim, which spaces separate.
+/// Splits a `scope` claim into its scopes, which are separated by spaces.
 fn words(scope: &str) -> Vec<String> {
     scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
 }

@@ -1,5 +1,5 @@
-//! Tests of the tokens that the strict parser refuses. All are signed by the right key, so that the
-//! tested fault is the only one.
+//! Tests of the tokens that the strict parser refuses. Almost all are signed by the right key, so
+//! that the fault under test is their only fault.
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use proptest::prelude::*;
@@ -97,7 +97,7 @@ fn signed_claims_are_read_back() {
 }
 
 #[test]
-fn a_header_of_another_kind_is_refused() {
+fn a_malformed_header_or_another_type_or_algorithm_is_refused() {
     let kid = format!(r#""kid":"{KID}""#);
     for (header, rejection) in [
         (format!(r#"{{"alg":"EdDSA",{kid}}}"#), InactiveReason::WrongType),
@@ -250,7 +250,7 @@ fn duplicate_claims_are_refused() {
 }
 
 #[test]
-fn another_issuer_is_a_rejection_of_its_own() {
+fn a_token_of_another_issuer_is_refused_with_a_reason_of_its_own() {
     for issuer in ["https://issuer/", "https://ISSUER", ""] {
         assert_eq!(with_claim("iss", json!(issuer)), Err(InactiveReason::WrongIssuer));
     }
@@ -277,7 +277,7 @@ fn bytes_that_are_not_utf8_are_refused() {
 }
 
 #[test]
-fn the_compact_form_is_exact() {
+fn a_token_that_is_not_exactly_in_compact_form_is_malformed() {
     let good = token_of(&good_header(), &Value::Object(good_payload()).to_string());
     assert!(read(&good).is_ok());
     let (signed, signature) = good.rsplit_once('.').unwrap();
@@ -298,8 +298,8 @@ fn the_compact_form_is_exact() {
     ] {
         assert_eq!(read(&wrong), Err(InactiveReason::Malformed), "{wrong}");
     }
-    // In the last of the 86 characters for 64 bytes, four bits are unused. A character that differs
-    // in those alone is refused.
+    // The 64 bytes of a signature take 86 characters, and four bits of the last character are
+    // unused. A signature that differs only in these bits is refused.
     let last = signature.chars().last().unwrap();
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let index = alphabet.find(last).unwrap();

@@ -2,10 +2,11 @@
 //! refused without reading the database.
 //!
 //! A token is `cs_rt_` and then, in base64url, `version | key id | session id | generation | secret
-//! | MAC`. The MAC is HMAC-SHA-256 (RFC 2104), under the refresh key that is named, over all that
-//! precedes it. The secret is random for each session, and stored in the session's row. So neither
-//! a copy of the database alone nor the refresh key alone is enough to forge a token. It can be
-//! computed again from the row and the key, which is how a replay yields the same token again.
+//! | MAC`. The MAC is HMAC-SHA-256 (RFC 2104) over all bytes that precede it, under the refresh key
+//! that the key id names. The secret is random for each session, and stored in the session's row.
+//! So neither a copy of the database alone nor the refresh key alone is enough to forge a token. A
+//! token can be computed again from the session's row and the refresh key. That is how a replay
+//! yields the same token again.
 
 use std::fmt;
 
@@ -35,9 +36,10 @@ pub struct NotAuthentic;
 /// The content of a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshClaims {
-    /// The session that it belongs to.
+    /// The session that the token belongs to.
     pub session_id: SessionId,
-    /// The generation, the secret of the session, and the name of the key that authenticates it.
+    /// The generation, the secret of the session, and the name of the key that authenticates the
+    /// token.
     pub lineage: Lineage,
 }
 
@@ -75,17 +77,17 @@ impl Unverified {
         Ok(Self { bytes, claims })
     }
 
-    /// Returns the key that the token names. It is not authenticated yet.
+    /// Returns the name of the key in the token, which is not authenticated yet.
     pub fn key(&self) -> RefreshKeyId {
         self.claims.lineage.key
     }
 
-    /// Returns the session that the token names. It is not authenticated yet.
+    /// Returns the session identifier in the token, which is not authenticated yet.
     pub fn session_id(&self) -> SessionId {
         self.claims.session_id
     }
 
-    /// Returns the generation that the token names. It is not authenticated yet.
+    /// Returns the generation in the token, which is not authenticated yet.
     pub fn generation(&self) -> u32 {
         self.claims.lineage.generation
     }

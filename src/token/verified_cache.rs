@@ -1,5 +1,5 @@
-//! Caches tokens whose signature has been verified, so that a token seen again costs a hash and a
-//! look-up.
+//! Caches tokens whose signature has been verified. To verify a cached token again takes only a
+//! hash and a look-up.
 //!
 //! Only verified tokens and their claims are kept. Everything that can change (time, revocation,
 //! the key's state, the caller's demands) is checked after each look-up.
@@ -36,8 +36,8 @@ impl TokenDigest {
     }
 }
 
-/// The bytes that the cache itself needs for an entry: its digest, its place in a list and in a
-/// table, and the reference counts of its `Arc`.
+/// The bytes that the cache itself needs for an entry: its digest, its slots in a list and in a
+/// hash table, and the reference counts of its `Arc`.
 const ENTRY_BYTES: usize = 128;
 
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ impl Lifecycle<TokenDigest, Arc<VerifiedToken>> for CountEvictions {
     }
 }
 
-/// A bounded cache, shared by all calls without a lock that all of them would take.
+/// A bounded cache that all calls share. There is no single lock that every call would take.
 #[derive(Debug)]
 pub struct VerifiedCache {
     tokens: Cache<TokenDigest, Arc<VerifiedToken>, ByMemory, DefaultHashBuilder, CountEvictions>,
@@ -99,8 +99,8 @@ pub struct CacheCounts {
 }
 
 impl VerifiedCache {
-    /// Creates a cache whose tokens take at most about this many bytes of memory. With zero, it
-    /// keeps none.
+    /// Creates a cache whose tokens take at most about this many bytes of memory. A cache of zero
+    /// bytes keeps no tokens.
     pub fn with_capacity(bytes: u64) -> Self {
         const USUAL_TOKEN: u64 = 1024;
         let items = usize::try_from(bytes / USUAL_TOKEN).unwrap_or(usize::MAX);

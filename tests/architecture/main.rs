@@ -1,5 +1,5 @@
-//! Checks the rules of docs/architecture.md against the code: which part may use which, and that no
-//! two files use each other.
+//! Checks the rules of docs/architecture.md against the code: each part uses only the parts that it
+//! may use, and no files use each other in a cycle.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod paths;
@@ -19,11 +19,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rng", &[]),
     ("proto", &[]),
     ("shutdown", &[]),
-    ("token", &[]),
+    ("token", &["instruments"]),
     ("keys", &["rng", "store"]),
-    ("store", &[]),
+    ("store", &["instruments"]),
     ("revocation", &["clock", "keys", "rng", "store"]),
-    ("authority", &["clock", "keys", "revocation", "rng", "store", "token"]),
+    ("authority", &["clock", "instruments", "keys", "revocation", "rng", "store", "token"]),
     ("tasks", &["authority", "clock"]),
     ("callers", &["clock", "rng"]),
     ("gateway", &["authority"]),
@@ -44,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "gateway",
             "grpc",
             "http",
+            "instruments",
             "keys",
             "metrics",
             "net",
@@ -60,7 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The crates, and the modules of this one, that a part must not name.
+/// The crates that a part must not name, and the modules of this crate that it must not name.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("domain", &["tokio", "diesel", "tonic", "prost"]),
     ("token", &["tokio", "diesel", "tonic"]),
@@ -77,8 +78,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("cli", &["diesel"]),
 ];
 
-/// The engines, which only `app` and `store` itself may name. All parts that may use `store` use
-/// the contract in it.
+/// The engines, which only `app` and `store` itself may name. Other parts that may use `store` use
+/// the `Store` contract in it.
 const ENGINES: [&str; 2] = ["crate::store::postgres", "crate::store::sqlite"];
 
 fn read(file: &str) -> String {
@@ -91,7 +92,7 @@ fn allowed(part: &str) -> &'static [&'static str] {
 }
 
 #[test]
-fn a_part_uses_only_parts_that_it_may() {
+fn a_part_uses_only_the_parts_that_are_allowed_for_it() {
     for module in modules() {
         let Some(part) = module.part() else { continue };
         for used in module.uses.iter().filter_map(|path| path.strip_prefix("crate::")) {
@@ -103,7 +104,7 @@ fn a_part_uses_only_parts_that_it_may() {
 }
 
 #[test]
-fn a_part_names_no_crate_and_no_engine_that_it_must_not_know() {
+fn a_part_names_no_crate_or_engine_that_is_forbidden_for_it() {
     for module in modules() {
         let Some(part) = module.part() else { continue };
         let Some((_, names)) = FORBIDDEN.iter().find(|(name, _)| *name == part) else { continue };
@@ -116,8 +117,8 @@ fn a_part_names_no_crate_and_no_engine_that_it_must_not_know() {
     }
 }
 
-/// Returns the files that depend on each other in a cycle, if there is one, and those that depend
-/// on it. A file and the module above it may use each other.
+/// Returns the files that depend on each other in a cycle, if there is one, and the files that
+/// depend on those. A file and the module above it may use each other.
 fn cycle(modules: &[Module]) -> Option<Vec<&str>> {
     let names: BTreeSet<&str> = modules.iter().map(|module| module.path.as_str()).collect();
     let edges: BTreeMap<&str, BTreeSet<&str>> = modules
@@ -132,7 +133,7 @@ fn cycle(modules: &[Module]) -> Option<Vec<&str>> {
             (module.path.as_str(), targets.filter(is_beside).collect())
         })
         .collect();
-    // A file that uses none of those left is not part of a cycle.
+    // A file that uses no file in `left` is not part of a cycle.
     let mut left = names;
     loop {
         let free: Vec<&str> =
@@ -145,13 +146,13 @@ fn cycle(modules: &[Module]) -> Option<Vec<&str>> {
 }
 
 #[test]
-fn no_two_files_use_each_other() {
-    // If this fails, it also names the files that use the cycle.
+fn no_files_use_each_other_in_a_cycle() {
+    // If this fails, the output also names the files that depend on the cycle.
     assert_eq!(cycle(&modules()), None);
 }
 
 #[test]
-fn the_table_in_the_documentation_says_the_same() {
+fn the_table_in_the_documentation_equals_the_rules_of_this_test() {
     let page = read("docs/architecture.md");
     let mut rows = BTreeMap::new();
     for line in page.lines().filter(|line| line.starts_with("| `")) {
@@ -168,7 +169,7 @@ fn the_table_in_the_documentation_says_the_same() {
 }
 
 #[test]
-fn the_diagram_in_the_documentation_is_the_one_in_the_code() {
+fn the_diagram_in_the_documentation_equals_the_diagram_in_the_code() {
     let diagram = |text: &str| {
         let start = text.find("```text\n").unwrap();
         text[start..].split("```").nth(1).unwrap().to_owned()
@@ -182,14 +183,14 @@ fn the_diagram_in_the_documentation_is_the_one_in_the_code() {
     assert_eq!(diagram(&code), diagram(&read("docs/architecture.md")));
 }
 
-/// Cargo finds the roots of the test binaries by itself, but it does not even compile a module that
-/// its folder does not declare.
+/// Cargo finds the root file of each test binary by itself. Other files are not even compiled
+/// unless a root file or another module declares them.
 #[test]
-fn no_file_of_tests_is_forgotten() {
+fn every_test_file_is_declared_as_a_module() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let sources = paths::sources(&tests);
     for source in sources.iter().filter(|source| source.parent() != Some(&tests)) {
-        // The folder above declares a module whose file is `mod.rs`.
+        // A module whose file is `mod.rs` is declared in the folder above.
         let path = if source.ends_with("mod.rs") { source.parent().unwrap() } else { source };
         let name = path.file_stem().unwrap().to_string_lossy();
         let declares = |root: &str| {

@@ -44,7 +44,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Adds a path. One that begins with `self` or `super` is written from `crate` on.
+    /// Adds a path. A path that begins with `self` or `super` is changed to begin with `crate`.
     fn add(&mut self, segments: &[String]) {
         let mut from: Vec<&str> = match segments.first().map(String::as_str) {
             Some("self" | "super") => self.module.split("::").collect(),
@@ -139,7 +139,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 }
 
-/// Returns all Rust files in a folder and in those below it.
+/// Returns all Rust files in a folder and in the folders below it.
 pub fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = vec![];
     for entry in fs::read_dir(folder).unwrap() {
@@ -153,7 +153,7 @@ pub fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reads all source files but those of tests.
+/// Reads all source files except those of tests.
 pub fn modules() -> Vec<Module> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let is_code = |path: &PathBuf| !path.file_stem().unwrap().to_string_lossy().contains("tests");

@@ -1,7 +1,7 @@
 //! Tests of input that is broken below the level of a call: messages, headers, frames and
-//! connections. The tests send it over sockets to the real binary, which is configured with low
-//! limits and short time-outs. Each row holds the bytes to send and the expected answer. Other
-//! clients must be served meanwhile, and afterwards everything must be as before
+//! connections. The tests send the input over sockets to the real binary, which is configured with
+//! low limits and short time-outs. Each row holds the bytes to send and the expected answer. The
+//! service must serve other clients meanwhile, and must work as before afterwards
 //! ([`Site::survives`]).
 
 use std::{
@@ -140,12 +140,12 @@ fn question(token: &str) -> Vec<u8> {
     ValidateRequest { access_token: token.to_owned(), ..Default::default() }.encode_to_vec()
 }
 
-/// Puts this compression flag and this length before the bytes, whether or not they are true.
+/// Puts this compression flag and this length before the bytes. They need not match the bytes.
 fn framed(flag: u8, length: u32, bytes: &[u8]) -> Vec<u8> {
     [&[flag], &length.to_be_bytes()[..], bytes].concat()
 }
 
-/// Wraps an encoded `google.protobuf.ListValue` in so many further lists.
+/// Wraps an encoded `google.protobuf.ListValue` in `depth` further lists.
 fn nested(bytes: &[u8], depth: usize) -> Vec<u8> {
     (0..depth).fold(bytes.to_vec(), |inner, _| {
         // 0x32 is the tag of `Value.list_value` (field 6), 0x0a that of `ListValue.values` (1).
@@ -187,8 +187,8 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         call("/countersign.v1.SessionService/BatchValidate", message(&batch.encode_to_vec()))
     };
     let gzip = {
-        // The bytes resemble a megabyte of zeros compressed by gzip; the service must not unpack
-        // it.
+        // The bytes resemble a megabyte of zeros compressed by gzip. The service must not
+        // decompress them.
         let mut bomb = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
         bomb.extend([0xed, 0xc1, 1, 1, 0, 0, 0, 0x80, 0x90, 0xfe, 0xaf, 0xee, 8, 0xa0]);
         bomb
@@ -391,7 +391,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
     rows
 }
 
-/// Puts the length of the bytes before them, as a varint.
+/// Puts the length of the bytes, as a varint, before the bytes.
 fn sized(bytes: &[u8]) -> Vec<u8> {
     let mut sized = vec![];
     prost::encoding::encode_varint(bytes.len() as u64, &mut sized);
@@ -428,33 +428,34 @@ pub async fn malformed_requests_and_messages_get_the_expected_answer() {
 const SHORT: &str = "[limits]\ncall_timeout = '3s'\nhandshake_timeout = '3s'\nidle_timeout = \
                      '3s'\nkeepalive_timeout = '1s'\nmax_streams_per_connection = \
                      64\nmax_metadata_bytes = 4096";
-/// The most concurrent streams of a connection under these settings.
+/// The maximum number of concurrent streams of a connection under these settings.
 const STREAMS: usize = 64;
 /// The number of frames in a flood.
 const FLOOD: usize = 20_000;
-/// The most that the resident memory may grow by, in MiB. A flood that the service kept in memory
-/// would take more.
+/// How far the resident memory may grow, in MiB. A flood that the service kept in memory would take
+/// more.
 const SLACK: u64 = 48;
 
 /// Bytes to send over a socket, and how.
 enum Attack {
-    /// Sends these bytes as the first ones of a connection, and waits for its end.
+    /// Sends these bytes as the first bytes of a connection, and waits for the end of the
+    /// connection.
     First(Vec<u8>),
     /// Sends these bytes after a valid preface and settings, and waits for the end of the
     /// connection.
     Then(Vec<u8>),
-    /// Sends the same, and checks that the connection stays usable.
+    /// Sends these bytes like `Then`, and checks that the connection stays usable.
     Stays(Vec<u8>),
-    /// Sends the same, waits for the end of the first stream, and checks that the connection stays
-    /// usable.
+    /// Sends these bytes like `Then`, waits for the end of the first stream, and checks that the
+    /// connection stays usable.
     Stream(Vec<u8>),
     /// Sends these bytes again and again, and reads the answers.
     Endless(Vec<u8>),
     /// Sends these bytes again and again, and reads nothing.
     Unread(Vec<u8>),
-    /// Makes so many calls on streams with a flow-control window of zero, so that no answer can be
-    /// sent.
-    Untaken(usize),
+    /// Makes this number of calls on streams with a flow-control window of zero, so that no answer
+    /// can be sent.
+    WithoutWindow(usize),
     /// Makes a call whose body has these frames and never ends.
     Body(Vec<Vec<u8>>),
 }
@@ -519,7 +520,7 @@ impl Attack {
                 while raw.try_send(&bytes).await.is_ok() {}
                 "closed".to_owned()
             }
-            Self::Untaken(calls) => {
+            Self::WithoutWindow(calls) => {
                 let mut raw = Raw::with(address, &[(INITIAL_WINDOW, 0)]).await;
                 // GetJwks needs no caller, so no limit of calls per caller applies.
                 let call = |n| {
@@ -590,19 +591,19 @@ fn usual_without(name: &str) -> Vec<u8> {
     headers(&USUAL.into_iter().filter(|(other, _)| *other != name).collect::<Vec<_>>())
 }
 
-/// Returns the frames of so many streams, one after the other.
+/// Returns the frames of `count` streams, one after the other.
 fn each(count: usize, frames: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
     (0..count).flat_map(frames).collect()
 }
 
 /// Runs the rows of a table, eight at a time because many of them wait for a time-out.
-async fn walk(site: &Site, rows: Vec<Row>) {
+async fn run_rows(site: &Site, rows: Vec<Row>) {
     let mut wrong = vec![];
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
         let rows: Vec<_> = rows.by_ref().take(8).collect();
         let names: Vec<_> = rows.iter().map(|(name, ..)| *name).collect();
-        // Each row runs in a task of its own, so that none of them waits for the others.
+        // Each row runs in a task of its own, so that no row waits for another.
         let runs: Vec<_> = rows
             .into_iter()
             .map(|(name, attack, expected)| {
@@ -623,8 +624,8 @@ async fn walk(site: &Site, rows: Vec<Row>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Clients that do not complete the preface of HTTP/2. The handshake time-out must close them: the
-/// idle time-out is much longer here.
+/// These clients do not complete the preface of HTTP/2. The handshake time-out must close their
+/// connections. The idle time-out is too long here to do so.
 pub async fn a_client_that_does_not_complete_the_preface_is_closed() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let rows: Vec<Row> = vec![
@@ -632,12 +633,13 @@ pub async fn a_client_that_does_not_complete_the_preface_is_closed() {
         ("a letter", first(b"P"), "closed"),
         ("all but the last of the preface", first(&PREFACE[..23]), "closed"),
     ];
-    walk(&site, rows).await;
+    run_rows(&site, rows).await;
     site.finish().await;
 }
 
-/// Clients that begin something and do not go on with it. The service must end it.
-pub async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
+/// These clients begin a frame, a call or a connection and do not complete it. The service must end
+/// the call or the connection.
+pub async fn a_client_that_stops_or_makes_no_progress_is_disconnected() {
     let site = Site::quiet(SHORT).await;
     let rows: Vec<Row> = vec![
         ("the preface", first(PREFACE), "closed"),
@@ -664,9 +666,9 @@ pub async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
             Attack::Body(vec![framed(0, 9, b"x")]),
             "Grpc(DeadlineExceeded)",
         ),
-        ("an answer without a window", Attack::Untaken(1), "closed"),
-        ("answers without a window on all streams", Attack::Untaken(STREAMS), "closed"),
-        // The following clients keep sending frames, but none that makes progress.
+        ("an answer without a window", Attack::WithoutWindow(1), "closed"),
+        ("answers without a window on all streams", Attack::WithoutWindow(STREAMS), "closed"),
+        // The following clients keep sending frames, but no call of theirs makes progress.
         ("pings without end", Attack::Endless(ping(1).repeat(500)), "ENHANCE_YOUR_CALM"),
         (
             "settings without end",
@@ -696,7 +698,7 @@ pub async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
         ),
     ];
     let before = site.resident();
-    walk(&site, rows).await;
+    run_rows(&site, rows).await;
     let after = site.resident();
     assert!(after <= before + SLACK, "{before} MiB, and then {after} MiB");
     site.finish().await;
@@ -844,17 +846,17 @@ pub async fn frames_that_http2_does_not_allow_get_the_expected_error() {
             "stays",
         ),
     ];
-    walk(&site, rows).await;
+    run_rows(&site, rows).await;
     site.finish().await;
 }
 
-/// Floods of what costs a client nothing to send. Each must end the client's own connection, and
-/// must not affect others.
+/// Floods of frames that cost a client nothing to send. The service must close the connection of
+/// such a client, and must go on serving other clients.
 pub async fn a_flood_ends_only_the_connection_of_its_client() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let large = http2::fields(&[("x", &"x".repeat(8000))]);
-    // The literal goes into the header table at index 62, and each further byte names that index:
-    // the block is small to send and large when decoded.
+    // The literal goes into the header table at index 62, and each further byte names that index.
+    // So the block is small to send and large when decoded.
     let entry = [&[0x40][..], &http2::fields(&[("x", &"x".repeat(3000))])[1..]].concat();
     let bomb = [http2::call(VALIDATE), entry, vec![0x80 | 62; 8000]].concat();
     let rows: Vec<Row> = vec![
@@ -920,11 +922,11 @@ pub async fn a_flood_ends_only_the_connection_of_its_client() {
         ),
     ];
     let before = site.resident();
-    walk(&site, rows).await;
+    run_rows(&site, rows).await;
     let after = site.resident();
     assert!(after <= before + SLACK, "{before} MiB, and then {after} MiB");
 
-    // Below the limit, each ping and each settings frame is answered by one frame.
+    // Below the limit of frames, each ping and each settings frame is answered by one frame.
     const ALLOWED: usize = 450;
     let (pongs, acks) = site
         .survives("pings and settings", &[], async {
@@ -947,7 +949,7 @@ pub async fn a_flood_ends_only_the_connection_of_its_client() {
         .await;
     assert_eq!((pongs, acks), (ALLOWED, ALLOWED));
 
-    // One call too many is refused, and those under way go on.
+    // The call beyond the limit is refused, and the calls under way go on.
     site.survives("one call too many", &[], async {
         let mut raw = Raw::open(site.address).await;
         raw.send(&each(STREAMS + 1, |n| begin(n, VALIDATE))).await;
@@ -960,8 +962,8 @@ pub async fn a_flood_ends_only_the_connection_of_its_client() {
     site.finish().await;
 }
 
-/// The TLS port answers nothing but TLS, and a client that does not begin a handshake keeps no
-/// other client waiting.
+/// The TLS port answers only TLS. A client that does not complete its handshake delays no other
+/// client.
 pub async fn the_tls_port_answers_only_tls_and_a_silent_client_delays_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

@@ -1,5 +1,6 @@
-//! Runs a service in this process, with callers of several roles, for the tests to send bad input
-//! to, and checks what must hold after each case.
+//! Runs a service in this process, with callers of several roles. Tests send bad input to it, and
+//! after each case the harness checks that the service still works and that the tables have not
+//! grown unexpectedly.
 
 use std::sync::Mutex;
 
@@ -24,7 +25,7 @@ pub struct Harness {
     pub validator: String,
     /// The key of a caller that may create, refresh and read.
     pub issuer: String,
-    /// A session whose tokens must stay good, as it was last refreshed.
+    /// The result of the latest refresh of a session whose tokens must stay good.
     good: Mutex<SignedIn>,
     /// The tokens and keys that must not appear in the log.
     secrets: Mutex<Secrets>,
@@ -105,7 +106,7 @@ impl Harness {
         Ok((answer.session, answer.tokens).into())
     }
 
-    /// Stops the service, and checks that no secret that was sent stands in its log.
+    /// Stops the service, and checks that its log contains none of the secrets that were sent.
     pub async fn finish(self) {
         let mut secrets = self.secrets.into_inner().unwrap();
         for key in [&self.admin, &self.foreign, &self.validator, &self.issuer] {

@@ -1,7 +1,6 @@
 //! Tests of bad input on the HTTP port: heads, framing, methods, credentials, and clients that keep
-//! a connection busy. The tests send the bytes over a socket exactly as they stand here, followed
-//! by a good request on the same connection, which must be answered unless the connection must be
-//! closed.
+//! a connection busy. The tests write the bytes unchanged to a socket. A good request follows on
+//! the same connection, and must be answered unless the connection must be closed.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -53,8 +52,8 @@ const REFUSED: &[u16] = &[400];
 /// The request and [`NEXT`] are both answered.
 const ANSWERED: &[u16] = &[200, 200];
 
-/// Heads without the empty line at their end, each with the statuses of the answers to it and to
-/// [`NEXT`].
+/// Request heads without their final empty line, each with the statuses of the answers to the
+/// request and to [`NEXT`].
 const HEADS: &[(&str, &[u16])] = &[
     // RFC 9112, section 3.2: Host.
     ("GET /livez HTTP/1.1\r\n", REFUSED),
@@ -74,7 +73,7 @@ const HEADS: &[(&str, &[u16])] = &[
     ("GET /livez HTTP/1.0\r\n", &[200]),
     ("GET /livez HTTP/1.0\r\nconnection: keep-alive\r\n", ANSWERED),
     ("GET /livez HTTP/1.0\r\nhost: a\r\nhost: b\r\n", REFUSED),
-    // Section 3.2.2: the absolute form. The Host header must be there all the same.
+    // Section 3.2.2: the absolute form. The Host header is required in this form too.
     ("GET http://b/livez HTTP/1.1\r\nhost: a\r\n", ANSWERED),
     ("GET http://b/livez HTTP/1.1\r\n", REFUSED),
     // Section 3: the request line.
@@ -108,7 +107,8 @@ const HEADS: &[(&str, &[u16])] = &[
     ("GET /livez HTTP/1.1\r\nhost: a\r\nx(y): z\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\n\u{e4}: y\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\nx: y\0z\r\n", REFUSED),
-    // Section 6: the length of the content. After a request without content, the next one follows.
+    // Section 6: the length of the content. If a request has no content, the next request follows
+    // its head.
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\ncontent-length: 0\r\n", ANSWERED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\ncontent-length: 1\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0, 0\r\n", REFUSED),
@@ -131,7 +131,8 @@ const HEADS: &[(&str, &[u16])] = &[
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding : chunked\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \u{b}chunked\r\n", REFUSED),
     ("GET /livez HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n", REFUSED),
-    // hyper decodes these as chunked, but they name more codings than that one.
+    // hyper decodes these requests as chunked, but they name further codings, which the service
+    // does not support.
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n", &[501]),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, chunked\r\n", &[501]),
     (
@@ -146,7 +147,7 @@ const HEADS: &[(&str, &[u16])] = &[
     ),
 ];
 
-pub async fn a_head_is_read_as_the_standard_has_it_or_refused_and_the_connection_closed() {
+pub async fn a_request_head_is_parsed_by_rfc_9112_or_refused_and_the_connection_closed() {
     let harness = Harness::start().await;
     let mut wrong = vec![];
     for (head, expected) in HEADS {
@@ -161,8 +162,8 @@ pub async fn a_head_is_read_as_the_standard_has_it_or_refused_and_the_connection
     harness.finish().await;
 }
 
-/// The header lines that give the length of a form, the form, and the statuses of the answers to it
-/// and to [`NEXT`].
+/// The header lines that give the length of a form, the form, and the statuses of the answers to
+/// the form and to [`NEXT`].
 const CONTENTS: &[(&str, &str, &[u16])] = &[
     ("content-length: 7", "token=x", ANSWERED),
     ("content-length: 7\r\ncontent-length: 7", "token=x", ANSWERED),
@@ -170,8 +171,8 @@ const CONTENTS: &[(&str, &str, &[u16])] = &[
     ("transfer-encoding: CHUNKED", "3\r\ntok\r\n04\r\nen=x\r\n000\r\n\r\n", ANSWERED),
     ("transfer-encoding: chunked", "7;a=b;c=\"d\"\r\ntoken=x\r\n0;e\r\n\r\n", ANSWERED),
     ("transfer-encoding: chunked", "7\r\ntoken=x\r\n0\r\ntrailer: y\r\n\r\n", ANSWERED),
-    // If both lengths are given, the chunks count, and the connection is closed, because a proxy
-    // that forwarded the request may have used the other length.
+    // If a request has both headers, the service reads the chunks and then closes the connection,
+    // because a proxy that forwarded the request may have used the content length.
     ("content-length: 7\r\ntransfer-encoding: chunked", "7\r\ntoken=x\r\n0\r\n\r\n", &[200]),
     ("transfer-encoding: chunked\r\ncontent-length: 7", "7\r\ntoken=x\r\n0\r\n\r\n", &[200]),
     ("transfer-encoding: chunked\r\ncontent-length: 9999", "7\r\ntoken=x\r\n0\r\n\r\n", &[200]),
@@ -194,7 +195,7 @@ const CONTENTS: &[(&str, &str, &[u16])] = &[
     ("transfer-encoding: chunked", "7\r\ntoken=x\r\n0\r\nno trailer\r\n\r\n", REFUSED),
 ];
 
-pub async fn content_ends_where_the_standard_has_it_or_is_refused_and_the_connection_closed() {
+pub async fn request_content_is_delimited_by_rfc_9112_or_refused_and_the_connection_closed() {
     let harness = Harness::start().await;
     let mut wrong = vec![];
     for (lengths, content, expected) in CONTENTS {
@@ -225,8 +226,8 @@ pub async fn content_ends_where_the_standard_has_it_or_is_refused_and_the_connec
     harness.finish().await;
 }
 
-/// Returns a head of this size. It is filled by one header, by many headers, or by the target of
-/// the request, as `shape` says.
+/// Returns a request head of this size. `shape` says whether one header, many headers or the target
+/// of the request takes up most of it.
 fn head_of(bytes: usize, shape: &str) -> String {
     let (start, end) = match shape {
         "one line" => ("GET /livez HTTP/1.1\r\nhost: a\r\nx: ".to_owned(), "\r\n\r\n"),
@@ -243,18 +244,18 @@ fn head_of(bytes: usize, shape: &str) -> String {
 }
 
 pub async fn a_request_head_over_64_kib_is_refused() {
-    const MOST: usize = 64 << 10;
+    const LIMIT: usize = 64 << 10;
     let harness = Harness::start().await;
     let address = harness.server.http;
     let good = "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut wrong = vec![];
     for shape in ["one line", "many lines", "target"] {
-        // hyper has a limit for the target by itself, which is a little lower, so this row stays
-        // below that.
-        let most = if shape == "target" { MOST - 64 } else { MOST };
+        // hyper has a slightly lower limit for the target alone, so this row stays below that
+        // limit.
+        let longest = if shape == "target" { LIMIT - 64 } else { LIMIT };
         for (bytes, expected) in [
-            (most, 200),
-            (MOST + 1, 431),
+            (longest, 200),
+            (LIMIT + 1, 431),
             (66_000, 431),
             (90_000, 431),
             (200_000, 431),
@@ -407,7 +408,7 @@ pub async fn a_key_is_accepted_only_in_well_formed_basic_or_bearer_credentials()
     ];
     let mut wrong: Vec<String> = pairs.map(pair).to_vec();
     wrong.extend([
-        // Wrong padding, something beside the credential, or another scheme.
+        // These have wrong padding, extra characters around the credential, or another scheme.
         whole.trim_end_matches('=').to_owned(),
         whole.trim_end_matches('=').to_owned() + "====",
         format!("{whole} x"),
@@ -517,13 +518,13 @@ pub async fn a_client_that_reads_or_sends_too_slowly_is_disconnected() {
     let settings =
         "[limits]\nmax_http_connections = 4\ncall_timeout = '500ms'\nidle_timeout = '1s'";
     let server = Home::new(settings).await.start().await;
-    // The first client reads nothing, the second a byte now and then. The others send a head or
-    // the content of a request byte by byte.
-    let takes_nothing = async {
+    // The first client reads nothing. The second client reads a byte every 10 ms. The other clients
+    // send the head or the content of a request byte by byte.
+    let reads_nothing = async {
         let mut stream = TcpStream::connect(server.http).await.unwrap();
         while stream.write_all(&pipelined()).await.is_ok() {}
     };
-    let nibbles = async {
+    let reads_slowly = async {
         let (mut reader, mut writer) = TcpStream::connect(server.http).await.unwrap().into_split();
         let reading = async {
             let mut byte = [0; 1];
@@ -537,7 +538,7 @@ pub async fn a_client_that_reads_or_sends_too_slowly_is_disconnected() {
             () = writing => {}
         }
     };
-    let trickles = async |start: &str| {
+    let sends_slowly = async |start: &str| {
         let mut stream = TcpStream::connect(server.http).await.unwrap();
         stream.write_all(start.as_bytes()).await.unwrap();
         while stream.write_all(b"a").await.is_ok() {
@@ -550,8 +551,13 @@ pub async fn a_client_that_reads_or_sends_too_slowly_is_disconnected() {
     let chunk = format!("{form}transfer-encoding: chunked\r\n\r\n1;");
     let unread = "GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
     in_time("each of them is cut off", async {
-        tokio::join!(takes_nothing, nibbles);
-        tokio::join!(trickles("GET /"), trickles(&length), trickles(&chunk), trickles(unread));
+        tokio::join!(reads_nothing, reads_slowly);
+        tokio::join!(
+            sends_slowly("GET /"),
+            sends_slowly(&length),
+            sends_slowly(&chunk),
+            sends_slowly(unread)
+        );
     })
     .await;
     assert_eq!(

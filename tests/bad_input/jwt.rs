@@ -3,7 +3,7 @@
 //! those whose signature is good.
 //!
 //! Cases that need more than a token are elsewhere: the audience or tenant of another caller in
-//! `service/callers.rs`, a revoked key in `service/keys.rs`, and a bit flipped anywhere in
+//! `service/callers.rs`, a revoked key in `service/keys.rs`, and flipped bits in
 //! `service/inactive.rs`.
 
 use aws_lc_rs::{
@@ -49,7 +49,7 @@ const BAD_SIGNATURE: Verdict = Inactive(BadSignature);
 const UNKNOWN_KEY: Verdict = Inactive(UnknownKey);
 const WRONG_TYPE: Verdict = Inactive(WrongType);
 
-/// The rows so far, and a good token and its signer to make more rows from.
+/// The rows made so far, and the good token and its signer, from which further rows are made.
 struct Table<'a> {
     forge: &'a Forge,
     good: String,
@@ -64,13 +64,15 @@ impl Table<'_> {
         self.rows.push(Row { name: name.into(), token: token.into(), verdict });
     }
 
-    /// Adds a token with this header as text, the claims of the good token, and a good signature.
+    /// Adds a token with this text as its header, the claims of the good token, and a good
+    /// signature.
     fn header(&mut self, name: impl Into<String>, header: &str, verdict: Verdict) {
         let token = self.forge.sign(header, &Value::Object(self.claims.clone()).to_string());
         self.row(name, token, verdict);
     }
 
-    /// Adds a token whose header is good but for these members; a null removes a member.
+    /// Adds a token with the good header, in which these members are replaced. A null removes a
+    /// member.
     fn member(&mut self, changes: Value, verdict: Verdict) {
         self.header(
             format!("header {}", short(&changes.to_string())),
@@ -79,8 +81,8 @@ impl Table<'_> {
         );
     }
 
-    /// Adds a token whose header is good but for one more member, given as text. The header may
-    /// have that member already.
+    /// Adds a token with the good header and one more member, given as text. The header may already
+    /// have a member of that name.
     fn one_more(&mut self, member: &str, verdict: Verdict) {
         let header = self.forge.header(json!({}));
         self.header(
@@ -90,15 +92,15 @@ impl Table<'_> {
         );
     }
 
-    /// Adds a token with this payload as it stands, a good header and a good signature.
+    /// Adds a token with these bytes as its payload, a good header and a good signature.
     fn payload(&mut self, name: impl Into<String>, payload: impl AsRef<[u8]>, verdict: Verdict) {
         let header = URL_SAFE_NO_PAD.encode(self.forge.header(json!({})));
         let token = self.forge.sign_parts(&header, &URL_SAFE_NO_PAD.encode(payload));
         self.row(name, token, verdict);
     }
 
-    /// Adds a token with the good claims, of which one has this value, given as JSON; an empty
-    /// value removes it.
+    /// Adds a token with the good claims, in which one claim has this value, given as JSON. An
+    /// empty value removes the claim.
     fn claim(&mut self, name: &str, value: &str, verdict: Verdict) {
         let mut claims = self.claims.clone();
         claims.remove(name);
@@ -126,7 +128,7 @@ impl Table<'_> {
         self.forge.ring.signing().unwrap().pair.algorithm().as_str()
     }
 
-    /// Adds tokens whose header names an algorithm that is not that of the key.
+    /// Adds tokens whose header names another algorithm than the key's.
     fn algorithms(&mut self) {
         let [_, payload, signature] = parts(&self.good).map(str::to_owned);
         let kid = self.forge.ring.signing().unwrap().kid.clone();
@@ -242,7 +244,7 @@ impl Table<'_> {
     }
 
     /// Adds tokens whose header names a key that does not exist, or no key.
-    fn keys(&mut self, fallback_entry: &str) {
+    fn keys(&mut self, token_of_deleted_key: &str) {
         let own = self.forge.ring.signing().unwrap().kid.clone();
         let refresh: Vec<_> =
             self.forge.ring.keys().map(|key| key.kid.clone()).filter(|kid| *kid != own).collect();
@@ -286,8 +288,8 @@ impl Table<'_> {
             self.member(json!({ "kid": kid, "alg": "HS256" }), UNKNOWN_KEY);
             self.member(json!({ "kid": kid }), UNKNOWN_KEY);
         }
-        self.row("of a key that was removed", fallback_entry, UNKNOWN_KEY);
-        let gone = countersign_test_support::forge::header(fallback_entry)["kid"].clone();
+        self.row("of a key that was removed", token_of_deleted_key, UNKNOWN_KEY);
+        let gone = countersign_test_support::forge::header(token_of_deleted_key)["kid"].clone();
         self.member(json!({ "kid": gone }), UNKNOWN_KEY);
         self.member(json!({ "kid": "k".repeat(10 << 10) }), MALFORMED);
         self.member(json!({ "kid": null }), MALFORMED);
@@ -341,7 +343,8 @@ impl Table<'_> {
         let payload = parts(&self.good)[1].to_owned();
         for offer in offers {
             let name = short(&offer.to_string());
-            // Our own key signs this one, so the offer in the header does no harm.
+            // This token is signed by the service's own key. The key that its header offers is
+            // ignored, so the token is valid.
             self.member(offer.clone(), Active);
             for (kid, verdict) in
                 [(None, BAD_SIGNATURE), (Some("mine"), UNKNOWN_KEY), (Some(&*trap), UNKNOWN_KEY)]
@@ -364,8 +367,8 @@ impl Table<'_> {
         );
     }
 
-    /// Adds tokens with extensions that change how a token must be read, with another type, or with
-    /// a header that is not JSON.
+    /// Adds tokens whose header has extensions that change how the token must be read, names
+    /// another type, or is not JSON.
     fn headers(&mut self) {
         for value in [
             "[\"exp\"]",
@@ -452,8 +455,8 @@ impl Table<'_> {
         self.header("header with single quotes", &good.replace('"', "'"), MALFORMED);
         self.header("header of brackets", &"[".repeat(5000), MALFORMED);
         self.header("header of braces", &"{\"a\":".repeat(1000), MALFORMED);
-        // Unknown members are skipped without recursion. Such a token is active because the
-        // service's own key has signed it, which no attacker can do.
+        // Unknown members are skipped without recursion. The token is active, because the service's
+        // own key has signed it. No attacker can make such a token.
         self.one_more(&format!("\"x\":{}{}", "[".repeat(2500), "]".repeat(2500)), Active);
         self.one_more(r#""x":"\ud800""#, Active);
         let payload = parts(&self.good)[1].to_owned();
@@ -656,7 +659,7 @@ impl Table<'_> {
         self.row("no payload", format!("{header}..{signature}"), BAD_SIGNATURE);
         self.row("no signature", format!("{header}.{payload}."), BAD_SIGNATURE);
 
-        // The signature covers the encoded text as it stands, so that only the encoding is wrong.
+        // The signature covers the encoded text, so it is good, and only the encoding is wrong.
         let own = self.forge.header(json!({}));
         let mut text = own.clone();
         while !text.len().is_multiple_of(3) {
@@ -786,7 +789,7 @@ impl Table<'_> {
                 let zero_s = [r, &[0; 32]].concat();
                 self.signature("S = 0", &zero_s, BAD_SIGNATURE);
                 self.signature("S = L", &[r, &reversed(&ORDER_25519)].concat(), BAD_SIGNATURE);
-                // With R the identity and S zero, the signature would verify for every message
+                // If R is the identity and S is zero, the signature verifies for every message
                 // under a key of small order.
                 let neutral = [&[1][..], &[0; 63]].concat();
                 self.signature("R of small order", &neutral, BAD_SIGNATURE);
@@ -803,8 +806,8 @@ impl Table<'_> {
                     BAD_SIGNATURE,
                 );
                 self.signature("DER", &der(r, s), BAD_SIGNATURE);
-                // Anybody who has an ECDSA signature can compute a second valid one, and RFC 7518
-                // allows both. No revocation depends on the signature, see `revoke.rs`.
+                // Anybody who has an ECDSA signature can compute a second valid signature, and RFC
+                // 7518 allows both. No revocation depends on the signature (see `revoke.rs`).
                 self.signature("n - s", &[r, &subtract(&ORDER_P256, s)].concat(), Active);
             }
             SigningPair::Rsa(pair) => {
@@ -880,8 +883,7 @@ fn der(r: &[u8], s: &[u8]) -> Vec<u8> {
     [&[0x30, u8::try_from(body.len()).unwrap()][..], &body].concat()
 }
 
-/// Returns the same base64url text with a bit set among the unused bits of its last letter, which
-/// must be zero.
+/// Sets one of the unused bits of the last letter of a base64url text. These bits must be zero.
 fn loose_bits(encoded: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     assert!(!encoded.len().is_multiple_of(4), "the last letter has unused bits");
@@ -974,8 +976,9 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
         refreshed,
         if too_large { &expected } else { "REFRESH_TOKEN_INVALID" },
     );
-    // Revoke accepts tokens that are active, or that only their times make inactive. Calling it
-    // with one of them would end the session that the other rows need.
+    // Revoke is not called with tokens that it would accept, that is with tokens that are active or
+    // that only their times make inactive. Revoking them would end the session that the other rows
+    // need.
     if wrong.is_empty() && !matches!(row.verdict, Active | Inactive(Expired | NotYetValid)) {
         let revoked = done(client.revoke(of_token(&row.token)).await.map(|_| ()));
         check(&mut wrong, "Revoke", revoked, if too_large { &expected } else { "INVALID_FIELD" });
@@ -984,8 +987,8 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
 }
 
 /// Makes all rows under a key of this algorithm, and checks them.
-async fn walk(algorithm: &str) {
-    let (site, Keys { forge, fallback_entry }) =
+async fn check_rows(algorithm: &str) {
+    let (site, Keys { forge, token_of_deleted_key }) =
         Site::with_keys(&format!("[keys]\nalgorithm = '{algorithm}'")).await;
     let good = site.good().access;
     let mut table =
@@ -993,7 +996,7 @@ async fn walk(algorithm: &str) {
     assert_eq!(table.algorithm(), algorithm);
     table.row("signed again without a change", forge.resign(&table.good, json!({})), Active);
     table.algorithms();
-    table.keys(&fallback_entry);
+    table.keys(&token_of_deleted_key);
     table.keys_that_are_brought_along();
     table.signatures();
     // The following tokens do not depend on the algorithm.
@@ -1029,13 +1032,13 @@ async fn walk(algorithm: &str) {
 }
 
 pub async fn altered_tokens_are_refused_under_an_eddsa_key() {
-    walk("EdDSA").await;
+    check_rows("EdDSA").await;
 }
 
 pub async fn altered_tokens_are_refused_under_an_es256_key() {
-    walk("ES256").await;
+    check_rows("ES256").await;
 }
 
 pub async fn altered_tokens_are_refused_under_an_rs256_key() {
-    walk("RS256").await;
+    check_rows("RS256").await;
 }

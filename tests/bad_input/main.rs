@@ -1,6 +1,6 @@
-//! Checks how bad input is answered. The lists below make a test of each rule for each engine, with
-//! a database of its own. Messages, frames and connections that are broken below the level of a
-//! call are tested on SQLite only, because no engine is involved in them.
+//! Tests of how the service answers bad input. The lists below make a test of each rule for each
+//! engine. Each test has a database of its own. Messages, frames and connections that are broken
+//! below the level of a call are tested on SQLite only, because no engine is involved in them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod grpc;
@@ -31,7 +31,8 @@ macro_rules! tests {
     };
 }
 
-/// Makes tests of the rules that hold on every engine, and of those that hold on this one alone.
+/// Makes tests of the rules that hold on every engine, and of the further rules that are listed for
+/// this engine only.
 macro_rules! engine {
     ($name:ident on $engine:ident: $($alone:tt)*) => { tests! {
         $name on $engine:
@@ -43,15 +44,15 @@ macro_rules! engine {
         refresh {
             a_forged_refresh_token_is_refused_and_changes_nothing,
             guessed_refresh_tokens_are_refused_and_end_no_session,
-            a_refresh_token_is_refused_to_callers_without_access_and_is_not_used_up,
+            callers_without_access_cannot_refresh_and_do_not_use_up_the_refresh_token,
             a_hundred_reuses_of_a_refresh_token_leave_one_row,
             a_storm_of_refreshes_at_the_same_expiry_rotates_each_session_once,
         }
         revoke {
-            a_refused_revocation_adds_no_row_and_an_allowed_one_by_name_adds_one,
+            a_refused_revocation_adds_no_row_and_an_accepted_one_of_a_subject_or_tenant_adds_one,
             thousands_of_garbage_tokens_add_no_row,
-            thousands_of_equal_revocations_leave_one_row_each,
-            another_form_of_the_same_claims_is_as_revoked_as_the_first,
+            thousands_of_repeated_revocations_leave_one_row_for_each_target,
+            revoking_a_token_revokes_every_other_token_with_the_same_jti,
         }
         $($alone)*
     }};
@@ -62,14 +63,14 @@ engine! {
     grpc {
         malformed_requests_and_messages_get_the_expected_answer,
         a_client_that_does_not_complete_the_preface_is_closed,
-        a_client_that_stops_or_makes_no_progress_is_cut_off,
+        a_client_that_stops_or_makes_no_progress_is_disconnected,
         frames_that_http2_does_not_allow_get_the_expected_error,
         a_flood_ends_only_the_connection_of_its_client,
         the_tls_port_answers_only_tls_and_a_silent_client_delays_no_other,
     }
     http_port {
-        a_head_is_read_as_the_standard_has_it_or_refused_and_the_connection_closed,
-        content_ends_where_the_standard_has_it_or_is_refused_and_the_connection_closed,
+        a_request_head_is_parsed_by_rfc_9112_or_refused_and_the_connection_closed,
+        request_content_is_delimited_by_rfc_9112_or_refused_and_the_connection_closed,
         a_request_head_over_64_kib_is_refused,
         a_method_that_a_path_does_not_support_is_refused_with_a_list_of_the_allowed_ones,
         a_key_is_accepted_only_in_well_formed_basic_or_bearer_credentials,
@@ -78,9 +79,9 @@ engine! {
     }
     memory {
         verified_tokens_stay_within_their_memory_limit_whatever_they_claim,
-        a_batch_whose_answer_would_be_too_long_is_refused_with_the_first_token_that_has_no_room,
-        answers_that_are_not_read_count_until_they_are,
-        a_connection_outlives_the_refusals_of_its_large_messages,
+        a_batch_whose_answer_is_too_long_is_refused_at_the_first_request_that_does_not_fit,
+        unread_answers_count_towards_the_limit_until_they_are_read,
+        a_connection_stays_open_although_its_large_messages_are_refused,
     }
 }
 engine! {

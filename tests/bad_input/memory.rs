@@ -1,6 +1,6 @@
-//! Tests of the memory that clients can make the service hold: claims that are small as text and
-//! large when decoded, and answers that nobody reads. The limits are low, so that a small excess is
-//! visible.
+//! Tests of the memory that clients can make the service use: claims that are small as text and
+//! large when decoded, and answers that the client does not read. The limits are low, so that a
+//! small excess is visible.
 
 use countersign::proto::{
     BatchValidateRequest, CreateSessionRequest, ListSessionsRequest, ValidateRequest, ValidateView,
@@ -74,14 +74,14 @@ pub async fn verified_tokens_stay_within_their_memory_limit_whatever_they_claim(
         };
         stream::iter(tokens).for_each_concurrent(64, validate).await;
         let grown = site.resident().saturating_sub(before);
-        // The process may grow by half more than the limit, and by 4 MiB for the calls themselves.
+        // The process may grow by one and a half times the limit, and by 4 MiB more for the calls
+        // themselves.
         assert!(grown <= CACHE_MIB * 3 / 2 + 4, "{name}: {grown} MiB");
     }
     site.finish().await;
 }
 
-pub async fn a_batch_whose_answer_would_be_too_long_is_refused_with_the_first_token_that_has_no_room()
- {
+pub async fn a_batch_whose_answer_is_too_long_is_refused_at_the_first_request_that_does_not_fit() {
     let site = Site::quiet("[limits]\nmax_answer_bytes = 131072").await;
     let [_, (_, numbers), ..] = shapes();
     let token = create(&site, with_claims("alice", numbers)).await;
@@ -118,7 +118,7 @@ fn calls(path: &str, request: &impl Message, first: usize, count: usize) -> Vec<
     (first..first + count).flat_map(call).collect()
 }
 
-pub async fn answers_that_are_not_read_count_until_they_are() {
+pub async fn unread_answers_count_towards_the_limit_until_they_are_read() {
     const CALLS: usize = 40;
     let site = Site::quiet(
         "[limits]\nmax_unsent_bytes = 2097152\nmax_answer_bytes = \
@@ -128,14 +128,16 @@ pub async fn answers_that_are_not_read_count_until_they_are() {
     let [_, _, _, _, (_, text)] = shapes();
     let sign_in = |_| create(&site, with_claims("alice", text.clone()));
     let _: Vec<_> = stream::iter(0..40).map(sign_in).buffer_unordered(8).collect().await;
-    // A page takes some 160 KiB. A connection may hold 256 KiB, so one page and a half.
+    // A page takes some 160 KiB, and the unread answers of a connection may take 256 KiB. So one
+    // page fits, and two do not.
     let page =
         ListSessionsRequest { page_size: 40, subject: "alice".to_owned(), ..Default::default() };
-    // With a window of one byte, the service can begin to send the answer and finish the handler.
+    // With a window of one byte, the service can begin to send the answer, so the handler finishes
+    // before the answer is read.
     for initial_window in [0, 1] {
         let mut greedy = Raw::with(site.address, &[(INITIAL_WINDOW, initial_window)]).await;
-        // The first answer must be there before the other calls are made: made at the same time,
-        // all of them could be refused for lack of room.
+        // The first answer must have begun before the other calls are made. If all calls were made
+        // at the same time, all of them could be refused.
         greedy.send(&calls(LIST, &page, 0, 1)).await;
         let answered = number(0);
         loop {
@@ -190,9 +192,10 @@ pub async fn answers_that_are_not_read_count_until_they_are() {
     site.finish().await;
 }
 
-/// The message of a call may arrive after its refusal has been sent. That is no error of the
-/// client: closing the connection would end all other calls that share it.
-pub async fn a_connection_outlives_the_refusals_of_its_large_messages() {
+/// The message of a call may arrive after the service has refused the call. The service must not
+/// treat such a message as an error of the client, because closing the connection would end all
+/// other calls that share it.
+pub async fn a_connection_stays_open_although_its_large_messages_are_refused() {
     const CALLS: usize = 1500;
     let site = Site::quiet("").await;
     // The token is longer than a request may be, so the service refuses it after its first bytes.

@@ -1,30 +1,30 @@
-//! Failures around the service. Most of them are tested elsewhere, and this table says where; the
-//! rest is tested below, and failures that only PostgreSQL has in `operation_on_postgres.rs`.
+//! Tests of failures in the environment of the service. The table says where each failure is
+//! tested. Failures that only PostgreSQL has are tested in `operation_on_postgres.rs`.
 //!
 //! | failure | tested in |
 //! |---|---|
 //! | the database is down | `service/postgres_only.rs`: `calls_report_a_crashed_database_server_and_validate_still_answers`; `service/faults.rs`: `calls_report_a_failing_database_and_validate_still_answers`; `cluster/failing.rs` |
 //! | it is slow, or silent | `cluster/slow.rs`; `cluster/stuck.rs`; `service/faults.rs`: `writes_wait_for_a_locked_database_while_reads_and_validate_go_on` |
 //! | it is full | `process/disk.rs`: `on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays`; `operation_on_postgres.rs` |
-//! | it is corrupt | `process/start.rs`: `a_file_that_is_no_database_is_refused` and the two after it; a single row: `service/faults.rs`, `process/keys.rs` |
-//! | the pool is exhausted | `operation_on_postgres.rs`; `cluster/stuck.rs`: `readers_who_give_up_do_not_add_connections` |
+//! | it is corrupt | `process/start.rs`: `a_file_that_is_not_a_database_is_refused` and the two after it; a single row: `service/faults.rs`, `process/keys.rs` |
+//! | the pool is exhausted | `operation_on_postgres.rs`; `cluster/stuck.rs`: `reads_whose_callers_give_up_do_not_add_connections` |
 //! | a call is cancelled in the middle of its transaction | `cluster/cancelled.rs`; `service/faults.rs`: `a_revocation_whose_caller_leaves_at_any_moment_takes_effect_fully_or_not_at_all` |
 //! | the wall clock jumps by an hour | `service/clock.rs`; `cluster/lapsed.rs`; `process/pauses.rs` |
 //! | `kill -9` at any instant | `process/crash.rs`; `cluster/killed.rs` |
 //! | a second process on the same file | `process/start.rs`: `a_directory_in_use_is_refused_and_its_owner_keeps_serving` |
-//! | a key file that is truncated, readable by others, missing, or of another service | `process/start.rs`: `a_master_key_that_is_damaged_open_to_others_gone_or_foreign_is_refused`; of TLS: `process/tls.rs`: `a_bad_certificate_or_key_ends_the_start_with_one_line_that_names_the_setting` |
+//! | a key file that is truncated, readable by others, missing, or of another service | `process/start.rs`: `a_master_key_that_is_damaged_readable_by_others_missing_or_wrong_is_refused`; of TLS: `process/tls.rs`: `a_bad_certificate_or_key_ends_the_start_with_one_line_that_names_the_setting` |
 //! | a certificate that has expired, or expires while the service runs | `process/tls.rs` |
-//! | two processes that migrate at once | below; `store/postgres_only.rs`: `only_one_of_many_concurrent_migrations_is_made`; `cluster/starting.rs` |
+//! | two processes that migrate at once | below; `store/postgres_only.rs`: `concurrent_starts_run_each_migration_once`; `cluster/starting.rs` |
 //! | a binary older than the schema | `process/start.rs`: `a_database_of_a_newer_version_is_refused`; `store/postgres_only.rs`: `the_schema_of_a_newer_version_is_refused_and_left_as_it_was` |
-//! | invalid settings | below; `process/start.rs`: `wrong_settings_are_refused_before_anything_is_made`; `process/settings.rs` |
+//! | invalid settings | below; `process/start.rs`: `wrong_settings_are_refused_before_any_file_is_created`; `process/settings.rs` |
 
 use countersign_test_support::process::{Server, countersign, run, serve};
 use std::{fs, thread};
 
-/// A process that is not the first says that another one is at work, or finds the work done. None
-/// of them leaves a migration half done.
+/// One process migrates the file. Each other process either reports that the file is in use or
+/// finds the schema up to date.
 #[test]
-fn of_many_who_migrate_a_file_at_once_each_does_it_or_says_that_another_does() {
+fn concurrent_migrations_of_one_file_succeed_or_report_that_it_is_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let migrate = || run(countersign().args(["migrate", "--data-dir"]).arg(folder.path()));
     let runs = thread::scope(|scope| {
@@ -68,7 +68,8 @@ const SETTINGS: &[(&str, &[&str], &str)] = &[
     ("limits.max_batch_bytes", &["0", "1e6"], "limits.max_batch_bytes"),
     ("limits.max_metadata_bytes", &["1023", "1048577"], "limits.max_metadata_bytes"),
     ("limits.max_calls", &["0"], "limits.max_calls"),
-    ("limits.max_database_calls", &["0"], "limits.max_database_calls"),
+    ("limits.max_reads", &["0"], "limits.max_reads"),
+    ("limits.max_writes", &["0"], "limits.max_writes"),
     ("limits.max_calls_per_caller", &["0"], "limits.max_calls_per_caller"),
     ("limits.calls_per_second_per_caller", &["-1", "often"], "limits.calls_per_second_per_caller"),
     ("limits.call_timeout", &["0s", "99ms", "25h", "-1s", "soon", "5"], "limits.call_timeout"),
@@ -90,7 +91,7 @@ const SETTINGS: &[(&str, &[&str], &str)] = &[
 ];
 
 #[test]
-fn a_setting_that_cannot_be_is_one_line_that_names_it() {
+fn an_invalid_setting_is_reported_in_one_line_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut wrong = vec![];
@@ -109,5 +110,5 @@ fn a_setting_that_cannot_be_is_one_line_that_names_it() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(!fs::exists(&data).unwrap(), "nothing is made");
+    assert!(!fs::exists(&data).unwrap(), "no file is created");
 }

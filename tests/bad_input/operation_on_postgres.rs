@@ -1,4 +1,4 @@
-//! Failures of PostgreSQL other than being unreachable.
+//! Tests of failures of a PostgreSQL server that can be reached.
 
 use countersign_test_support::{
     refusal::{Refusal, refused},
@@ -8,7 +8,7 @@ use futures_util::future::join3;
 use tonic::Code;
 
 /// The answer to a call that needs the database while the database cannot serve it.
-fn away() -> Refusal {
+fn store_unavailable() -> Refusal {
     Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE")
 }
 
@@ -35,7 +35,7 @@ pub async fn writes_are_refused_while_postgresql_lacks_disk_or_memory_and_succee
         .await;
         assert_eq!(
             [refused(created), refused(refreshed), refused(revoked)],
-            [(); 3].map(|()| away()),
+            [(); 3].map(|()| store_unavailable()),
             "{code}"
         );
         assert_eq!(server.verdict(&good.access).await, Ok(()), "{code}");
@@ -50,8 +50,8 @@ pub async fn writes_are_refused_while_postgresql_lacks_disk_or_memory_and_succee
     assert_eq!(server.revoke(of_token(&good.access)).await.unwrap(), 1);
 }
 
-/// While all connections of the pool wait for a lock, further calls are refused instead of waiting
-/// too, and Validate goes on, because it needs no connection.
+/// While calls on all connections of the pool wait for a lock, further calls are refused after
+/// `database.acquire_timeout`. Validate still answers, because it needs no connection.
 pub async fn calls_without_a_free_connection_are_refused_and_nothing_is_lost() {
     let settings =
         "[database]\nmax_connections = 4\nacquire_timeout = '500ms'\nstatement_timeout = '60s'";
@@ -78,7 +78,7 @@ pub async fn calls_without_a_free_connection_are_refused_and_nothing_is_lost() {
 
     let refusal =
         eventually("no connection is free", async || server.session(&good.id()).await.err()).await;
-    assert_eq!(refused::<()>(Err(refusal)), away());
+    assert_eq!(refused::<()>(Err(refusal)), store_unavailable());
     assert_eq!(server.verdict(&good.access).await, Ok(()));
     drop(held);
     // Each call has either succeeded, or was refused and has changed nothing.
@@ -86,7 +86,7 @@ pub async fn calls_without_a_free_connection_are_refused_and_nothing_is_lost() {
         if let Err(status) = write.await.unwrap() {
             assert!(
                 [
-                    away(),
+                    store_unavailable(),
                     Refusal::retry(Code::ResourceExhausted, "OVERLOADED"),
                     Refusal::unauthenticated("SESSION_REVOKED")
                 ]

@@ -1,5 +1,5 @@
-//! Tests of refresh tokens that are bad, that another caller presents, or that are presented too
-//! often.
+//! Tests of refresh tokens that are invalid, that a caller without access presents, or that are
+//! presented too often.
 //!
 //! Tested elsewhere: 64 refreshes at once, replays within the grace and after it, and tokens two
 //! generations old, each to the microsecond, in `service/refresh.rs`; races between replicas in
@@ -18,8 +18,8 @@ use countersign_test_support::{
 
 /// The number of wrong tokens that are tried for one session.
 const GUESSES: usize = 2000;
-/// The number of sessions whose tokens expire at the same instant, and the number of clients of
-/// each that refresh at once.
+/// The number of sessions whose tokens expire at the same instant, and the number of clients that
+/// refresh each session at once.
 const STORM: (usize, usize) = (200, 4);
 /// The number of calls under way at once.
 const AT_ONCE: usize = 64;
@@ -34,8 +34,8 @@ fn invalid() -> Refusal {
     Refusal::unauthenticated("REFRESH_TOKEN_INVALID")
 }
 
-/// The rows are tokens that somebody can make who does not have the session's token; for some of
-/// them they need the refresh key.
+/// The rows are tokens that somebody without the session's token can make. Some of them need the
+/// refresh key.
 pub async fn a_forged_refresh_token_is_refused_and_changes_nothing() {
     let harness = Harness::start().await;
     let server = &harness.server;
@@ -147,7 +147,7 @@ pub async fn guessed_refresh_tokens_are_refused_and_end_no_session() {
     harness.finish().await;
 }
 
-pub async fn a_refresh_token_is_refused_to_callers_without_access_and_is_not_used_up() {
+pub async fn callers_without_access_cannot_refresh_and_do_not_use_up_the_refresh_token() {
     let harness = Harness::start().await;
     let good = harness.sign_in("alice").await;
     let not_allowed = Refusal::of(tonic::Code::PermissionDenied, "CALLER_NOT_ALLOWED");
@@ -207,7 +207,8 @@ async fn refresh_until_admitted(
     }
 }
 
-/// Many users signed in at the same time and so refresh at the same time, each from several tabs.
+/// Many users signed in at the same time, so their tokens expire at the same time and they refresh
+/// at the same time, each from several tabs.
 pub async fn a_storm_of_refreshes_at_the_same_expiry_rotates_each_session_once() {
     let harness = Harness::start().await;
     let (sessions, tabs) = STORM;

@@ -1,6 +1,6 @@
 //! Tests of revocations of targets that do not exist, that belong to others, or that are revoked
-//! already: none of them may fill the table. A token with the same claims as a revoked one must be
-//! revoked too.
+//! already. None of these revocations may fill the table. A token with the same `jti` as a revoked
+//! token must be revoked too.
 //!
 //! Tested elsewhere: the effect of each revocation in `service/revoke.rs`; the permissions of each
 //! role in `service/callers.rs`; invalid fields in `service/refusals.rs`.
@@ -24,7 +24,7 @@ use countersign_test_support::{
     server::{Home, Server, of_token, request, revocation, seconds},
 };
 
-/// The number of calls of the tests that repeat one.
+/// The number of calls in the tests that repeat a call.
 const TIMES: usize = 3000;
 /// The number of calls under way at once.
 const AT_ONCE: usize = 64;
@@ -66,7 +66,8 @@ fn secret(order: &RevokeRequest) -> &str {
     }
 }
 
-pub async fn a_refused_revocation_adds_no_row_and_an_allowed_one_by_name_adds_one() {
+pub async fn a_refused_revocation_adds_no_row_and_an_accepted_one_of_a_subject_or_tenant_adds_one()
+{
     let harness = Harness::start().await;
     let server = &harness.server;
     let good = harness.sign_in("alice").await;
@@ -85,7 +86,7 @@ pub async fn a_refused_revocation_adds_no_row_and_an_allowed_one_by_name_adds_on
     let invalid = || Err(Refusal::field("token"));
     let not_found = || Err(Refusal::of(Code::NotFound, "SESSION_NOT_FOUND"));
     let not_allowed = || Err(Refusal::of(Code::PermissionDenied, "CALLER_NOT_ALLOWED"));
-    let strange = || Err(Refusal::unauthenticated("CALLER_UNKNOWN"));
+    let unknown_caller = || Err(Refusal::unauthenticated("CALLER_UNKNOWN"));
     let (admin, foreign) = (&*harness.admin, &*harness.foreign);
     let rows = [
         ("a letter", admin, of_token("x"), invalid()),
@@ -159,7 +160,7 @@ pub async fn a_refused_revocation_adds_no_row_and_an_allowed_one_by_name_adds_on
         ("a pattern as a subject", admin, subject("acme", "%"), Ok(0)),
         ("a tenant that does not exist", admin, tenant("nobody"), Ok(0)),
         ("a pattern as a tenant", admin, tenant("a%"), Ok(0)),
-        // The caller of these is limited to another tenant.
+        // The caller of the following revocations is limited to another tenant.
         ("another tenant's access token", foreign, of_token(&good.access), not_found()),
         ("only another tenant's token", foreign, token_only(&good.access), not_found()),
         ("another tenant's refresh token", foreign, of_token(&good.refresh), not_found()),
@@ -173,24 +174,24 @@ pub async fn a_refused_revocation_adds_no_row_and_an_allowed_one_by_name_adds_on
         ("another tenant", foreign, tenant("acme"), not_allowed()),
         ("the caller's own tenant, without the role", foreign, tenant("other"), not_allowed()),
         ("a subject of the default tenant", foreign, subject("", "alice"), not_allowed()),
-        // The callers of these lack the role, or are unknown.
+        // The callers of the following revocations lack the role, or are unknown.
         ("by a validator", &harness.validator, of_token(&good.access), not_allowed()),
         ("by an issuer", &harness.issuer, of_token(&good.refresh), not_allowed()),
         ("garbage by an issuer", &harness.issuer, of_token("x"), not_allowed()),
-        ("without a key", "", of_token(&good.access), strange()),
-        ("with the token as the key", &good.access, of_token(&good.access), strange()),
+        ("without a key", "", of_token(&good.access), unknown_caller()),
+        ("with the token as the key", &good.access, of_token(&good.access), unknown_caller()),
         (
             "with an unknown key",
             "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
             tenant("acme"),
-            strange(),
+            unknown_caller(),
         ),
     ];
     let rows =
         rows.map(|(name, by, order, expected)| Row { name, by: by.to_owned(), order, expected });
     for Row { name, by, order, expected } in rows {
-        // The database may have lost sessions of a subject or a tenant, so revoking one always
-        // adds an entry, which expires.
+        // A revocation of a subject or a tenant always adds an entry, even if no session is found,
+        // because the database may have lost sessions. The entry expires.
         let is_name = matches!(order.target, Some(Target::Subject(_) | Target::Tenant(_)));
         let entries = i64::from(is_name && expected.is_ok());
         let is = harness
@@ -232,7 +233,7 @@ pub async fn thousands_of_garbage_tokens_add_no_row() {
     harness.finish().await;
 }
 
-pub async fn thousands_of_equal_revocations_leave_one_row_each() {
+pub async fn thousands_of_repeated_revocations_leave_one_row_for_each_target() {
     let harness = Harness::start().await;
     let [session, alone, by_id, _] = [
         harness.sign_in("alice").await,
@@ -259,7 +260,8 @@ pub async fn thousands_of_equal_revocations_leave_one_row_each() {
     let answers = harness
         .survives("again and again", &[&session.access, &session.refresh, &alone.access], 6, send)
         .await;
-    // If a tenant is revoked several times at once, several answers may count the same sessions.
+    // If a tenant is revoked several times at once, several answers may count the same sessions, so
+    // the sum leaves them out.
     let of_tenants =
         |number: usize| matches!(orders[number % orders.len()].target, Some(Target::Tenant(_)));
     let ended = answers
@@ -273,9 +275,9 @@ pub async fn thousands_of_equal_revocations_leave_one_row_each() {
     harness.finish().await;
 }
 
-/// A revocation goes by the claims of a token, never by its text, because tokens with the same
-/// claims but another text may be valid too.
-pub async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
+/// A revocation identifies a token by its claims, never by its text, because other texts with the
+/// same claims may be valid tokens too.
+pub async fn revoking_a_token_revokes_every_other_token_with_the_same_jti() {
     for algorithm in ["EdDSA", "ES256"] {
         let server = Home::new(&format!("[keys]\nalgorithm = '{algorithm}'")).await.start().await;
         let session = server.sign_in("alice").await;
@@ -308,7 +310,8 @@ pub async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
             ("other scopes", forge.resign(&session.access, json!({ "scope": "admin" }))),
         ];
         if algorithm == "ES256" {
-            // Each ECDSA signature uses a random number, and each has a second valid form.
+            // ECDSA signatures use a random number, so signing again gives another signature.
+            // Besides, each signature has a second valid form.
             twins.push(("signed again", forge.resign(&session.access, json!({}))));
             let [header, payload, signature] = parts(&session.access);
             let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();

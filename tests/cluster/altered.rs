@@ -1,4 +1,5 @@
-//! The process of an altered replica, which other tests start.
+//! The entry point of a replica that breaks one rule on purpose. Other tests start it as a process
+//! of its own.
 
 #[test]
 #[ignore = "other tests start it as a process"]

@@ -32,8 +32,8 @@ struct Caller {
 }
 
 impl Caller {
-    /// Makes a call and drops it after a random time of up to twice `usual`, so that some calls are
-    /// answered before, however fast the machine is.
+    /// Makes a call and drops it after a random time of up to twice `usual`. So some calls are
+    /// answered before they are dropped, however fast the machine is.
     async fn drop_call<T>(&mut self, call: impl AsyncFnOnce(&mut Client) -> Result<T, Status>) {
         let moment = self.usual * self.dice.roll(200).try_into().unwrap() / 100;
         match timeout(moment, call(&mut self.client)).await {
@@ -122,7 +122,7 @@ async fn subjects(cluster: &Cluster, kind: &str, condition: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_its_client_drops_is_done_as_a_whole_or_not_at_all() {
+async fn a_call_that_its_client_drops_is_carried_out_completely_or_not_at_all() {
     let url = new_database().await;
     let policies = [
         ("COUNTERSIGN_POLICIES__TWO__MAX_SESSIONS_PER_SUBJECT", "2"),
@@ -159,7 +159,7 @@ async fn a_call_that_its_client_drops_is_done_as_a_whole_or_not_at_all() {
     let (evicted, not) =
         (subjects(&cluster, "two", "n = 3").await, subjects(&cluster, "two", "n = 2").await);
     println!(
-        "of {each} subjects {evicted} have a session in the place of another and {not} have not"
+        "{evicted} of {each} subjects have a new session in the place of the oldest, {not} do not"
     );
     assert_eq!(evicted + not, each);
     assert_eq!(
@@ -173,6 +173,6 @@ async fn a_call_that_its_client_drops_is_done_as_a_whole_or_not_at_all() {
     assert_eq!(
         number(&url, unpaired).await,
         0,
-        "a session was not rotated once with one blacklist entry"
+        "a session was not rotated exactly once with one blacklist entry"
     );
 }

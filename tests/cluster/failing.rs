@@ -54,6 +54,6 @@ async fn connections_that_are_terminated_again_and_again_lose_nothing() {
         .await;
     }
     load.all_answered(20).await;
-    assert!(load.failures() > 0, "no call noticed it");
+    assert!(load.failures() > 0, "no call failed although connections were terminated");
     cluster.verify(&mut load.stop().await).await;
 }

@@ -1,5 +1,5 @@
-//! The primary fails and its standby takes over. Everything that was acknowledged must hold; if the
-//! standby had not received a revocation, the replicas that know it write it again.
+//! The primary fails and its standby takes over. Everything that was acknowledged must hold. If the
+//! standby had not received a revocation, the replicas that know the revocation write it again.
 
 use countersign::proto::{
     CreateSessionRequest, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest,
@@ -18,19 +18,20 @@ use crate::{
     load::{Load, Trouble},
     replicas::{
         Cluster, Health, Replica, SHORT_LEASE, WAYS, assert_not_current, becomes, dice, eventually,
-        in_time, revoke, revoke_at_last, sign_in,
+        in_time, revoke, revoke_with_retries, sign_in,
     },
     witness::Witness,
 };
 
-/// Counts 1 if the table `replicas` is complete in the server's current timeline.
+/// A query that returns 1 if the table `replicas` is complete in the server's current timeline, and
+/// 0 otherwise.
 const SETTLED: &str = "SELECT count(*) FROM feed_head WHERE timeline = feed_timeline()";
 
-/// So many revocations that they exceed the time limit of a test if each waits for the end of
-/// leases.
+/// The number of revocations in one check. If each of them waited for the end of leases, the check
+/// would exceed its time limit.
 const REVOCATIONS: usize = 200;
 
-/// Waits until the table `replicas` is trusted again, and checks that revocations are then
+/// Waits until the table `replicas` counts as complete again. Then checks that revocations are
 /// acknowledged by the reports of replicas, without a wait for the end of leases.
 async fn assert_acknowledged_by_reports(cluster: &Cluster) {
     becomes(&cluster.url, SETTLED, 1).await;
@@ -44,7 +45,7 @@ async fn assert_acknowledged_by_reports(cluster: &Cluster) {
     in_time("revocations are acknowledged without a wait for leases", revocations).await;
 }
 
-/// Returns whether a replica has logged the line by which operators raise the alarm.
+/// Returns whether a replica has logged the line for which operators set an alarm.
 fn has_alarm(replica: &mut Replica) -> bool {
     replica.log().iter().any(|line| {
         let line: Value = serde_json::from_str(line).unwrap_or_default();
@@ -85,7 +86,7 @@ async fn a_synchronous_standby_takes_over_with_all_acknowledged_writes() {
 /// long the configured time-outs are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_primary_is_abandoned_for_the_new_one_in_any_order_of_hosts() {
-    // The new primary may have lost the rows of the replicas, which join again then.
+    // In the last round the new primary has lost the rows of the replicas, so they must join again.
     for (is_first, is_known) in [(true, true), (false, true), (true, false)] {
         let pair = Pair::synchronous().await;
         let mut hosts = [&pair.primary, &pair.standby];
@@ -115,14 +116,15 @@ async fn a_frozen_primary_is_abandoned_for_the_new_one_in_any_order_of_hosts() {
     }
 }
 
-/// A session that was revoked, and the way in which it was.
+/// A session that was revoked, and the way in which it was revoked.
 struct Revoked {
     way: &'static str,
     access: String,
     refresh: String,
 }
 
-/// Checks that the token is inactive, and the session ended unless only the token was revoked.
+/// Checks that the token is inactive. The session must have ended, too, unless only the token was
+/// revoked.
 async fn assert_revoked(client: &mut Client, revoked: &Revoked) {
     let Revoked { way, access, refresh: refresh_token } = revoked;
     assert!(!validate(client, access).await.active, "{way}");
@@ -172,7 +174,7 @@ async fn revocations_lost_in_a_failover_are_rewritten_by_the_replicas_and_raise_
     );
     pair.promote();
     becomes(&cluster.url, entries, 6).await;
-    // The two live sessions are the bystander's and the one of which only a token was revoked.
+    // The two live sessions are the bystander's, and the session of which only a token was revoked.
     becomes(&cluster.url, live, 2).await;
     eventually("an alarm is raised", async || {
         cluster.replicas.iter_mut().any(has_alarm).then_some(())
@@ -193,9 +195,9 @@ async fn revocations_lost_in_a_failover_are_rewritten_by_the_replicas_and_raise_
     assert_acknowledged_by_reports(&cluster).await;
 }
 
-/// The replica has a lease, but the new primary has no row of it.
+/// The replica still has a lease, but its row is missing at the new primary.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_whose_registration_a_failover_has_lost_is_waited_for() {
+async fn a_revocation_waits_for_a_replica_whose_row_was_lost_in_a_failover() {
     let lease = [("COUNTERSIGN_LEASE__DURATION", "5s")];
     let pair = Pair::asynchronous().await;
     let url = pair.primary.url("postgres");
@@ -212,13 +214,13 @@ async fn a_replica_whose_registration_a_failover_has_lost_is_waited_for() {
     links[0].lead_to(&pair.standby.url("postgres"));
     let newcomer = [newcomer];
     let witness = Witness::of(&newcomer, &token).await;
-    revoke_at_last(&mut cluster.replicas[0].sessions().await, &token).await;
+    revoke_with_retries(&mut cluster.replicas[0].sessions().await, &token).await;
     witness.acknowledged();
     witness.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
+async fn no_replica_gets_a_lease_from_a_primary_that_was_replaced() {
     let pair = Pair::synchronous().await;
     let (cluster, links) = Cluster::linked(&pair.primary.url("postgres"), &SHORT_LEASE).await;
     let mut clients = cluster.clients().await;
@@ -239,15 +241,15 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
         link.cut();
     };
     links[..2].iter().for_each(lead_to_successor);
-    revoke_at_last(&mut clients[0], &bad).await;
+    revoke_with_retries(&mut clients[0], &bad).await;
     witness.acknowledged();
     health.becomes(ServingStatus::NotServing).await;
     for token in [&good, &bad] {
         assert_not_current(&mut clients[2], token).await;
     }
 
-    // The old primary does not know this refresh token. Without a lease the replica must not answer
-    // by that, and asks the new primary.
+    // The old primary does not know this refresh token. A replica without a lease must not answer
+    // from the state of the old primary, so it asks the new one.
     let issued = refresh(&mut clients[0], &refreshed.refresh_token)
         .await
         .unwrap()
@@ -263,7 +265,7 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
         becomes(&pair.primary.url("postgres"), &has_read, 1).await;
         lead_to_successor(&links[2]);
     };
-    tokio::join!(revoke_at_last(&mut clients[2], &issued), failover);
+    tokio::join!(revoke_with_retries(&mut clients[2], &issued), failover);
     health.becomes(ServingStatus::Serving).await;
     assert!(!validate(&mut clients[0], &refreshed.access_token).await.active);
     for client in &mut clients {
@@ -273,7 +275,8 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
     witness.stop().await;
 }
 
-/// A replica that knows of the revocation of a key does not accept that the database has lost it.
+/// If the database has lost the revocation of a key, the replicas that know of it revoke the key
+/// again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_revocation_lost_in_a_failover_is_repeated_by_the_replicas_that_know_it() {
     let pair = Pair::asynchronous().await;

@@ -1,4 +1,4 @@
-//! A flood: more writes than a replica can make, by callers with short deadlines.
+//! A flood: callers with short deadlines that make more writes than a replica can complete.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,7 +35,8 @@ impl Flood {
         Self { clients, sessions }
     }
 
-    /// Makes this many writing calls, none of which may succeed. Returns how often each error came.
+    /// Makes this many calls that write, none of which may succeed. Returns how often each error
+    /// occurred.
     pub async fn run(
         &self,
         attempts: usize,
@@ -70,7 +71,7 @@ impl Flood {
 
 /// Checks that an error is one that a caller may see, and returns its code and reason.
 fn describe(status: &Status) -> String {
-    // Only a deadline that the server has noticed comes with a reason.
+    // An error has the reason only if the server noticed the deadline.
     let is_deadline = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded)
         && matches!(reason(status).as_str(), "" | "DEADLINE_EXCEEDED");
     assert!(is_deadline || is_retriable(status), "{status:?}");

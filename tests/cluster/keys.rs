@@ -1,5 +1,5 @@
-//! The keys of several replicas. A rotation under load must not make any call fail, and a revoked
-//! key must be worthless at every replica.
+//! Tests of the keys that several replicas share. A rotation under load must not make any call
+//! fail, and no replica may accept a token that was signed with a revoked key.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +38,8 @@ use crate::{
 
 const PUBLISH_AHEAD: Duration = Duration::from_secs(2);
 
-/// Settings by which keys rotate every few seconds, and access tokens outlive several of them.
+/// Settings by which keys rotate every few seconds, so that access tokens outlive several
+/// rotations.
 const FAST: [(&str, &str); 8] = [
     ("COUNTERSIGN_TOKENS__MAX_ACCESS_TOKEN_TTL", "30s"),
     ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "30s"),
@@ -125,7 +126,7 @@ impl Verifier {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_under_load_is_noticed_by_nobody() {
+async fn no_call_fails_while_keys_rotate_under_load() {
     let url = new_database().await;
     let settings: Vec<_> = FAST.into_iter().chain(SHORT_LEASE).collect();
     let cluster = Cluster::start_by([url.as_str(); 3], &url, &settings).await;
@@ -141,7 +142,7 @@ async fn a_rotation_under_load_is_noticed_by_nobody() {
     let mut tokens: Vec<(String, Instant)> = vec![];
     let mut last = sign_in(&mut clients[0], "all along").await.refresh_token;
     let mut n = 0;
-    // Five keys are four rotations, two of them to keys that did not exist at the beginning.
+    // Five keys mean four rotations, some of them to keys that did not exist at the beginning.
     while signed.len() < 5 {
         let now = Instant::now();
         let at = n % 3;
@@ -188,7 +189,7 @@ async fn a_rotation_under_load_is_noticed_by_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged() {
+async fn no_replica_accepts_a_token_of_a_revoked_key_after_the_acknowledgement() {
     let (cluster, links) = Cluster::linked(&new_database().await, &SHORT_LEASE).await;
     let mut clients = cluster.clients().await;
     for (what, cut_off) in
@@ -235,19 +236,20 @@ async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged()
         assert_eq!(kid(&refreshed.access_token), next);
         assert!(
             validate(&mut clients[0], &refreshed.access_token).await.active,
-            "{what}: sessions live on"
+            "{what}: the session has ended with its key"
         );
         links[2].restore();
         witness.stop().await;
     }
 }
 
-/// Every replica publishes a key before any replica signs with it, so a replica that has not yet
-/// heard of the rotation knows the key already.
+/// Every replica publishes a key before any replica signs with it, so a replica that does not know
+/// of the rotation yet already knows the key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs() {
+async fn a_replica_that_learns_late_of_a_rotation_accepts_tokens_of_the_next_key() {
     const LATE: Duration = Duration::from_millis(200);
-    // A renewal takes longer by the delays of the link, and must still come before the lease ends.
+    // The delays of the link make a renewal take longer, and it must still complete before the
+    // lease ends.
     let lease = [("COUNTERSIGN_LEASE__DURATION", "5s")];
     let (cluster, links) = Cluster::linked(&new_database().await, &lease).await;
     let mut clients = cluster.clients().await;
@@ -269,7 +271,8 @@ async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs
             refresh_token = tokens.refresh_token;
         }
         rotating.await.unwrap().unwrap();
-        // The refresh token may be of the next key, of which this replica may not have heard yet.
+        // The refresh token may depend on the next key, and this replica may not have learnt of
+        // that key yet.
         links[2].restore();
         refresh(&mut clients[2], &refresh_token).await.unwrap();
     }

@@ -1,5 +1,5 @@
-//! Replicas that cannot renew their lease: they answer that they are not current, and a revocation
-//! waits for them no longer than their lease may last.
+//! Tests of replicas that cannot renew their lease. Such a replica answers that it is not current,
+//! and a revocation waits for it no longer than its lease may last.
 
 use std::time::Duration;
 
@@ -49,7 +49,10 @@ async fn a_replica_that_is_cut_off_is_not_serving_until_it_is_connected_again() 
         witness.acknowledged();
         assert_not_current(&mut clients[0], &bad).await;
         for client in &mut clients[1..] {
-            assert!(validate(client, &good).await.active, "others go on");
+            assert!(
+                validate(client, &good).await.active,
+                "the other replicas still accept the token"
+            );
             assert!(!validate(client, &bad).await.active);
         }
 
@@ -64,8 +67,7 @@ async fn a_replica_that_is_cut_off_is_not_serving_until_it_is_connected_again() 
 /// A caller that gives up before the acknowledgement gets an error, but the revocation that was
 /// written takes effect all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_takes_effect_although_its_caller_does_not_wait_for_a_replica_that_is_stopped()
-{
+async fn a_revocation_takes_effect_even_if_its_caller_gives_up_before_the_acknowledgement() {
     const TIMEOUT: Duration = Duration::from_millis(100);
 
     // The lease has its default duration, so callers give up long before it ends.

@@ -33,17 +33,17 @@ fn list(url: &str, args: &[&str]) -> Run {
         .args(args)
         .env("COUNTERSIGN_LOG__LEVEL", "error");
     let run = block_in_place(|| run(command.current_dir(folder.path())));
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the command created a file");
     run
 }
 
-/// Returns a field of each replica.
+/// Returns one field of each listed replica.
 fn each(list: &Value, field: &str) -> Vec<Value> {
     list["replicas"].as_array().unwrap().iter().map(|replica| replica[field].clone()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
+async fn a_role_that_may_only_read_can_list_replicas_with_their_state() {
     let url = new_database().await;
     let lease = [("COUNTERSIGN_LEASE__DURATION", "3s")];
     let mut cluster = Cluster::start_by([url.as_str(); 2], &url, &lease).await;
@@ -80,11 +80,14 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
         assert_eq!([row[0], row[1], row[2], row[4], row[6]], expected, "{table}");
         assert_eq!(row[8..], ["ago", "1", "0", "3256ms"], "{table}");
     }
-    assert_eq!(table.lines().nth(3), Some("head of the feed: 1; all who may answer are listed"));
+    assert_eq!(
+        table.lines().nth(3),
+        Some("head of the feed: 1; all replicas that may answer are listed")
+    );
     assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 2, "the command does not join");
 
-    // No replica is left that would remove their rows, and the feed has advanced in a timeline that
-    // is not the server's.
+    // When both replicas are killed, none is left that would remove their rows. The update
+    // simulates a feed that has advanced in a timeline other than the server's.
     cluster.kill(0).await;
     cluster.kill(1).await;
     execute(&url, "UPDATE feed_head SET seq = 7, timeline = 0").await;
@@ -109,7 +112,7 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
     assert_eq!(list(&reader, &["--json"]).json()["replicas"], json!([]));
 }
 
-/// Replicas of one name are told apart by their addresses; a former replica is listed with the way
+/// Replicas with the same name differ in their addresses. A former replica is listed with the way
 /// in which it ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
@@ -160,7 +163,7 @@ async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_without_tables_is_left_without_them() {
+async fn a_list_of_replicas_creates_no_tables_in_an_empty_database() {
     let url = new_database().await;
     assert!(list(&url, &[]).error(2).contains("`countersign migrate`"));
     assert_eq!(number(&url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await, 0);

@@ -1,5 +1,5 @@
-//! Load on all replicas of a cluster. Its callers fail on errors that the test does not allow, and
-//! keep an account of what was acknowledged to them.
+//! Generates load on all replicas of a cluster. The callers panic on errors that the test does not
+//! allow, and keep an account of the writes that were acknowledged to them.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ const CALLERS: usize = 6;
 /// The interval at which each replica is asked to validate tokens.
 const VALIDATIONS: Duration = Duration::from_millis(5);
 
-/// The fault that a replica is exposed to, and so the errors that its callers allow.
+/// The fault that a replica is exposed to. It determines which errors its callers allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// There is no fault, so no error is allowed.
     None,
-    /// The database fails; errors must say so and when to retry.
+    /// The database fails. Errors must say so, and when to retry.
     Database,
     /// The replica is killed, so its connections may end.
     Death,
@@ -99,7 +99,7 @@ impl Load {
     async fn wait(&self, replica: usize, what: &str, is_enough: impl Fn(&Count, &Count) -> bool) {
         let mut count = self.replicas[replica].count.clone();
         let before = *count.borrow();
-        // An error means that all callers have ended; to join them in `stop` shows why.
+        // An error means that all callers have ended. The cause appears when `stop` joins them.
         let _ = in_time(what, count.wait_for(|now| is_enough(&before, now))).await;
     }
 
@@ -154,9 +154,9 @@ struct Caller {
 }
 
 impl Caller {
-    /// Makes random calls until it is told to stop or its replica is gone. After a failed call its
-    /// account is not used again, because it is unknown whether the call was carried out; the
-    /// account records both possibilities.
+    /// Makes random calls until it is told to stop or its replica is gone. It sets aside an account
+    /// after a failed call, because it does not know whether the call was carried out. That account
+    /// records both possibilities.
     async fn drive(
         mut self,
         count: watch::Sender<Count>,
@@ -201,7 +201,7 @@ impl Caller {
 }
 
 /// Asks a replica again and again to validate a live token and a revoked one, and fails if an
-/// answer is wrong. Errors are allowed only as far as the fault of the replica explains them.
+/// answer is wrong. It allows only errors that the fault of the replica explains.
 pub struct Validator {
     stop: watch::Sender<bool>,
     asking: JoinHandle<usize>,
@@ -239,7 +239,7 @@ impl Validator {
             }
             assert!(
                 trouble == Trouble::Database || refusals < answers,
-                "{refusals} refusals for want of a lease, {answers} answers"
+                "{refusals} refusals for lack of a lease, {answers} answers"
             );
             answers
         });

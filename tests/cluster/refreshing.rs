@@ -19,7 +19,8 @@ async fn one_of_many_refreshes_over_all_replicas_rotates_and_the_others_repeat_i
     }
     for n in 0..8 {
         let mut token = sign_in(&mut clients[n % 3], "alice").await.refresh_token;
-        // The successor is used in the same way, so three generations are contested.
+        // The next refresh token is used in the same way, so that calls compete for three
+        // generations.
         for _ in 0..3 {
             let calls = (0..64).map(|call| {
                 let (mut client, token) = (clients[call % clients.len()].clone(), token.clone());
@@ -31,7 +32,7 @@ async fn one_of_many_refreshes_over_all_replicas_rotates_and_the_others_repeat_i
             let tokens: Vec<_> = answers.into_iter().map(|answer| answer.tokens.unwrap()).collect();
             let successors: HashSet<_> =
                 tokens.iter().map(|tokens| &tokens.refresh_token).collect();
-            assert_eq!(successors.len(), 1, "all get the same successor");
+            assert_eq!(successors.len(), 1, "all answers contain the same next refresh token");
             assert!(!successors.contains(&token));
             for (call, tokens) in tokens.iter().enumerate() {
                 let validated = validate(&mut clients[(call + 1) % 3], &tokens.access_token).await;

@@ -1,4 +1,4 @@
-//! Helpers of the tests of a cluster, and the checks that must hold at the end of each test.
+//! Helpers for the tests of a cluster, and the checks that must hold at the end of each test.
 
 use std::{
     env,
@@ -47,7 +47,7 @@ impl OpenTransaction {
     }
 }
 
-/// Counts the connections of this database that wait for a lock.
+/// A query that counts the connections of this database that wait for a lock.
 pub const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = \
                            current_database() AND wait_event_type = 'Lock'";
 
@@ -78,7 +78,7 @@ pub const SHORT_LEASE: [(&str, &str); 3] = [
     ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
 ];
 
-/// The stream of a replica's gRPC health status.
+/// A stream of a replica's gRPC health status.
 pub struct Health(Streaming<HealthCheckResponse>);
 
 impl Health {
@@ -96,7 +96,7 @@ impl Health {
     }
 }
 
-/// Returns the request that revokes a session.
+/// A function that returns the request by which a created session is revoked.
 type Choose = fn(&CreateSessionResponse) -> RevokeRequest;
 
 /// All ways to revoke a session that is the only one of its subject and its tenant.
@@ -153,8 +153,8 @@ pub async fn revoke(client: &mut Client, target: Target) -> i64 {
     client.revoke(request).await.unwrap().into_inner().revoked_sessions
 }
 
-/// Revokes the session of a token as soon as the database can be reached.
-pub async fn revoke_at_last(client: &mut Client, token: &str) {
+/// Revokes the session of a token. Retries until the database can be reached.
+pub async fn revoke_with_retries(client: &mut Client, token: &str) {
     eventually("the replica revokes", async || {
         let target = Some(Target::Token(token.to_owned()));
         let revoked = client.revoke(RevokeRequest { target, ..Default::default() }).await;

@@ -1,5 +1,5 @@
-//! A database is restored by PostgreSQL's own programs. `countersign restore` then revokes again
-//! what was revoked after the dump.
+//! A database is restored by PostgreSQL's own programs. `countersign restore` then repeats the
+//! revocations that were made after the dump.
 
 use std::process::Command;
 
@@ -67,7 +67,8 @@ async fn sessions_revoked_after_a_dump_stay_revoked_after_its_restore() {
     let restored = Command::new(program("pg_restore")).args(put_back).arg(&dump).status().unwrap();
     assert!(restored.success());
     assert_eq!(number(&url, "SELECT count(*) FROM sessions WHERE ended_at IS NULL").await, 3);
-    // The dump contains the rows of the replicas. They count as gone only after their leases.
+    // The dump contains the rows of the replicas, which count as gone only after their leases have
+    // ended.
     let live = "SELECT count(*) FROM replicas WHERE renewed_at + holds_for > statement_timestamp()";
     countersign_test_support::cluster::becomes(&url, live, 0).await;
 
@@ -102,7 +103,7 @@ async fn sessions_revoked_after_a_dump_stay_revoked_after_its_restore() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_is_refused_and_postgresql_named() {
+async fn backup_and_restore_of_a_file_are_refused_and_the_error_names_the_right_program() {
     let url = new_database().await;
     let cluster = Cluster::new(&url);
     for (arguments, says) in

@@ -29,13 +29,13 @@ async fn a_revocation_at_one_replica_reaches_the_others() {
             clients[revoking].revoke(choose(&created)).await.unwrap();
             assert!(
                 !validate(&mut clients[revoking], &token).await.active,
-                "{way}: the replica that revoked it still accepts it"
+                "{way}: the replica that revoked the token still accepts it"
             );
             for client in &mut clients {
                 becomes_inactive(client, &token).await;
                 assert!(
                     validate(client, &bystander).await.active,
-                    "{way}: it revokes something else"
+                    "{way}: the token of another session was revoked, too"
                 );
             }
         }

@@ -12,7 +12,7 @@ use countersign_test_support::{
 
 use crate::{
     replicas::{
-        Cluster, SHORT_LEASE, eventually, is_active_at, revoke_at_last, sign_in, try_sign_in,
+        Cluster, SHORT_LEASE, eventually, is_active_at, revoke_with_retries, sign_in, try_sign_in,
     },
     witness::Witness,
 };
@@ -21,7 +21,7 @@ use crate::{
 const LONG_LEASE: [(&str, &str); 1] = [("COUNTERSIGN_LEASE__DURATION", "20s")];
 
 /// PostgreSQL's server processes for a replica's connections, stopped by SIGSTOP. The replica gets
-/// no answers from them until this is dropped.
+/// no answers from them until this value is dropped.
 struct Frozen(Vec<String>);
 
 impl Frozen {
@@ -83,7 +83,8 @@ fn put_back(url: &str, dump: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_after_the_restore_of_a_dump_holds_at_every_running_replica() {
-    // The row of the other replica is in the dump or is not.
+    // The dump contains the row of the other replica in the first round, and does not contain it in
+    // the second one.
     for is_in_the_dump in [true, false] {
         let url = new_database().await;
         let mut cluster = Cluster::start_by([url.as_str()], &url, &LONG_LEASE).await;
@@ -101,7 +102,7 @@ async fn a_revocation_after_the_restore_of_a_dump_holds_at_every_running_replica
         let mut client = cluster.replicas[0].sessions().await;
         for _ in 0..8 {
             let token = sign_in(&mut client, "before").await.access_token;
-            revoke_at_last(&mut client, &token).await;
+            revoke_with_retries(&mut client, &token).await;
         }
 
         let frozen = Frozen::processes_of(&url, &cluster.replicas[1]).await;
@@ -112,10 +113,10 @@ async fn a_revocation_after_the_restore_of_a_dump_holds_at_every_running_replica
         .await;
         assert!(
             is_active_at(&cluster.replicas[1], &tokens.access_token).await,
-            "its lease has ended too early for this test"
+            "the lease of the other replica ended too early for this test"
         );
         let witness = Witness::of(&cluster.replicas[1..], &tokens.access_token).await;
-        revoke_at_last(&mut client, &tokens.access_token).await;
+        revoke_with_retries(&mut client, &tokens.access_token).await;
         witness.acknowledged();
         witness.stop().await;
         drop(frozen);
@@ -124,10 +125,10 @@ async fn a_revocation_after_the_restore_of_a_dump_holds_at_every_running_replica
 
 const HEAD: &str = "SELECT seq FROM feed_head";
 
-/// Makes a revocation that is committed, but lost before its replica has read it: a dump is
-/// restored, and another entry gets its feed position. Returns whether the revocation is
+/// Makes a revocation that is committed but lost before its replica has read it, because a dump is
+/// restored. Another entry then gets the same feed position. Returns whether the revocation is
 /// acknowledged, and whether the token is active afterwards.
-async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
+async fn revoke_and_lose_the_entry(settings: &[(&str, &str)]) -> (bool, bool) {
     let url = new_database().await;
     let cluster = Cluster::start_by([url.as_str()], &url, settings).await;
     let replica = &cluster.replicas[0];
@@ -160,7 +161,7 @@ async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
     let is_active = is_active_at(replica, &token).await;
     if let Err(status) = &answer {
         assert_eq!(reason(status), "STORE_UNAVAILABLE", "{status:?}");
-        revoke_at_last(&mut client, &token).await;
+        revoke_with_retries(&mut client, &token).await;
         assert!(!is_active_at(replica, &token).await, "the second revocation does not hold");
     }
     (answer.is_ok(), is_active)
@@ -168,14 +169,14 @@ async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_revocation_is_not_acknowledged_by_another_entry_at_its_position() {
-    assert_eq!(acknowledges_what_is_lost(&SHORT_LEASE).await, (false, true));
+    assert_eq!(revoke_and_lose_the_entry(&SHORT_LEASE).await, (false, true));
 }
 
 /// Lets two replicas apply an entry that is then lost because a dump is restored. Before the first
 /// replica renews again, a revocation there gets the feed position of the lost entry. Returns
 /// whether that revocation is acknowledged, and whether the token is active at the other replica,
 /// which still has a lease.
-async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (bool, bool) {
+async fn revoke_at_the_position_of_a_lost_entry(settings: &[(&str, &str)]) -> (bool, bool) {
     let url = new_database().await;
     let settings = [&LONG_LEASE[..], settings].concat();
     let cluster = Cluster::start_by([url.as_str(); 2], &url, &settings).await;
@@ -187,7 +188,7 @@ async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (
     let dump = folder.path().join("dump");
     make_dump(&url, &dump);
     let head = number(&url, HEAD).await;
-    revoke_at_last(&mut client, &lost).await;
+    revoke_with_retries(&mut client, &lost).await;
 
     let frozen =
         [Frozen::renewals_of(&url, replica).await, Frozen::processes_of(&url, other).await];
@@ -210,19 +211,19 @@ async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_entry_applied_before_a_restore_acknowledges_no_revocation_at_its_position() {
-    assert_eq!(acknowledges_by_what_was_applied_before(&[]).await, (false, true));
+async fn an_entry_applied_before_a_restore_does_not_acknowledge_a_revocation_at_its_position() {
+    assert_eq!(revoke_at_the_position_of_a_lost_entry(&[]).await, (false, true));
 }
 
-/// Shows that the two tests above find broken rules: replicas that break the rule acknowledge both
+/// Shows that the two tests above can fail: replicas that break a rule on purpose acknowledge both
 /// revocations.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_broken_rule_is_found() {
     let broken = [(RULE, "epoch-not-compared")];
     assert_eq!(
-        acknowledges_what_is_lost(&[&SHORT_LEASE[..], &broken].concat()).await,
+        revoke_and_lose_the_entry(&[&SHORT_LEASE[..], &broken].concat()).await,
         (true, true)
     );
     let broken = [(RULE, "earlier-renewal-counts")];
-    assert_eq!(acknowledges_by_what_was_applied_before(&broken).await, (true, true));
+    assert_eq!(revoke_at_the_position_of_a_lost_entry(&broken).await, (true, true));
 }

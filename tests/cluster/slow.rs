@@ -8,17 +8,17 @@ use futures_util::future::join_all;
 use crate::{
     flood::Flood,
     load::{Load, Trouble},
-    replicas::{Cluster, Replica, becomes, becomes_inactive, dice, revoke_at_last, sign_in},
+    replicas::{Cluster, Replica, becomes, becomes_inactive, dice, revoke_with_retries, sign_in},
 };
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// A delay that is longer than any time-out of the service.
 const LONG_DELAY: Duration = Duration::from_secs(30);
-/// The growth of resident memory, in MiB, that does not count as held by calls.
+/// The growth of resident memory, in MiB, that the test allows.
 const SLACK: u64 = 48;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_very_slow_database_fails_only_writes_and_fills_no_memory() {
+async fn a_very_slow_database_makes_only_writes_fail_and_does_not_fill_the_memory() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let mut dice = dice();
     let slow = &cluster.replicas[..2];
@@ -51,7 +51,7 @@ async fn a_very_slow_database_fails_only_writes_and_fills_no_memory() {
     cluster.verify(&mut accounts).await;
 }
 
-/// A connection through a proxy or a firewall may be dead without any sign of it.
+/// A proxy or a firewall may drop a connection without telling either end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_fall_silent_are_given_up_and_replaced() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
@@ -67,7 +67,7 @@ async fn connections_that_fall_silent_are_given_up_and_replaced() {
     let mut clients = [cluster.replicas[0].sessions().await, cluster.replicas[1].sessions().await];
     for (revoking, hearing) in [(0, 1), (1, 0)] {
         let token = sign_in(&mut clients[hearing], "alice").await.access_token;
-        revoke_at_last(&mut clients[revoking], &token).await;
+        revoke_with_retries(&mut clients[revoking], &token).await;
         becomes_inactive(&mut clients[hearing], &token).await;
     }
     // The server may still have the old connections open, so they are cut.
@@ -77,7 +77,7 @@ async fn connections_that_fall_silent_are_given_up_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_cannot_be_made_are_made_once_they_can() {
+async fn connections_are_made_as_soon_as_the_database_can_be_reached_again() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let mut dice = dice();
     for (name, trouble) in [("stalled", Link::stall as fn(&Link)), ("refused", Link::refuse)] {
@@ -92,15 +92,16 @@ async fn connections_that_cannot_be_made_are_made_once_they_can() {
     }
 }
 
-/// The commit was made, but the replica cannot know that. It must not make it a second time.
+/// The write is committed, but its answer is lost, so the replica does not know the outcome. It
+/// must not repeat the write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_whose_answer_is_lost_on_the_way_back_are_made_once_and_not_acknowledged() {
+async fn writes_whose_answer_is_lost_are_made_once_and_not_acknowledged() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let load = Load::start(&cluster, "answer lost", &mut dice(), |_| Trouble::Database).await;
     for _ in 0..10 {
         load.all_answered(10).await;
         links[0].delay(Duration::ZERO, LONG_DELAY);
-        // Everything that was sent has been executed once no statement runs.
+        // When no statement is running, the server has executed everything that the replica sent.
         becomes(&cluster.url, &cluster.replicas[0].connections("active"), 0).await;
         links[0].cut();
         links[0].restore();
@@ -120,7 +121,7 @@ async fn connections_that_fall_silent_while_they_are_made_are_given_up_and_repla
     load.all_answered(20).await;
     links[0].stall();
     links[0].cut();
-    // By then everything that needs a connection waits for one that is being made.
+    // After these failures, everything that needs a connection waits for one that is being made.
     for _ in 0..20 {
         load.failed(0).await;
     }

@@ -13,7 +13,7 @@ use countersign_test_support::{
     proxy::Link,
 };
 
-/// Takes the advisory lock that a replica holds while it migrates.
+/// A statement that takes the advisory lock that a replica holds while it migrates.
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(1129539438)";
 const MIGRATIONS: &str = "SELECT count(*) FROM __diesel_schema_migrations";
 
@@ -27,7 +27,7 @@ async fn replicas_that_start_together_on_an_empty_database_share_one_schema_and_
         assert_eq!(
             number(&url, MIGRATIONS).await,
             i64::try_from(migrated).unwrap(),
-            "each is applied once"
+            "each migration is applied once"
         );
         assert!(migrated > 0);
         for (one, other) in [(0, 1), (1, 0)] {
@@ -40,9 +40,10 @@ async fn replicas_that_start_together_on_an_empty_database_share_one_schema_and_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_that_is_killed_in_the_middle_is_made_by_the_next_start() {
+async fn a_migration_whose_process_is_killed_is_carried_out_by_the_next_start() {
     let before_it_begins = MIGRATION_LOCK;
-    // The migration creates this table after others, so it waits with those already created.
+    // The migration creates this table after other tables, so it waits here in the middle of its
+    // work.
     let halfway = "CREATE TABLE feed_head (half int)";
     for obstacle in [before_it_begins, halfway] {
         let url = new_database().await;
@@ -71,7 +72,7 @@ async fn a_migration_that_is_killed_in_the_middle_is_made_by_the_next_start() {
 /// A migration of a large table may take minutes. A replica that starts meanwhile waits for it,
 /// even if that takes longer than the statement timeout.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_waits_for_the_migration_of_another_for_as_long_as_it_takes() {
+async fn a_start_waits_for_a_migration_of_another_replica_however_long_it_takes() {
     let url = new_database().await;
     let holding = hold(&url, MIGRATION_LOCK).await;
     let cluster = Cluster::new(&url);
@@ -119,7 +120,7 @@ async fn a_start_waits_for_a_database_that_cannot_be_reached_yet() {
     assert_eq!(warnings, 1, "one line for each change: {:?}", replica.seen());
 }
 
-/// Waiting would not help, unlike with a server that cannot be reached.
+/// Unlike with a server that cannot be reached, it would not help to wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_does_not_exist_ends_the_start_at_once() {
     let url = new_database().await;
@@ -130,7 +131,8 @@ async fn a_database_that_does_not_exist_ends_the_start_at_once() {
     assert!(line.contains("_missing") && line.contains("does not exist"), "{line}");
 }
 
-/// Making a connection takes several round trips, and so longer than the others wait for a renewal.
+/// To open a connection takes several round trips. Over this link, that is longer than the other
+/// replicas wait for a renewal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_far_from_the_database_joins_once_and_serves() {
     let url = new_database().await;

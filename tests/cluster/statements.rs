@@ -1,5 +1,5 @@
-//! Finds in PostgreSQL's log which statements replicas send. Validate must send none, whether there
-//! is a lease or not.
+//! These tests find in PostgreSQL's log which statements replicas send. Validate must send none,
+//! whether the replica has a lease or not.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::replicas::{Cluster, Health, hold, in_time, question, revoke, sign_in};
 
-/// Settings that turn off the sweeper and the writes of the audit, so that only the statements
-/// remain that replicas send all the time.
+/// Settings that turn off the sweeper and the writes to the audit table, so that replicas send only
+/// their periodic statements.
 const NO_SWEEP: [(&str, &str); 2] =
     [("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 29 2 *"), ("COUNTERSIGN_AUDIT__TABLE", "false")];
 /// The interval at which a replica renews its lease.
@@ -32,7 +32,7 @@ const FURTHER: usize = 25;
 /// The number of connections to each replica.
 const CONNECTIONS: usize = 4;
 
-/// Replicas on a server that logs all statements, an active token and a revoked one.
+/// Replicas on a server that logs all statements, with an active token and a revoked one.
 struct Logged {
     server: Server,
     cluster: Cluster,
@@ -59,7 +59,7 @@ impl Logged {
     }
 
     /// Starts concurrent callers, each of which makes `each` calls one after the other. The task
-    /// returns the number of calls that were refused for want of a lease, and checks the answers to
+    /// returns the number of calls that were refused for lack of a lease, and checks the answers to
     /// the others.
     fn ask(&self, callers: usize, each: usize) -> JoinHandle<usize> {
         let callers = (0..callers).map(|n| {
@@ -112,16 +112,17 @@ impl Logged {
 
     /// Returns the statements that replicas have sent so far.
     fn statements(&self) -> Vec<String> {
-        let is_asked = |line: &&str| {
+        let is_statement = |line: &&str| {
             line.starts_with("[replica ")
                 && (line.contains("] LOG:  statement: ") || line.contains("] LOG:  execute "))
         };
-        self.server.log().lines().filter(is_asked).map(str::to_owned).collect()
+        self.server.log().lines().filter(is_statement).map(str::to_owned).collect()
     }
 
-    /// Checks that since `begun`, when `before` statements had been sent, replicas have sent only
-    /// their periodic statements, and no more than the time since then explains.
-    fn assert_nothing_asked(&self, before: usize, begun: Instant) {
+    /// Checks that replicas have sent only their periodic statements since `begun`, and no more of
+    /// them than the elapsed time explains. `before` is the number of statements that they had sent
+    /// by then.
+    fn assert_only_periodic_statements(&self, before: usize, begun: Instant) {
         let since = self.statements().split_off(before);
         // The time is read after the statements are counted, so that it covers all of them.
         let elapsed = begun.elapsed();
@@ -151,8 +152,8 @@ async fn validate_sends_no_statement_to_the_database() {
     let logged = Logged::start().await;
     let (before, begun) = (logged.statements().len(), Instant::now());
     let refused = logged.ask(CONNECTIONS * 3, 1_000).await.unwrap();
-    assert_eq!(refused, 0, "all have a lease");
-    logged.assert_nothing_asked(before, begun);
+    assert_eq!(refused, 0, "a replica has no lease");
+    logged.assert_only_periodic_statements(before, begun);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,8 +166,12 @@ async fn a_refusal_for_lack_of_a_lease_sends_no_statement_to_the_database() {
     }
     for calls in [100, 2_000] {
         let (before, begun) = (logged.statements().len(), Instant::now());
-        assert_eq!(logged.ask(calls, 1).await.unwrap(), calls, "nobody has a lease");
-        logged.assert_nothing_asked(before, begun);
+        assert_eq!(
+            logged.ask(calls, 1).await.unwrap(),
+            calls,
+            "a call was answered without a lease"
+        );
+        logged.assert_only_periodic_statements(before, begun);
     }
     holding.release().await;
     for health in &mut health {
@@ -192,6 +197,6 @@ async fn a_wait_for_a_lease_sends_no_statement_to_the_database() {
         logged.links.iter().for_each(Link::restore);
         let refused = asking.await.unwrap();
         println!("{refused} of {calls} calls were refused");
-        logged.assert_nothing_asked(before, begun);
+        logged.assert_only_periodic_statements(before, begun);
     }
 }

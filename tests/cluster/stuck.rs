@@ -1,5 +1,5 @@
-//! Another transaction holds a lock that all writes and reads of sessions need. They block, and
-//! nothing else does.
+//! Another transaction holds a lock that all writes and reads of sessions need. They must block,
+//! and nothing else may.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::{
 const ALL_SESSIONS: &str = "LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE";
 /// The deadline of calls: shorter than any time-out of the service.
 const TIMEOUT: Duration = Duration::from_millis(50);
-/// The memory, in MiB, of all queues when they are full of the largest writes: the write of a
-/// caller that has gone stays queued until the database answers. If queues had no bound, the
-/// attempts below would take twice as much.
+/// The memory, in MiB, that all queues take when they are full of the largest writes. A write stays
+/// queued after its caller has gone, until the database answers. If the queues had no bound, the
+/// calls of this test would take twice as much.
 const FULL_QUEUES: u64 = 96;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stalled_writes_are_given_up_in_time_and_fill_no_memory() {
+async fn stalled_writes_end_at_their_deadline_and_do_not_fill_the_memory() {
     let cluster = Cluster::start(&new_database().await).await;
     let replica = &cluster.replicas[0];
     let mut dice = dice();
@@ -44,10 +44,10 @@ async fn stalled_writes_are_given_up_in_time_and_fill_no_memory() {
     assert_works_again(&cluster, &mut dice).await;
 }
 
-/// A caller that has gone must not leave behind a connection that still waits, while a new one is
-/// opened for the next caller.
+/// The connection of a caller that gave up still waits for the database. The replica must not open
+/// another connection in its place for the next caller.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_who_give_up_do_not_add_connections() {
+async fn reads_whose_callers_give_up_do_not_add_connections() {
     let cluster = Cluster::start(&new_database().await).await;
     let mut client = cluster.replicas[0].sessions().await;
     let session_id = create(&mut client, "alice").await.session.unwrap().session_id;

@@ -1,4 +1,4 @@
-//! A witness: it asks replicas to validate a token while the token is revoked, and fails if an
+//! A witness asks replicas to validate a token while the token is being revoked. It fails if an
 //! answer breaks the guarantee.
 
 use std::time::Duration;
@@ -60,12 +60,14 @@ impl Witness {
         Self { acknowledged, stop, asking }
     }
 
-    /// States that the revocation has been acknowledged. From now on no answer may be `active`.
+    /// Tells the witness that the revocation was acknowledged. Calls that begin afterwards must not
+    /// be answered `active`.
     pub fn acknowledged(&self) {
         self.acknowledged.send_replace(true);
     }
 
-    /// Stops asking once each replica has been asked after the acknowledgement.
+    /// Stops asking as soon as each replica has answered a call that began after the
+    /// acknowledgement.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         for asking in self.asking {

@@ -1,6 +1,6 @@
 //! The application behind a gateway. It answers each request with the request's headers, and keeps
-//! the exact bytes of its target. It uses no HTTP library, because that would refuse or normalize
-//! some targets.
+//! the exact bytes of the request target. It uses no HTTP library, because a library would refuse
+//! or normalize some targets.
 
 use std::{
     net::SocketAddr,
@@ -33,18 +33,19 @@ impl Application {
         Self { address, targets }
     }
 
-    /// Returns the number of requests that have reached it.
+    /// Returns the number of requests that have reached the application.
     pub fn requests(&self) -> usize {
         self.targets.lock().unwrap().len()
     }
 
-    /// Returns the targets of the requests that have reached it after the first `requests` ones.
+    /// Returns the targets of the requests that have reached the application, without the first
+    /// `requests` of them.
     pub fn targets_after(&self, requests: usize) -> Vec<Vec<u8>> {
         self.targets.lock().unwrap()[requests..].to_vec()
     }
 
-    /// Returns the headers of the request of an answer, as an application reads them that takes an
-    /// underscore for a hyphen.
+    /// Returns the headers of the request to which this is the answer. They are read as by an
+    /// application that treats an underscore as a hyphen.
     pub fn headers_of(&self, answer: &Answer) -> Map<String, Value> {
         let start = answer
             .body
@@ -54,9 +55,10 @@ impl Application {
         serde_json::from_str(&answer.body[start..=end]).unwrap()
     }
 
-    /// Returns those headers of the request of an answer that state the identity of the client.
+    /// Returns those headers of the request to which this is the answer that state the identity of
+    /// the client.
     pub fn identity_of(&self, answer: &Answer) -> Map<String, Value> {
-        // Some gateways leave an empty header.
+        // Some gateways send such a header empty, instead of removing it.
         let is_set = |values: &Value| values != &serde_json::json!([""]);
         self.headers_of(answer)
             .into_iter()

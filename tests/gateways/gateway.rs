@@ -71,7 +71,7 @@ impl Program {
         }
     }
 
-    /// Returns the edit that gives the gateway its key, for which the example has a comment.
+    /// Returns the edit that gives the gateway its key. It replaces a comment in the example.
     pub fn with_key(self, key: &str) -> Edit {
         let (comment, with_key) = match self {
             Self::Envoy => (
@@ -113,7 +113,7 @@ impl Program {
             }
             Self::Nginx => {
                 let folder = folder.to_str().unwrap();
-                // With a single process, no workers are left when it is killed.
+                // With a single process, no workers are left when nginx is killed.
                 let alone = "daemon off; master_process off;";
                 command("nginx", &["-p", folder, "-c", "nginx.conf", "-e", "stderr", "-g", alone])
             }
@@ -131,7 +131,8 @@ impl Program {
 }
 
 impl Gateway {
-    /// Runs a gateway with its example configuration after `edits`, and returns once it serves.
+    /// Runs a gateway with its example configuration changed by `edits`, and returns once it
+    /// serves.
     pub async fn start(program: Program, addresses: &Addresses, edits: &[Edit]) -> Self {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways");
         let folder = tempfile::tempdir().unwrap();
@@ -172,7 +173,7 @@ impl Gateway {
             panic!("{command:?}: {error}: scripts/test installs what is missing")
         });
         let mut gateway = Self { child, address, folder };
-        // Traefik listens before it knows its routes.
+        // Traefik listens before it knows its routes, and answers 404 until then.
         while TcpStream::connect(address).await.is_err()
             || http::get(address, "/").await.status == 404
         {

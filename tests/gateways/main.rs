@@ -1,5 +1,6 @@
-//! Real gateways in front of an application, each with its configuration from examples/gateways.
-//! Only ports are replaced in it, and the gateway's key or certificate where a test needs one.
+//! Tests with real gateways in front of an application. Each gateway has its configuration from
+//! examples/gateways, in which only ports are replaced, and the gateway's key or certificate is
+//! inserted where a test needs one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -32,8 +33,8 @@ fn session_of(subject: &str) -> CreateSessionRequest {
     }
 }
 
-/// Returns names of headers that some applications take for those that a gateway sets, because they
-/// ignore the case, or do not tell an underscore from a hyphen.
+/// Returns names of headers that some applications take for the headers that a gateway sets,
+/// because those applications ignore the case, or do not tell an underscore from a hyphen.
 fn forged_headers() -> Vec<String> {
     let mut names = vec![];
     for parts in [
@@ -98,7 +99,7 @@ async fn assert_checks_paths(site: &Site, program: Program, tokens: &[(&str, &[&
         assert_eq!(seen.len(), 1, "{program:?}: {target}");
         let ((path, query), (seen_path, seen_query)) =
             (paths::parts(target.as_bytes()), paths::parts(&seen[0]));
-        // A gateway may write a path in another way, and Traefik writes `&` for `;` in a query.
+        // A gateway may encode a path in another way, and Traefik writes `&` for `;` in a query.
         let separated = |query: Vec<u8>| String::from_utf8(query).unwrap().replace(';', "&");
         assert_eq!(seen_path, path, "{program:?}: {target}");
         assert_eq!(separated(seen_query), separated(query), "{program:?}: {target}");
@@ -111,7 +112,7 @@ async fn assert_checks_paths(site: &Site, program: Program, tokens: &[(&str, &[&
     assert_eq!(answer.status, 200, "{program:?}: {answer:?}");
     let seen = application.headers_of(&answer);
     for name in ["x-original-url", "x-rewrite-url"] {
-        // Some gateways leave an empty header.
+        // Some gateways send such a header empty, instead of removing it.
         assert!(
             seen.get(name).is_none_or(|values| values == &json!([""])),
             "{program:?}: {seen:?}"
@@ -323,7 +324,7 @@ async fn haproxy_guards_an_application() {
 
 /// The application never sees the token, whether it came in the header or in the cookie.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn envoy_takes_the_token_from_a_cookie_too_and_keeps_it_from_the_application() {
+async fn envoy_accepts_the_token_in_a_cookie_and_hides_the_token_from_the_application() {
     let site = Site::start_with(
         Program::Envoy,
         "[gateway]\ncookie = \"session\"\nremove_credential = true\n",
@@ -362,7 +363,7 @@ async fn envoy_takes_the_token_from_a_cookie_too_and_keeps_it_from_the_applicati
 /// The examples have a comment for the gateway's key. With the key in its place the gateway works,
 /// and without it the authority refuses the gateway's calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_shows_its_key_where_callers_must_be_known() {
+async fn a_gateway_authenticates_by_its_key_if_callers_must_be_known() {
     for program in [Program::Envoy, Program::Nginx, Program::Caddy, Program::Haproxy] {
         for is_known in [true, false] {
             let (site, token) = Site::start_with_callers(program, is_known).await;
@@ -373,7 +374,7 @@ async fn a_gateway_shows_its_key_where_callers_must_be_known() {
 
 /// Traefik cannot send a key, so it authenticates by a certificate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn traefik_shows_its_certificate_where_callers_must_be_known() {
+async fn traefik_authenticates_by_its_certificate_if_callers_must_be_known() {
     for is_known in [true, false] {
         let (site, token) = Site::start_with_certificates(is_known).await;
         assert_passes_if_known(&site, &token, is_known, Program::Traefik).await;

@@ -1,13 +1,13 @@
-//! Paths that gateway and application might interpret in different ways, and all interpretations
-//! that applications may have of a path.
+//! Paths that a gateway and an application might interpret in different ways, and a function that
+//! computes every way in which an application may interpret a path.
 
 use std::collections::BTreeSet;
 
 /// The areas of the examples that demand more than a live session.
 pub const AREAS: [&str; 2] = ["/api", "/account"];
 
-/// Ways to write a step to the parent segment. Some applications interpret them as one, and others
-/// do not.
+/// Ways to write a step to the parent segment. Some applications interpret them as such a step, and
+/// others do not.
 const STEPS: [&str; 47] = [
     "/../",
     "/%2e%2e/",
@@ -58,7 +58,7 @@ const STEPS: [&str; 47] = [
     "/%u002e%u002e/",
 ];
 
-/// Paths in which `STEP` is replaced by such a step.
+/// Paths in which `STEP` is replaced by each of [`STEPS`].
 const SHAPES: [&str; 6] = [
     "/xSTEPapi/orders",
     "/accountSTEPapi/orders",
@@ -196,7 +196,8 @@ const OTHERS: [&str; 116] = [
     "%2fapi/orders",
 ];
 
-/// Methods and targets that no application takes for a path. They must not reach an area either.
+/// Methods and targets that no application interprets as a path. They must not reach an area
+/// either.
 const NO_PATHS: [(&str, &str); 9] = [
     ("OPTIONS", "*"),
     ("GET", "*"),

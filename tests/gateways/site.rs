@@ -69,8 +69,8 @@ impl Site {
         Self::around(program, folder, authority, &[]).await
     }
 
-    /// Starts a site whose authority demands that callers are known; the gateway has a key only if
-    /// `is_known`. Returns an access token, too.
+    /// Starts a site whose authority demands that callers are known. The gateway has a key only if
+    /// `is_known`. Also returns an access token.
     pub async fn start_with_callers(program: Program, is_known: bool) -> (Self, String) {
         let (admin, as_admin) = caller("admin", "admin");
         let (key, as_gateway) = caller("gateway", "validator");
@@ -80,8 +80,8 @@ impl Site {
         (Self::around(program, folder, authority, edit.as_slice()).await, token)
     }
 
-    /// Starts a site with Traefik, which authenticates by a certificate; the authority knows it
-    /// only if `is_known`.
+    /// Starts a site with Traefik, which authenticates by a certificate. The authority knows the
+    /// certificate only if `is_known`. Also returns an access token.
     pub async fn start_with_certificates(is_known: bool) -> (Self, String) {
         let certified = tempfile::tempdir().unwrap();
         let certificates = Certificates::new(certified.path());
@@ -176,8 +176,8 @@ async fn send(
     token: Option<&str>,
     headers: &[(&str, &str)],
 ) -> Answer {
-    // Some gateways refuse a host that differs from that of the target, so an attacker would send
-    // the same.
+    // Some gateways refuse a `Host` header that differs from the host in the target, so an attacker
+    // would send the target's host.
     let host =
         target.split_once("://").map_or("app.test", |(_, rest)| rest.split('/').next().unwrap());
     let mut request = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n");
@@ -193,13 +193,14 @@ async fn send(
     exchange(gateway.address, &(request + "\r\n")).await
 }
 
-/// Sends a request and reads its answer. It does not wait until the connection is closed, because
-/// Envoy takes a second for that after a refusal.
+/// Sends a request and reads the answer. Does not wait until the connection is closed, because
+/// after a refusal Envoy closes the connection only a second later.
 async fn exchange(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = vec![];
-    // A gateway that refuses a request may close the connection before it has read all of it.
+    // A gateway that refuses a request may close the connection before it has read all of the
+    // request.
     while !is_complete(&bytes) && stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) =

@@ -35,7 +35,7 @@ impl Fleet {
         Self { replicas: Mutex::new(replicas), channels, _home: home }
     }
 
-    /// Returns the places whose process has ended.
+    /// Returns the indexes of the replicas whose process has ended.
     pub fn fallen(&self) -> Vec<usize> {
         let mut replicas = self.replicas.lock().unwrap();
         (0..PERMANENT).filter(|place| replicas[*place].has_ended()).collect()

@@ -29,28 +29,28 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 /// The time without a fault before the primary is replaced, and after the service has recovered.
 const CALM: Duration = Duration::from_secs(2);
-/// The most violations that are printed.
+/// The largest number of violations that are printed.
 const SHOWN: usize = 8;
 
 /// A fault of the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// An orderly switchover.
+    /// An orderly switchover to another server.
     SwitchOver,
-    /// `kill -9` of all its processes and its Patroni, as if the machine were gone.
+    /// `kill -9` of all processes of the primary and of its Patroni, as if the machine were gone.
     KillNode,
-    /// `kill -9` of the postmaster, which its Patroni notices.
+    /// `kill -9` of the postmaster of the primary, which its Patroni notices.
     KillPostmaster,
-    /// SIGSTOP of all its processes and its Patroni. Once there is another primary, the old server
-    /// continues, still as a primary. Its Patroni stays stopped: Patroni 3.0.2 would take the lead
-    /// back from the new primary and lose commits (docs/postgresql.md).
+    /// SIGSTOP of all processes of the primary and of its Patroni. Once there is another primary,
+    /// the old server continues, still as a primary. Its Patroni stays stopped: Patroni 3.0.2 would
+    /// take the lead back from the new primary and lose commits (docs/postgresql.md).
     Stop,
 }
 
 /// The way in which the replicas reach the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// A URL that names all servers, the first primary at this position.
+    /// A URL that names all servers, with the first primary at this position.
     Position(usize),
     HaProxy,
 }

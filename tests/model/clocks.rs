@@ -1,18 +1,19 @@
-//! Checks with numbers the only assumption of [`super::protocol`] about time: a lease that was
-//! requested before a wait began has ended when the wait ends. The model has two machines, each
-//! with a clock of its own that runs up to a tenth too fast or too slow.
+//! A model with numbers that checks the only assumption of [`super::protocol`] about time: a lease
+//! that was requested before a wait began has ended when the wait ends. The model has two machines.
+//! Each has its own clock, which runs up to a tenth too fast or too slow.
 
 use stateright::{Model, Property};
 
-/// The advance of an exact clock in one instant. A clock that drifts by a tenth advances by one
-/// more or one less.
+/// The time by which an exact clock advances in one instant. A clock that drifts by a tenth
+/// advances by one more or one less.
 const INSTANT: i16 = 10;
 /// The duration of a lease.
 const LEASE: i16 = 90;
 /// The part of the wait that covers the drift of both clocks.
 const DRIFT: i16 = LEASE * 2 / 10;
-/// The part of the wait that covers the square of the drift (2 here; with a drift of a thousandth,
-/// four millionths of a second), and one instant in which a machine stood still and its clock too.
+/// The part of the wait that covers two things. One is the square of the drift: 2 here, and four
+/// millionths of a second with a drift of a thousandth. The other is one instant in which a machine
+/// and its clock stand still.
 const MARGIN: i16 = 14;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum Broken {
     WaitIsOneLease,
     WaitWithoutMargin,
     DeadlineFromReply,
-    /// `CLOCK_MONOTONIC` instead of `CLOCK_BOOTTIME`.
+    /// The clock is `CLOCK_MONOTONIC` instead of `CLOCK_BOOTTIME`.
     ClockStopsInSuspend,
 }
 
@@ -30,10 +31,11 @@ pub struct Clocks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    /// The rest of the lease on the clock of its replica.
+    /// The time that is left of the lease, by the clock of its replica.
     lease: i16,
     has_reply: bool,
-    /// The rest of the wait on the clock of the replica that waits; `None` before it begins.
+    /// The time that is left of the wait, by the clock of the replica that waits. `None` before the
+    /// wait begins.
     wait: Option<i16>,
     stood_still: bool,
 }

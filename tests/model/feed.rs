@@ -1,6 +1,6 @@
-//! Models the feed: a replica that reports a position as applied must hold every entry that was
-//! committed up to there. There are three transactions; the last one revokes the same key as the
-//! first, which moves that key's entry. A page has one entry.
+//! A model of the feed. A replica that reports a position as applied must hold every entry that was
+//! committed up to that position. There are three transactions. The last one revokes the same key
+//! as the first, which moves that key's entry to a new position. A page has one entry.
 
 use stateright::{Model, Property};
 
@@ -10,11 +10,12 @@ const KEY: [usize; WRITERS] = [0, 1, 0];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// Positions come from a sequence, so one may be committed after a later one.
+    /// Positions come from a sequence, so an entry may be committed after an entry with a later
+    /// position.
     Bigserial,
     /// A full page advances the applied position, and not only the cursor.
     FullPageCounts,
-    /// The head is read by a later statement than the page.
+    /// The head is read by a statement after the one that reads the page.
     HeadReadLater,
 }
 
@@ -45,7 +46,8 @@ pub struct State {
     index: u8,
     /// The position that the replica reports as applied.
     applied: u8,
-    /// True if it has read the last page and has yet to read the head. Only with a broken rule.
+    /// True if the replica has read the last page and has yet to read the head. This occurs only
+    /// with `Broken::HeadReadLater`.
     is_at_end: bool,
 }
 
@@ -101,7 +103,7 @@ impl Model for Feed {
                 next.last += 1;
                 next.writers[writer] = Writer::HasPosition(next.last);
                 // The row of the head is locked from here to the commit, so no other transaction
-                // can take a position in between. The two are one step.
+                // can take a position in between. The model therefore makes both in one step.
                 if self.broken != Some(Broken::Bigserial) {
                     self.commit(&mut next, writer, state.last + 1);
                 }

@@ -1,10 +1,10 @@
-//! Model checking of the protocol by which an acknowledged revocation holds on every replica. All
-//! reachable states are explored. Each rule is also shown to be necessary: without it the checker
-//! finds a sequence of steps after which a revoked token is active.
+//! These tests check a model of the protocol by which an acknowledged revocation holds on every
+//! replica. They explore all reachable states. They also show that each rule is necessary: without
+//! the rule, the checker finds a sequence of steps after which a revoked token is active.
 //!
-//! `docs/decisions/0009-the-lease-protocol.md` has the protocol in words, `0009-history.md` the
-//! bounds of each of these models. `cargo test --test model -- --nocapture` prints the number of
-//! states. `scripts/torture model` explores the ignored models, which have wider bounds.
+//! `docs/decisions/0009-the-lease-protocol.md` describes the protocol, and `0009-history.md` lists
+//! the bounds of each of these models. `cargo test --test model -- --nocapture` prints the number
+//! of states. `scripts/torture model` explores the ignored models, which have wider bounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // The tests read the clock only to report how long an exploration took.
 #![allow(clippy::disallowed_methods)]
@@ -25,8 +25,8 @@ use purging::{Guard, Purging};
 use replaying::Replaying;
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Explores all reachable states. Checks that each `always` property holds in all of them, and each
-/// `sometimes` property in at least one.
+/// Explores all reachable states. Checks that each `always` property holds in every state, and each
+/// `sometimes` property in at least one state.
 fn holds<M>(name: &str, model: M)
 where
     M: Model + Send + Sync + 'static,
@@ -43,8 +43,8 @@ where
     checker.assert_properties();
 }
 
-/// Explores until an `always` property is violated, and returns the number of steps that lead
-/// there.
+/// Explores until an `always` property is violated. Returns the number of steps that lead to the
+/// violation.
 fn is_violated<M>(name: &str, model: M) -> usize
 where
     M: Model + Send + Sync + 'static,
@@ -157,7 +157,7 @@ mod the_protocol_holds {
     }
 
     #[test]
-    fn removal_of_members_that_stand_still() {
+    fn removal_of_members_that_do_not_renew() {
         holds("removal", Protocol { removals: 1, ..one() });
         holds("removal, snapshot first", two_members(removal()));
     }
@@ -168,7 +168,7 @@ mod the_protocol_holds {
     }
 
     #[test]
-    fn an_old_primary_that_lives_on_cut_off_from_its_standby() {
+    fn an_old_primary_that_keeps_running_cut_off_from_its_standby() {
         holds("synchronous failover", Protocol { cancels: false, ..synchronous() });
         holds("synchronous failover, cancelled waits", two_members(synchronous()));
     }
@@ -188,10 +188,10 @@ mod the_protocol_holds {
         );
     }
 
-    /// Explores the first form of rule 14, in which the wait begins when the commit has returned.
-    /// It suffices too, as long as every cancelled wait is noticed.
+    /// Explores the earlier form of rule 14, in which the wait begins when the commit has returned.
+    /// That form is sufficient, too, as long as every cancelled wait is noticed.
     #[test]
-    fn a_wait_from_the_commit_on_with_every_retry_written_again() {
+    fn a_wait_that_begins_at_the_commit_if_every_retry_writes_again() {
         let from_commit = |world| Protocol { waits_from_commit: true, ..world };
         holds("from the commit", from_commit(one()));
         holds("from the commit, synchronous failover", from_commit(two_members(synchronous())));
@@ -323,8 +323,8 @@ mod each_rule_is_needed {
     }
 }
 
-/// A set-back loses rows of the table of members too, and a replica that has nothing to compare the
-/// table with cannot notice that. Decision 9 states these cases under "Limits".
+/// A set-back also loses rows of the table of members. A replica that has nothing to compare the
+/// table with cannot notice the loss. Decision 9 states these cases under "Limits".
 mod not_promised_after_a_set_back {
     use super::*;
 
@@ -387,7 +387,7 @@ fn a_revoked_token_stays_inactive_after_its_entry_is_swept() {
 
 /// The rule holds however many answers are lost, and whenever the client retries.
 #[test]
-fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
+fn a_client_that_loses_answers_is_not_signed_out_while_replays_are_possible() {
     let alone = |replay, lasts| Replaying { replay, lasts, has_thief: false };
     holds("replays within the grace", alone(Replay::Grace, 1));
     holds("replays until use", alone(Replay::UntilUsed, 4));
@@ -395,10 +395,10 @@ fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
     is_violated("a retry after the limit", alone(Replay::UntilUsed, 5));
 }
 
-/// With replays until use, it is easier for a thief to refresh in turn with the client without
+/// With replays until used, it is easier for a thief to refresh in turn with the client without
 /// being detected. Even then, a refresh token whose successor was used never yields tokens.
 #[test]
-fn a_token_whose_successor_was_used_yields_nothing() {
+fn a_refresh_token_whose_successor_was_used_yields_no_tokens() {
     for replay in [Replay::Grace, Replay::UntilUsed] {
         holds("a thief", Replaying { replay, lasts: 6, has_thief: true });
     }

@@ -14,16 +14,16 @@ pub const REPLICAS: usize = 3;
 const KEYS: usize = 2;
 const ALL: u8 = 0b111;
 
-/// A set of running waits, one bit each: those of revocations 0 and 1, of a removal, and of the
-/// time after a failover.
+/// A set of running waits, with one bit for each: the waits of revocations 0 and 1, the wait before
+/// a removal, and the wait after a failover.
 type Waits = u8;
 const REMOVAL: Waits = 1 << 2;
 const SETTLING: Waits = 1 << 3;
 
-/// A lease, or the right to one that a renewal in flight carries.
+/// A lease, or the lease that a renewal in flight will give to its replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lease {
-    /// The running waits that began after it was requested.
+    /// The running waits that began after the lease was requested.
     older_than: Waits,
 }
 
@@ -37,14 +37,14 @@ pub struct Reply {
     entries: u8,
     /// The position that every listed member has applied.
     covered: u8,
-    /// The members that are listed, or all bits where it makes no difference.
+    /// The members that are listed, or all bits if the list makes no difference.
     listed: u8,
     /// The history of the database. A failover or a set-back begins a new one.
     history: u8,
     /// True if the list of members is known to be complete in this history.
     settled: bool,
-    /// True if it was executed after the standby last received from this primary, which does not
-    /// wait for it.
+    /// True if the statement was executed after the standby last received data from this primary,
+    /// which does not wait for the standby.
     unreplicated: bool,
 }
 
@@ -82,16 +82,17 @@ pub struct Replica {
     history: u8,
     lease: Option<Lease>,
     renewal: Renewal,
-    /// True if it knows of a commit of its own row that a failover would lose.
+    /// True if the replica knows of a commit of its own row that a failover would lose.
     ahead: bool,
-    /// Entries that it holds and the database has lost, so that it has to write them again. With
-    /// the rule `LeaseBeforeApplied` broken: entries that it has received and not applied.
+    /// Entries that the replica holds and the database has lost, so that the replica has to write
+    /// them again. With `Broken::LeaseBeforeApplied`: entries that the replica has received and not
+    /// applied.
     set_aside: u8,
-    /// True if it has joined again after the database was set back, and so knows that the list of
-    /// members may be incomplete.
+    /// True if the replica has joined again after the database was set back, and so knows that the
+    /// list of members may be incomplete.
     doubts_members: bool,
-    /// The position that every member has applied, by its last renewal. Zero where it makes no
-    /// difference.
+    /// The position that every member has applied, according to the replica's last renewal. Zero if
+    /// the position makes no difference.
     everywhere: u8,
 }
 
@@ -143,9 +144,9 @@ pub struct PendingRevoke {
     /// The members whose reports it waits for. All bits, unless a broken rule lists the members too
     /// early.
     asks: u8,
-    /// True if it is not a caller's, but of a replica that writes a lost revocation again.
+    /// True if no caller made this call: a replica writes a lost revocation again.
     restores: bool,
-    /// True if its replica has sent a renewal since the entry was written. True where it makes no
+    /// True if its replica has sent a renewal since the entry was written, or if that makes no
     /// difference.
     asked_since: bool,
 }
@@ -153,12 +154,13 @@ pub struct PendingRevoke {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Revoke {
     NotCalled,
-    /// The call is sent to the database and not executed. Only where that makes a difference.
+    /// The call was sent to the database and is not executed yet. This state is used only where it
+    /// makes a difference.
     Sent(PendingRevoke),
     /// The entry is committed. The index of the caller's replica has not reached the entry, or the
     /// replica has not noticed that yet.
     Reaching(PendingRevoke),
-    /// The caller's replica holds the entry, and the wait runs.
+    /// The caller's replica holds the entry, and the wait is running.
     Waiting(PendingRevoke),
     /// OK was returned.
     Acknowledged,
@@ -166,7 +168,7 @@ pub enum Revoke {
     Failed,
     /// OK was returned, and an asynchronous failover lost the entry.
     Lost,
-    /// The entry was lost, a replica that held it has written it again, and the revocation holds
+    /// The entry was lost, and a replica that held it has written it again. The revocation holds
     /// again.
     Restored,
 }
@@ -195,7 +197,7 @@ pub enum Step {
     HasLease(Option<Lease>),
     /// The call has found nothing in the index, and compares the clock with the deadline next.
     FoundNothing(Option<Lease>),
-    /// The call waits for a renewal; true if the one under way was sent after the call arrived.
+    /// The call waits for a renewal. True if the renewal under way was sent after the call arrived.
     Parked(bool),
 }
 
@@ -203,7 +205,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Suspect {
     row: u8,
-    /// True if it has renewed since its counter was read, so that a compare-and-set fails.
+    /// True if the member has renewed since its counter was read, so that a compare-and-set fails.
     moved: bool,
 }
 
@@ -237,7 +239,7 @@ pub enum Failover {
     SetBack,
 }
 
-/// A rule of the protocol that is broken, and the way in which it is.
+/// A rule of the protocol that is broken. Each variant describes how the broken protocol behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// The deadline of a lease counts from the receipt of the reply, not from the request.
@@ -305,9 +307,9 @@ pub struct Protocol {
     pub revocations: usize,
     /// The number of replicas that are members at the beginning, with a lease. The others may join.
     pub members: usize,
-    /// The most processes that crash or leave, counted together.
+    /// The largest number of processes that crash or leave, counted together.
     pub crashes: u8,
-    /// The most members that others remove.
+    /// The largest number of members that others remove.
     pub removals: u8,
     /// True if leases may end by themselves, and not only because a wait has outlasted them.
     pub leases_end_early: bool,
@@ -320,7 +322,7 @@ pub struct Protocol {
     /// True if waits for the standby may be cancelled.
     pub cancels: bool,
     /// True if the standby of an asynchronous primary receives nothing from the beginning on,
-    /// instead of from any moment on. With a set-back: whether the dump was made at the beginning.
+    /// instead of from any moment on. With a set-back: true if the dump was made at the beginning.
     pub standby_behind: bool,
     /// True if revocation 0 has been acknowledged and applied by all members at the beginning, but
     /// is not in the dump.
@@ -377,8 +379,8 @@ pub enum Server {
     Old,
 }
 
-/// The result of a commit: it waited for the standby, or its wait was cancelled. In that case it is
-/// visible and may still be lost.
+/// The result of a commit: it waited for the standby, or its wait was cancelled. If the wait was
+/// cancelled, the commit is visible and may still be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Commit {
     Waited,
@@ -429,11 +431,11 @@ pub enum Action {
     Lose {
         at: usize,
     },
-    /// Entries are applied after the lease was extended. Only with a broken rule.
+    /// Entries are applied after the lease was extended. This happens only if a rule is broken.
     Apply {
         at: usize,
     },
-    /// The feed is read without a renewal. Only with a broken rule.
+    /// The feed is read without a renewal. This happens only if a rule is broken.
     ReadFeed {
         at: usize,
         server: Server,
@@ -442,7 +444,7 @@ pub enum Action {
         at: usize,
     },
     // Membership.
-    /// A newcomer loads the entries before it joins. Only with a broken rule.
+    /// A newcomer loads the entries before it joins. This happens only if a rule is broken.
     Load {
         at: usize,
     },
@@ -453,7 +455,8 @@ pub enum Action {
     Suspect {
         row: usize,
     },
-    /// The counter is read after the wait before a removal has begun. Only with a broken rule.
+    /// The counter is read after the wait before a removal has begun. This happens only if a rule
+    /// is broken.
     SeeCounter,
     Remove,
     Leave {
@@ -485,7 +488,7 @@ pub enum Action {
 
 impl State {
     /// Begins a wait, which outlasts every lease of `replicas` that was requested before.
-    fn start(&mut self, wait: Waits, replicas: u8) {
+    fn begin_wait(&mut self, wait: Waits, replicas: u8) {
         self.each_lease(|at, lease| {
             if let Some(lease) = lease
                 && replicas & (1 << at) != 0
@@ -495,8 +498,8 @@ impl State {
         });
     }
 
-    /// Ends a wait, and the leases that it has outlasted.
-    fn fire(&mut self, wait: Waits) {
+    /// Ends a wait, and with it the leases that the wait has outlasted.
+    fn end_wait(&mut self, wait: Waits) {
         self.each_lease(|_, lease| {
             if lease.is_some_and(|lease| lease.older_than & wait != 0) {
                 *lease = None;
@@ -504,8 +507,8 @@ impl State {
         });
     }
 
-    /// Gives up a wait.
-    fn stop(&mut self, wait: Waits) {
+    /// Abandons a wait, which then ends no lease.
+    fn abandon_wait(&mut self, wait: Waits) {
         self.each_lease(|_, lease| {
             if let Some(lease) = lease {
                 lease.older_than &= !wait;
@@ -530,7 +533,7 @@ impl State {
         }
     }
 
-    /// Returns the database on a server, if there is that server.
+    /// Returns the database on a server, or `None` if the server does not exist.
     fn server(&self, server: Server) -> Option<&Database> {
         match server {
             Server::Primary => Some(&self.database),
@@ -542,7 +545,7 @@ impl State {
     fn fail_revokes_of(&mut self, at: usize) {
         for key in 0..KEYS {
             if self.revokes[key].pending().is_some_and(|pending| usize::from(pending.by) == at) {
-                self.stop(1 << key);
+                self.abandon_wait(1 << key);
                 self.revokes[key] = Revoke::Failed;
             }
         }
@@ -551,7 +554,7 @@ impl State {
     /// Returns OK to a call to Revoke. If its entry was lost before, the guarantee begins only once
     /// a replica that holds the entry has restored it.
     fn acknowledge(&mut self, key: usize, may_be_lost: bool) {
-        self.stop(1 << key);
+        self.abandon_wait(1 << key);
         let Some(pending) = self.revokes[key].pending() else { return };
         let is_held = self.replicas[usize::from(pending.by)].held & (1 << key) != 0;
         self.revokes[key] = match pending.restores {
@@ -564,7 +567,7 @@ impl State {
     fn drop_suspicion(&mut self, row: usize) {
         if self.suspect.is_some_and(|suspect| usize::from(suspect.row) == row) {
             self.suspect = None;
-            self.stop(REMOVAL);
+            self.abandon_wait(REMOVAL);
         }
     }
 }
@@ -605,8 +608,9 @@ impl Protocol {
         PendingRevoke { by: by as u8, seq, history, asks, restores, asked_since }
     }
 
-    /// Lets a call wait until its replica's index reaches the entry. With the rule
-    /// `EarlierRenewalCounts` broken, the index, and even all members, may have reached it already.
+    /// Lets a call wait until its replica's index reaches the entry. With
+    /// `Broken::EarlierRenewalCounts`, the index, and even all members, may have reached the entry
+    /// already.
     fn begin_to_reach(&self, state: &mut State, key: usize, pending: PendingRevoke) {
         state.revokes[key] = Revoke::Reaching(pending);
         let replica = state.replicas[usize::from(pending.by)];
@@ -619,7 +623,7 @@ impl Protocol {
         }
     }
 
-    /// Updates what the standby has, before a commit changes the primary.
+    /// Updates the state of the standby before a commit changes the primary.
     fn commit(&self, state: &mut State, commit: Commit) {
         match (self.failover, commit) {
             (Failover::Synchronous, Commit::Waited) => {
@@ -648,7 +652,7 @@ impl Protocol {
 
     fn start_wait(&self, state: &mut State, key: usize, listed: u8) {
         if !self.breaks(Broken::WaitTooShort) {
-            state.start(1 << key, self.outlasted(listed));
+            state.begin_wait(1 << key, self.outlasted(listed));
         }
     }
 
@@ -664,7 +668,7 @@ impl Protocol {
         let rows = self.members(state, database).rows;
         let covered =
             others.iter().filter_map(|&row| rows[row]).fold(state.replicas[at].cursor, u8::min);
-        // The position is left out if no call at this replica waits for it, which keeps the number
+        // The position is left out if no call at this replica waits for it. This keeps the number
         // of states small.
         let asks = self.waits_from_commit
             || self.breaks(Broken::EarlierRenewalCounts)
@@ -733,7 +737,7 @@ impl Protocol {
             };
             if began_again && pending.history != reply.history && self.compares_histories() {
                 if !(self.waits_from_commit && matches!(state.revokes[key], Revoke::Waiting(_))) {
-                    state.stop(1 << key);
+                    state.abandon_wait(1 << key);
                     state.revokes[key] = Revoke::Failed;
                 }
                 continue;
@@ -768,8 +772,8 @@ impl Protocol {
             }
         }
 
-        // A renewal that was sent after a waiting call arrived answers it, whatever the time is
-        // now.
+        // A renewal that was sent after a waiting call arrived lets the replica answer the call,
+        // whatever the time is now.
         if let Some(Call { at: call_at, key, step: Step::Parked(sent_after) }) = state.call
             && usize::from(call_at) == at
             && (sent_after || self.breaks(Broken::FreedByEarlierRenewal))
@@ -779,7 +783,7 @@ impl Protocol {
         }
     }
 
-    /// Carries out a step; returns `None` if it is not possible in this state.
+    /// Carries out a step. Returns `None` if the step is not possible in this state.
     fn step(&self, state: &mut State, action: Action) -> Option<()> {
         fn when(condition: bool) -> Option<()> {
             condition.then_some(())
@@ -817,8 +821,8 @@ impl Protocol {
                 when(state.replicas[by].process == Process::Member)?;
                 // The revocation that is committed first is called 0.
                 when(key == 0 || state.revokes[0] != Revoke::NotCalled)?;
-                // An entry that exists is not written again, because Retry waits for it, unless the
-                // commit's answer alone counts.
+                // An entry that exists is not written again, because `Retry` waits for it. The
+                // exception is the form of the protocol in which the commit's answer alone counts.
                 let target = state.server(server)?;
                 when(target.position[key] == 0 || self.waits_from_commit && target.head < 2)?;
                 // A commit at the old primary, which has no standby, waits until it is cancelled.
@@ -857,12 +861,12 @@ impl Protocol {
             }
             Action::WaitIsOver { key } => {
                 when(matches!(state.revokes[key], Revoke::Waiting(_)))?;
-                state.fire(1 << key);
+                state.end_wait(1 << key);
                 state.acknowledge(key, self.loses_commits());
             }
             Action::CallerGoesAway { key } => {
                 when(matches!(state.revokes[key], Revoke::Reaching(_) | Revoke::Waiting(_)))?;
-                state.stop(1 << key);
+                state.abandon_wait(1 << key);
                 state.revokes[key] = Revoke::Failed;
             }
 
@@ -939,8 +943,8 @@ impl Protocol {
                     self.receive(state, at, lease, reply);
                 }
                 Renewal::Refused => {
-                    // From here on it is a newcomer, but it keeps its memory, and writes again what
-                    // the database has lost of that.
+                    // From here on the replica is a newcomer. But it keeps its memory, and writes
+                    // those entries again that the database has lost.
                     if !self.breaks(Broken::EpochNotCompared) {
                         state.fail_revokes_of(at);
                     }
@@ -962,7 +966,7 @@ impl Protocol {
                     Renewal::Answered(..) => true,
                     // The statement waits at a primary that was replaced meanwhile.
                     Renewal::Reading(_, reply) => reply.history != state.database.history,
-                    // A request that is lost on its way has the same effect as none.
+                    // A request that is lost on its way has the same effect as no request.
                     Renewal::Idle | Renewal::Sent(_) | Renewal::Refused => false,
                 })?;
                 replica.renewal = Renewal::Idle;
@@ -1024,7 +1028,7 @@ impl Protocol {
                 )?;
                 self.commit(state, commit);
                 // The replica may register the head as applied, because it validates nothing before
-                // it has read the feed up to there.
+                // it has read the feed up to the head.
                 state.database.rows[self.row(at)] = Some(state.database.head);
                 state.replicas[at].process = Process::Member;
                 state.replicas[at].history = state.database.history;
@@ -1039,7 +1043,7 @@ impl Protocol {
                 )?;
                 let moved = self.breaks(Broken::RemovalWaitFromQuestion);
                 state.suspect = Some(Suspect { row: row as u8, moved });
-                state.start(REMOVAL, 1 << row);
+                state.begin_wait(REMOVAL, 1 << row);
             }
             Action::SeeCounter => {
                 when(self.breaks(Broken::RemovalWaitFromQuestion))?;
@@ -1048,7 +1052,7 @@ impl Protocol {
             }
             Action::Remove => {
                 let suspect = state.suspect?;
-                state.fire(REMOVAL);
+                state.end_wait(REMOVAL);
                 state.suspect = None;
                 if !suspect.moved || self.breaks(Broken::RemovalWithoutCompare) {
                     state.database.rows[usize::from(suspect.row)] = None;
@@ -1079,8 +1083,8 @@ impl Protocol {
                 )?;
                 state.crashes += u8::from(!left);
                 state.fail_revokes_of(at);
-                // A renewal under way may still be executed, but that makes no difference: it
-                // writes to a row that no process uses any more.
+                // A renewal under way may still be executed, but that makes no difference, because
+                // it writes to a row that no process uses any more.
                 state.replicas[at] = DOWN;
                 if state.call.is_some_and(|call| usize::from(call.at) == at) {
                     state.call = None;
@@ -1093,8 +1097,8 @@ impl Protocol {
                 let misses = replica.index & (1 << key) == 0;
                 match state.revokes[key] {
                     Revoke::Acknowledged | Revoke::Restored => {}
-                    // The guarantee does not cover it any more, but a replica that has known it
-                    // must still respect it.
+                    // The guarantee no longer covers a lost revocation, but a replica that has
+                    // known the revocation must still respect it.
                     Revoke::Lost if replica.held & (1 << key) != 0 => {}
                     _ => return None,
                 }
@@ -1176,12 +1180,12 @@ impl Protocol {
                     }
                 }
                 state.settling = true;
-                state.start(SETTLING, ALL);
+                state.begin_wait(SETTLING, ALL);
             }
             Action::Settle => {
                 when(state.settling)?;
                 state.settling = false;
-                state.fire(SETTLING);
+                state.end_wait(SETTLING);
                 state.database.settled = true;
             }
             Action::Offer { at, key } => {

@@ -1,5 +1,6 @@
-//! Models the deletion of an entry by the sweeper: the revoked token must not become active again.
-//! The wall clocks of the sweeper and the replica differ, and that of the replica may be set back.
+//! A model of the sweeper, which deletes an entry of the blacklist. The revoked token must not
+//! become active again, although the wall clocks of the sweeper and of the replica differ, and the
+//! replica's clock may be set back.
 
 use stateright::{Model, Property};
 
@@ -10,21 +11,22 @@ const END: u8 = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// A newcomer reads the record of what was swept before it reads the entries.
+    /// A replica that joins reads the purge watermark before it reads the entries.
     RecordReadBeforeEntries,
     /// Validate checks the time before it looks up the index.
     JudgedBeforeLookUp,
-    /// A replica deletes an entry from its index by its own clock, and not by the sweeper's record.
+    /// A replica deletes an entry from its index by its own clock, and not by the purge watermark.
     PurgesByOwnClock,
 }
 
 /// The rule that keeps a token inactive after its entry was swept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// The sweeper records the latest expiry of what it deletes, in the same transaction. A renewal
-    /// reads it with the entries. A token that expires no later counts as expired.
+    /// In the transaction that deletes entries, the sweeper records the latest expiry among them:
+    /// the purge watermark. A renewal reads the watermark together with the entries. A token that
+    /// expires no later than the watermark counts as expired.
     Record,
-    /// Entries are kept for longer than clocks may differ.
+    /// Entries are kept for longer than the clocks may differ.
     Retention,
 }
 
@@ -32,8 +34,8 @@ pub struct Purging {
     pub guard: Guard,
     /// The time for which an entry is kept after its token has expired.
     pub kept: u8,
-    /// The largest difference of the clocks. `None` means no limit, and the replica's clock may be
-    /// set back.
+    /// The largest difference between the clocks. `None` means that there is no limit, and that the
+    /// replica's clock may be set back.
     pub skew: Option<u8>,
     pub broken: Option<Broken>,
 }
@@ -44,7 +46,7 @@ pub struct State {
     replica_clock: u8,
     swept: bool,
     is_in_index: bool,
-    /// True if the replica knows by the record that the entry may have been swept.
+    /// True if the replica knows by the purge watermark that the entry may have been swept.
     knows: bool,
     has_lease: bool,
     /// True if a call to Validate is between its two steps.
@@ -68,7 +70,7 @@ pub enum Action {
 }
 
 impl Purging {
-    /// Returns whether the replica takes the token for unexpired.
+    /// Returns whether the replica considers the token unexpired.
     fn is_alive(&self, state: &State) -> bool {
         state.replica_clock < EXPIRY && !(self.guard == Guard::Record && state.knows)
     }

@@ -1,6 +1,6 @@
-//! Models replays: a client that loses answers, a thief that copies its refresh token, and the
-//! rules of the service itself (`Session::judge_refresh`). Checks for how long a lost answer signs
-//! nobody out, and whether a thief is detected.
+//! A model of replays. A client loses answers, a thief copies the client's refresh token, and the
+//! service decides by its real rules (`Session::judge_refresh`). The model checks for how long a
+//! client can lose answers without being signed out, and whether a thief is detected.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +19,9 @@ use stateright::{Model, Property};
 const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 /// The grace after a rotation, in seconds.
 const GRACE: u8 = 1;
-/// The limit of replays until use, in seconds.
+/// The limit of replays until used, in seconds.
 const LIMIT: u8 = 4;
-/// The most rotations, which bounds the model.
+/// The largest number of rotations, which bounds the model.
 const ROTATIONS: u8 = 4;
 
 pub struct Replaying {
@@ -42,7 +42,7 @@ pub struct State {
     /// The generation of the newest refresh token that the thief has.
     thief: Option<u8>,
     has_ended: bool,
-    /// True if the thief has got tokens by the stolen one.
+    /// True if the thief has obtained tokens with the stolen refresh token.
     thief_got_in: bool,
     /// True if a refresh token whose successor had been used has yielded tokens.
     yielded_used: bool,
@@ -97,8 +97,8 @@ impl Replaying {
         }
     }
 
-    /// Refreshes by the token of this generation; returns the generation of the token in the
-    /// answer.
+    /// Refreshes with the token of generation `presented`. Returns the generation of the refresh
+    /// token in the answer.
     fn refresh(&self, state: &mut State, presented: u8) -> Option<u8> {
         if state.has_ended {
             return None;
@@ -122,7 +122,8 @@ impl Replaying {
                 Some(state.generation)
             }
             RefreshVerdict::Replay => {
-                // If its successor had been used, the current token would be a later one.
+                // The replay yields the current token, which must be the successor of the presented
+                // one. If that successor had been used, the current token would be a later one.
                 state.yielded_used |= presented + 1 != state.generation;
                 Some(state.generation)
             }

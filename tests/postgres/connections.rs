@@ -68,7 +68,7 @@ impl Protected {
         (key.serialize_pem(), certificate)
     }
 
-    /// Starts a server with this key and certificate; `folder` holds the root certificates for
+    /// Starts a server with this key and certificate. `folder` holds the root certificates for
     /// clients.
     fn start_by(folder: TempDir, key: &str, certificate: &str, version: &str) -> Self {
         let port = free_address().port();
@@ -176,7 +176,8 @@ fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
         "x509", "-req", "-in", "v1.csr", "-signkey", "v1.key", "-days", "2", "-out", "v1.pem",
     ]);
     if !openssl(&["x509", "-in", "v1.pem", "-noout", "-text"]).contains("Version: 1 ") {
-        // Newer releases of openssl make certificates of version 3 unless they are told otherwise.
+        // Newer releases of openssl make certificates of version 3 unless an option demands version
+        // 1.
         openssl(&[
             "req",
             "-x509v1",
@@ -193,9 +194,10 @@ fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
     ["v1.key", "v1.pem"].map(|name| fs::read_to_string(folder.join(name)).unwrap())
 }
 
-/// In the modes that do not verify the certificate, libpq accepts any, and so does the service.
+/// In the modes that do not verify the certificate, libpq accepts any certificate, and so does the
+/// service.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_1_certificate_is_accepted_only_in_modes_that_verify_none() {
+async fn a_version_1_certificate_is_accepted_only_in_modes_that_do_not_verify_certificates() {
     for (algorithm, version) in [
         (["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"].as_slice(), "TLSv1.3"),
         (&["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], "TLSv1.3"),
@@ -219,7 +221,7 @@ async fn a_version_1_certificate_is_accepted_only_in_modes_that_verify_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_tls_is_refused_where_it_is_demanded() {
+async fn a_server_without_tls_is_refused_if_the_url_demands_tls() {
     let url = new_database().await;
     let outcome = attempt(&options(&format!("{url}?sslmode=require"))).await;
     assert!(outcome.unwrap_err().contains("server does not support TLS"));
@@ -252,7 +254,7 @@ async fn a_password_comes_from_the_url_the_environment_or_a_file_that_may_change
 
 /// After a failover the first server of the list is gone, or is read-only.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_hosts_the_one_that_takes_writes_is_used() {
+async fn of_several_hosts_the_one_that_accepts_writes_is_used() {
     let read_only = new_database().await;
     let writable = Server::start();
     let name = read_only.rsplit_once('/').unwrap().1;
@@ -318,10 +320,10 @@ async fn an_unresponsive_server_does_not_prevent_a_connection_to_another() {
     }
 }
 
-/// The server that never answers is the former primary; the other one, read-only at first, becomes
-/// the next.
+/// The server that never answers takes the part of the former primary. The other server is
+/// read-only at first, and then becomes the new primary.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_takes_over_is_found_while_another_server_is_waited_for() {
+async fn a_standby_that_takes_over_is_found_although_another_server_does_not_answer() {
     let ([read_only, _], _, _server, name) = read_only_and_writable().await;
     let (_listener, mute) = unresponsive_address();
     let link = Link::to(&read_only).await;
@@ -342,8 +344,8 @@ async fn a_standby_that_takes_over_is_found_while_another_server_is_waited_for()
     }
 }
 
-/// The connect time-out covers the handshakes after TCP has accepted, and the error names the
-/// hosts.
+/// The connect time-out also covers the handshakes that follow an accepted TCP connection, and the
+/// error names the hosts.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connect_timeout_covers_the_handshakes_with_a_host() {
     let ((_one, mute), (_two, other)) = (unresponsive_address(), unresponsive_address());
@@ -355,10 +357,10 @@ async fn the_connect_timeout_covers_the_handshakes_with_a_host() {
     }
 }
 
-/// The server then stops executing a query that nobody waits for, and the pool can open another
-/// connection.
+/// When the connection is closed, the server stops executing a query that nobody waits for, and the
+/// pool can open another connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_whose_answer_is_given_up_is_closed_at_once() {
+async fn a_connection_is_closed_at_once_when_the_store_stops_waiting_for_its_answer() {
     let url = new_database().await;
     let link = Link::to(&url).await;
     let hasty = Options { statement_timeout: Duration::from_millis(200), ..options(&link.url()) };

@@ -24,8 +24,8 @@ fn config(url: &str, data_dir: &Path) -> Config {
     Config::load(None, &flags).unwrap()
 }
 
-/// Fails instead of waiting for ever. No attempt in these tests may take as long as the time-out
-/// that it is configured with.
+/// Waits for an attempt, and fails if it takes too long. No attempt in these tests may take as long
+/// as the time-out that it is configured with.
 async fn in_time<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(120), event).await.expect("the attempt takes too long")
 }
@@ -35,8 +35,8 @@ async fn sweep(config: &Config) -> Result<Swept, AppError> {
     app::sweep(config, system, false).await
 }
 
-/// A generated key would exist on one machine only: it would lock out all others, or be lost with
-/// its container.
+/// A generated key would exist on one machine only. It would lock out all other machines, or be
+/// lost with its container.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_master_key_is_an_error_and_is_never_generated() {
     let url = postgres_server::new_database().await;

@@ -1,4 +1,5 @@
-//! Migrations and rights: the role that owns the tables may be another than the one that uses them.
+//! Tests of migrations and of the rights that roles need. The role that owns the tables may differ
+//! from the role that uses them.
 
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ const GRANTS: &str = "GRANT USAGE ON SCHEMA public TO USER; ALTER DEFAULT PRIVIL
                       USER";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_made() {
+async fn a_role_that_may_not_create_tables_can_use_those_that_another_role_created() {
     let url = new_database().await;
     let folder = tempfile::tempdir().unwrap();
     let user = url.rsplit_once('/').unwrap().1.to_owned();
@@ -103,9 +104,9 @@ async fn an_error_for_a_missing_right_has_the_grant_command_that_gives_it() {
     );
 }
 
-/// While it waits for its lock, all writes to the table would wait behind it.
+/// While a migration waits for the lock of a table, all writes to the table wait behind it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_does_not_wait_long_for_a_table_that_somebody_holds() {
+async fn a_migration_does_not_wait_long_for_a_table_that_another_session_has_locked() {
     let url = new_database().await;
     let folder = tempfile::tempdir().unwrap();
     let config = config(&url, folder.path());
@@ -140,7 +141,7 @@ async fn a_migration_does_not_wait_long_for_a_table_that_somebody_holds() {
 
 /// The rights are those that docs/postgresql.md describes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
+async fn a_role_that_may_not_change_audit_records_can_write_and_sweep_them() {
     let url = new_database().await;
     let folder = tempfile::tempdir().unwrap();
     let user = url.rsplit_once('/').unwrap().1.to_owned();
@@ -151,7 +152,7 @@ async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
     let restricted = url.replace("postgres@", &format!("{user}@"));
     for table in ["audit", "audit_default"] {
         let changed = try_execute(&restricted, &format!("UPDATE {table} SET note = ''")).await;
-        assert!(changed.is_err(), "the right is gone, also on {table}");
+        assert!(changed.is_err(), "the role can still change {table}");
     }
     let store = app::open_store(&without_migrating(&restricted)).await.unwrap();
     let at = Timestamp::from_seconds(1_700_000_000);
@@ -165,7 +166,7 @@ async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
                         tableowner ~ '_audit$'";
     assert_eq!(number(&url, DAYS).await, 0);
 
-    // With the rights that the documentation names for that, it creates partitions.
+    // With the rights that the documentation names for this, the role also creates partitions.
     let text = include_str!("../../docs/postgresql.md");
     let recipe =
         text.split("```").find(|block| block.contains("CREATE ROLE countersign_audit;")).unwrap();
@@ -183,7 +184,7 @@ async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
 
 /// Executes the script in docs/postgresql.md for a default partition that has become large.
 #[tokio::test(flavor = "multi_thread")]
-async fn records_without_a_partition_can_be_set_aside() {
+async fn the_documented_script_sets_aside_a_large_default_partition() {
     let url = new_database().await;
     let folder = tempfile::tempdir().unwrap();
     let store = app::open_store(&config(&url, folder.path())).await.unwrap();

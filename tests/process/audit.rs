@@ -52,7 +52,7 @@ fn effect(subcommand: &str) -> Option<Effect> {
     })
 }
 
-/// Returns the subcommands, each with its group before it.
+/// Returns the full names of all subcommands, such as `key import`.
 fn subcommands() -> Vec<String> {
     let mut subcommands = vec![];
     let mut groups = vec![vec![]];

@@ -29,7 +29,7 @@ fn names(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Returns those of the sessions that are live.
+/// Returns the sessions that are live.
 fn live<'a>(server: &Server, sessions: &[&'a str]) -> Vec<&'a str> {
     let show =
         |id: &str| server.cli(["session", "show", id, "--json"]).json()["session"]["state"].take();
@@ -86,7 +86,7 @@ fn create_prints_the_session_and_its_tokens() {
 }
 
 #[test]
-fn the_same_request_id_makes_no_second_session() {
+fn a_repeated_request_id_creates_no_second_session() {
     let (server, _folder) = server();
     let [first, again] = [(); 2].map(|()| create(&server, &["alice", "--request-id", "once"]));
     assert_eq!([&first[0], &first[2]], [&again[0], &again[2]]);
@@ -97,7 +97,7 @@ fn the_same_request_id_makes_no_second_session() {
 }
 
 #[test]
-fn list_shows_the_newest_first_and_leads_to_the_next_page() {
+fn list_shows_the_newest_sessions_first_and_the_option_for_the_next_page() {
     let (server, _folder) = server();
     assert_eq!(server.cli(["session", "list"]).ok(), "no sessions\n");
     let ids = ["phone", "laptop", "tablet"]
@@ -122,7 +122,7 @@ fn list_shows_the_newest_first_and_leads_to_the_next_page() {
         .last()
         .unwrap()
         .strip_prefix("more: --page-token ")
-        .expect("the way to the next page");
+        .expect("the last line names the token of the next page");
     let args = ["session", "list", "--subject", "alice", "--page-size", "2", "--page-token", token];
     let second = server.cli(args).ok();
     assert!(
@@ -176,7 +176,7 @@ fn show_says_how_a_session_ended_and_why() {
 }
 
 #[test]
-fn revoke_ends_what_it_names_and_nothing_else() {
+fn revoke_ends_the_sessions_that_it_names_and_no_others() {
     let (server, _folder) = server();
     let revoke = |args: &[&str]| {
         let revoked = server
@@ -217,9 +217,9 @@ fn revoke_ends_what_it_names_and_nothing_else() {
     }
 }
 
-/// No server runs here: the claim is checked before anything is sent.
+/// The test needs no server, because the command checks the claim before it sends anything.
 #[test]
-fn a_claim_with_an_integer_from_two_to_the_53rd_on_is_refused() {
+fn a_claim_with_an_integer_of_2_to_the_53rd_or_more_is_refused() {
     for claim in [
         "user_id=9007199254740993",
         "user_id=-9007199254740992",
@@ -242,7 +242,7 @@ fn revoke_needs_exactly_one_target() {
 }
 
 #[test]
-fn validate_exits_by_whether_the_token_is_active() {
+fn validate_exits_with_0_for_an_active_token_and_else_with_1() {
     let (server, _folder) = server();
     let [id, access, refresh] =
         create(&server, &["alice", "--scope", "read", "--claim", "level=3"]);
@@ -318,7 +318,7 @@ fn decode_shows_a_token_without_a_server() {
 }
 
 #[test]
-fn health_exits_by_whether_the_server_serves() {
+fn health_exits_with_0_if_the_server_serves_and_else_with_1() {
     let (server, _folder) = server();
     assert_eq!(server.cli(["health"]).ok(), "SERVING\n");
     assert_eq!(server.cli(["health", "--json"]).json(), serde_json::json!({ "status": "SERVING" }));
@@ -332,7 +332,7 @@ fn health_exits_by_whether_the_server_serves() {
     assert!(run(&mut without_server).error(1).contains("is `countersign serve` running there?"));
 }
 
-/// `tests/cluster/listing.rs` has the tests with replicas.
+/// `tests/cluster/listing.rs` tests the command with replicas.
 #[test]
 fn replica_list_on_sqlite_says_that_there_are_no_replicas() {
     let folder = tempfile::tempdir().unwrap();
@@ -344,7 +344,7 @@ fn replica_list_on_sqlite_says_that_there_are_no_replicas() {
         list(&["--json"]).json(),
         serde_json::json!({ "replicas": null, "head": null, "settled": null })
     );
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no file is created");
 }
 
 #[test]
@@ -399,7 +399,7 @@ fn every_command_has_help_without_placeholder_text() {
 }
 
 #[test]
-fn completions_are_there_for_each_shell() {
+fn completions_are_printed_for_each_shell() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = run(countersign().args(["completions", shell])).ok();
         assert!(
@@ -409,7 +409,8 @@ fn completions_are_there_for_each_shell() {
     }
 }
 
-/// A command whose output is not read to its end, as in `countersign … | head`, has not failed.
+/// In `countersign … | head`, the reader closes the pipe before the command has written everything.
+/// That is not a failure of the command.
 #[test]
 fn a_command_succeeds_although_the_reader_of_its_output_has_closed_the_pipe() {
     let mut command = countersign();

@@ -45,7 +45,7 @@ impl Row {
             .envs(self.variables.iter().map(|(name, value)| (*name, value))))
     }
 
-    /// Runs the invocation, and returns everything that is wrong with its outcome.
+    /// Runs the invocation, and returns the problems with its outcome.
     fn problems(&self) -> Vec<String> {
         let answer = self.run();
         let mut problems = vec![];
@@ -80,8 +80,8 @@ impl Site {
         Self { certificates: Certificates::new(folder.path()), folder, server }
     }
 
-    /// Starts a service with TLS and these callers. `mode` says whether clients must present
-    /// certificates.
+    /// Starts a service with TLS and these callers. `mode` is the value of
+    /// `tls.client_certificates`.
     fn encrypted(callers: &str, mode: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificates = Certificates::new(folder.path());
@@ -122,7 +122,7 @@ impl Site {
         path.display().to_string()
     }
 
-    /// Makes a row that calls this service over TLS and trusts its authority.
+    /// Makes a row that calls this service over TLS and trusts its certificate authority.
     fn row(&self, command: &str, code: i32, words: &'static [&'static str]) -> Row {
         let url = format!("https://localhost:{}", self.server.address().port());
         row(command, code, words)
@@ -130,7 +130,7 @@ impl Site {
             .with("COUNTERSIGN_CA_FILE", self.path("ca.pem"))
     }
 
-    /// Makes such a row in which the client presents a certificate.
+    /// Makes a row like [`Self::row`], in which the client also presents a certificate.
     fn showing(&self, name: &str, command: &str, code: i32, words: &'static [&'static str]) -> Row {
         let (certificate, key) =
             (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
@@ -142,7 +142,7 @@ impl Site {
     }
 }
 
-/// Runs all rows, and fails with everything that is wrong.
+/// Runs all rows, and fails with a list of all problems.
 fn check(rows: &[Row]) {
     let problems: Vec<String> = rows.iter().flat_map(Row::problems).collect();
     assert!(
@@ -162,7 +162,7 @@ fn caller(name: &str, role: &str) -> (String, String) {
 }
 
 #[test]
-fn usage_errors_are_one_line_that_names_the_remedy() {
+fn a_usage_error_is_one_line_that_names_the_remedy() {
     check(&[
         row("session create", 2, &["missing <SUBJECT>", "`countersign session create --help`"]),
         row("session create --sever x", 2, &["--sever", "did you mean --server?"]),
@@ -209,8 +209,8 @@ fn usage_errors_are_one_line_that_names_the_remedy() {
         row("caller new x", 2, &["missing --role"]),
         row("key import", 2, &["missing <FILE>"]),
     ]);
-    // clap's usage line shows options with a default as if they were required, so it must not
-    // appear.
+    // The usage line that clap writes shows options with a default as if they were required, so it
+    // must not appear.
     let error = run(countersign().args(["session", "create"])).stderr;
     assert!(!error.contains("--server") && !error.contains("Usage"), "{error}");
 }
@@ -304,7 +304,7 @@ fn without_tls_each_mistake_is_named() {
 }
 
 #[test]
-fn with_tls_each_mistake_is_named_with_the_option_that_mends_it() {
+fn with_tls_each_mistake_is_named_with_the_option_that_fixes_it() {
     let (issuer, stanza) = caller("login", "issuer");
     let (stranger, _) = caller("stranger", "admin");
     let by_name = "[[callers]]\nname = 'gateway'\nroles = ['validator']\ncertificate_names = \
@@ -469,7 +469,7 @@ impl Site {
 }
 
 #[test]
-fn a_client_without_a_valid_certificate_is_told_the_options_and_logged_with_the_reason() {
+fn a_client_without_a_valid_certificate_learns_the_options_and_the_service_logs_the_reason() {
     let by_name =
         "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['client.test']\n";
     let mut site = Site::encrypted(by_name, "required");
@@ -509,7 +509,7 @@ fn a_client_without_a_valid_certificate_is_told_the_options_and_logged_with_the_
 }
 
 #[test]
-fn with_json_errors_are_json_too() {
+fn with_the_json_option_errors_are_json_too() {
     let site = Site::plain();
     let error = |args: &[&str], code: i32| {
         let run = site.server.cli(args.iter().copied());

@@ -31,7 +31,7 @@ fn dice() -> Dice {
     Dice(seed)
 }
 
-/// Returns the number of rounds, which a variable may set.
+/// Returns the number of rounds, which the environment may set.
 fn rounds(default: usize) -> usize {
     let rounds = env::var("COUNTERSIGN_TEST_CRASH_ROUNDS");
     rounds.map_or(default, |rounds| {
@@ -39,8 +39,8 @@ fn rounds(default: usize) -> usize {
     })
 }
 
-/// Returns a command that serves with a grace and tokens that outlast the test, so that no token
-/// expires and a repeated refresh is never a reuse.
+/// Returns a command that starts the service. Its access tokens and its grace last longer than the
+/// test, so no token expires and no repeated refresh counts as a reuse.
 fn serve(data_dir: &Path) -> Command {
     let mut command = process::serve(data_dir);
     command.envs([
@@ -51,8 +51,8 @@ fn serve(data_dir: &Path) -> Command {
     command
 }
 
-/// Makes random calls, one after the other, until the server is gone. Returns the accounts of what
-/// was acknowledged.
+/// Makes random calls, one after the other, until the server is gone. Returns the accounts, which
+/// record the acknowledged writes.
 async fn drive(
     mut client: Client,
     name: String,
@@ -80,7 +80,7 @@ async fn drive(
     }
 }
 
-/// Puts the server under load, and kills it after that many answers.
+/// Puts the server under load, and kills it after `answers` answers.
 async fn load_and_kill(
     mut server: Server,
     name: String,
@@ -99,7 +99,7 @@ async fn load_and_kill(
         )));
     }
     drop(sender);
-    // If all callers have ended by themselves, joining them below shows why.
+    // If all callers ended before the kill, the join below reports their errors.
     let _ = counter.wait_for(|count| *count >= answers).await;
     server.kill();
     join_all(callers).await.into_iter().flat_map(Result::unwrap).collect()

@@ -1,5 +1,5 @@
-//! Tests a process that runs out of file descriptors: it accepts no connections meanwhile, and
-//! accepts them again afterwards.
+//! Tests that a process without free file descriptors stays alive, and accepts connections again
+//! once it has descriptors.
 
 use countersign_test_support::process::{Server, serve, without_settings};
 use std::{
@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-/// Returns a command that runs another one with at most so many file descriptors.
+/// Returns a command that runs `command` with at most `count` file descriptors.
 fn with_descriptors(count: u32, command: &Command) -> Command {
     let mut limited = Command::new("bash");
     limited
@@ -23,14 +23,14 @@ fn with_descriptors(count: u32, command: &Command) -> Command {
 }
 
 #[test]
-fn the_service_goes_on_after_it_had_no_file_descriptors_left() {
+fn the_service_recovers_after_it_had_no_file_descriptors_left() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::launch(&mut with_descriptors(80, &serve(folder.path())));
     assert!(
         server.log().iter().any(|line| line.contains("fewer file descriptors")),
         "the log warns at the start"
     );
-    // Each of these connections may be accepted, may wait, or may be closed.
+    // The service may accept a connection, leave it in the backlog, or close it.
     let mut flood: Vec<TcpStream> =
         (0..200).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     server.line("a connection cannot be accepted");

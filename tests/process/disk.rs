@@ -1,4 +1,4 @@
-//! Tests with a disk that is full or read-only, and of the sweeper.
+//! Tests of a full or read-only disk, and of the sweeper.
 
 use std::{path::Path, process::Command};
 
@@ -13,8 +13,8 @@ use countersign_test_support::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Returns a command that serves in a process whose files may not grow beyond 256 KiB, which is
-/// like a full disk for it.
+/// Returns a command that starts the service in a process whose files may not grow beyond 256 KiB.
+/// To the service, the limit looks like a full disk.
 fn serve_on_a_small_disk(data_dir: &Path) -> Command {
     let mut command = Command::new("sh");
     without_settings(&mut command);
@@ -120,7 +120,7 @@ async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
     }
 }
 
-/// Returns a command that serves, started by a shell that runs these commands first.
+/// Returns a command that starts a shell, which runs `commands` and then starts the service.
 fn serve_after(commands: &str, data_dir: &Path, shell: &[&str]) -> Command {
     let mut command = Command::new(shell[0]);
     without_settings(&mut command);
@@ -170,7 +170,7 @@ fn a_start_without_free_disk_space_is_refused_with_the_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sweeper_of_a_running_service_deletes_sessions_that_are_over() {
+async fn the_sweeper_of_a_running_service_deletes_ended_sessions() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::launch(
         serve(folder.path())
@@ -190,7 +190,7 @@ async fn the_sweeper_of_a_running_service_deletes_sessions_that_are_over() {
 }
 
 #[test]
-fn sweep_works_on_a_stopped_database_and_is_refused_on_one_in_use() {
+fn sweep_works_if_the_service_is_stopped_and_is_refused_while_it_runs() {
     let folder = tempfile::tempdir().unwrap();
     let sweep = |args: &[&str]| {
         let mut command = countersign();

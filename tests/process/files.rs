@@ -1,5 +1,5 @@
-//! Tests of the owners and modes that the service's files may have: the table in
-//! docs/operations.md, row by row.
+//! Tests of the owners and modes that the service's files may have. docs/operations.md has the
+//! table of these rules.
 
 use std::{
     fs::{self, Permissions},
@@ -19,11 +19,11 @@ use tempfile::TempDir;
 
 use crate::start::{refuses, used};
 
-/// A user who is not root, and owns no files but those that a test gives them.
+/// A user other than root, who owns only the files that a test gives to the user.
 const NOBODY: u32 = 65_534;
-/// A supplementary group of the process, as the `fsGroup` of a pod is one.
+/// A supplementary group of the process. The `fsGroup` of a Kubernetes pod is such a group.
 const OUR_GROUP: u32 = 2000;
-/// A group that the process is not in.
+/// A group of which the process is not a member.
 const THEIR_GROUP: u32 = 3000;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -40,8 +40,8 @@ fn is_root() -> bool {
 }
 
 /// A user for whom the modes of files matter, with a copy of the binary. Root may read and write
-/// everything, so a test that runs as root starts the binary as another user, who needs a copy of
-/// it in a folder that this user may read.
+/// everything, so a test that runs as root starts the binary as another user. That user needs a
+/// copy of the binary in a folder that the user may read.
 struct User {
     folder: TempDir,
 }
@@ -50,8 +50,8 @@ impl User {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let user = Self { folder };
-        // Another process makes the copy. If this one wrote it, a test that forks at the same time
-        // would inherit the open file, and it could not be executed (ETXTBSY).
+        // Another process makes the copy. If this process wrote the copy, a test that forks at the
+        // same time would inherit the open file, and the copy could not be executed (ETXTBSY).
         let copied = Command::new("cp")
             .arg(env!("CARGO_BIN_EXE_countersign"))
             .arg(user.binary())
@@ -144,7 +144,7 @@ fn created_files_and_folders_are_private_to_their_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_where_others_can_exchange_files_is_refused() {
+async fn a_folder_in_which_others_can_replace_files_is_refused() {
     let folder = used(1).await;
     let data = folder.path();
     for bad in [0o777, 0o770, 0o775, 0o707, 0o1777, 0o2777, 0o2775] {
@@ -174,9 +174,10 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
         elsewhere.path(),
         &[elsewhere.path().to_str().unwrap(), "0777"],
     );
-    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "nothing is made there");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "no file is created there");
 
-    // A folder without files of the service may have any mode. (No server listens on that port.)
+    // A folder without files of the service may have any mode. No server listens on the port in the
+    // URL.
     set_mode(data, 0o777);
     let mut command = serve(data);
     command
@@ -237,7 +238,8 @@ async fn files_that_belong_to_another_user_are_refused() {
         refuses(&mut serve(&data), &data, &says.each_ref().map(String::as_str));
         chown(path.to_string(), Some(0), None).unwrap();
     }
-    // A database that belongs to root is refused only because the user cannot write it.
+    // If the database belongs to root, the only reason for the refusal is that the user cannot
+    // write to it.
     let user = User::new();
     Server::launch(&mut user.serve()).stop();
     chown(user.data().join("countersign.db"), Some(0), Some(NOBODY)).unwrap();
@@ -245,7 +247,7 @@ async fn files_that_belong_to_another_user_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_to_a_database_is_followed_once_and_one_that_leads_nowhere_is_refused() {
+async fn a_link_to_a_database_is_followed_once_and_a_dangling_link_is_refused() {
     let (folder, elsewhere) = (used(1).await, tempfile::tempdir().unwrap());
     let data = folder.path();
     let (link, target) = (data.join("countersign.db"), elsewhere.path().join("sessions.db"));
@@ -301,7 +303,8 @@ fn a_database_that_cannot_be_written_is_refused() {
         refuses(&mut user.serve(), &data, &says);
     }
     set_mode(&file, 0o600);
-    // The lock file of the last run could still be opened.
+    // The lock file of the last run is removed, so that the next start must create one. The mode of
+    // the folder forbids that.
     fs::remove_file(data.join("countersign.db.lock")).unwrap();
     set_mode(&data, 0o500);
     refuses(&mut user.serve(), &data, &["countersign.db", "Permission denied"]);
@@ -314,7 +317,7 @@ fn a_database_that_cannot_be_written_is_refused() {
 }
 
 #[test]
-fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
+fn a_key_or_password_file_that_others_can_read_causes_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     fs::write(&file, "cs_ck_x").unwrap();
@@ -363,7 +366,8 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
     }
 }
 
-/// Changes groups and modes as the kubelet does at each mount of a volume with `fsGroup`.
+/// Changes the groups and modes of files as the kubelet does at each mount of a volume with
+/// `fsGroup`.
 fn mount_for_group(path: &Path, group: u32) {
     let metadata = fs::symlink_metadata(path).unwrap();
     chown(path, None, Some(group)).unwrap();
@@ -400,7 +404,8 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
                 "{:#?}",
                 server.log()
             );
-            // After a crash the files beside the database are still there.
+            // A killed service leaves the write-ahead log and the shared-memory file beside the
+            // database.
             if sessions == 1 { server.kill() } else { drop(server.stop()) }
         }
     }
@@ -421,7 +426,8 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
         refused(OUR_GROUP, &[name, "belongs to user 1"]);
         chown(path, Some(NOBODY), None).unwrap();
     }
-    // Without the set-group-ID bit, a umask may have made the folder writable, and not a mount.
+    // A folder without the set-group-ID bit may have been made writable by a umask instead of a
+    // mount.
     set_mode(&volume, 0o775);
     refused(OUR_GROUP, &["mode 0775", "others can change it", "chmod go-w"]);
     set_mode(&volume, 0o755);
@@ -430,7 +436,7 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
     Server::launch(&mut user.serve_in_group(OUR_GROUP, &volume)).stop();
 }
 
-/// One rule holds for every file with a secret.
+/// The same rule holds for every file with a secret.
 #[test]
 fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
     if !is_root() {

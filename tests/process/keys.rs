@@ -28,8 +28,8 @@ struct Count {
     count: i64,
 }
 
-/// Returns the keys in the audit records of an action that a subcommand logged, and checks that the
-/// table has these records, too.
+/// Returns the keys in the audit records of an action that a subcommand logged. Checks that the
+/// table has these records too.
 fn audited(run: &Run, data: &Path, action: &str) -> Vec<String> {
     let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let records =
@@ -64,7 +64,7 @@ fn master(folder: &Path, name: &str, byte: u8) -> PathBuf {
     private(&folder.join(name), &STANDARD.encode([byte; 32]))
 }
 
-/// Returns a command of `countersign key` that works on a database.
+/// Returns a command `countersign key` that works on a database.
 fn key(data: &Path, args: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = countersign();
     command
@@ -89,7 +89,7 @@ fn is_active(server: &Server, created: &Value) -> bool {
     server.cli(["token", "validate", access(created)]).code == Some(0)
 }
 
-/// Returns a command that serves with these settings.
+/// Returns a command that starts the service with these settings.
 fn with<'a>(data: &Path, settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> Command {
     let mut command = serve(data);
     command.envs(settings);
@@ -192,7 +192,7 @@ fn an_imported_key_signs_after_the_next_rotation() {
     let imported = run(&mut key(&data, &["import", path, "--json"], &es256));
     seen += &format!("{imported:?}");
     let audited = audited(&imported, &data, "key_imported");
-    // At this level standard error has log lines, so only standard output is parsed.
+    // At this log level standard error has log lines, so only standard output is parsed.
     let imported: Value = serde_json::from_str(&imported.stdout).unwrap();
     assert_eq!(imported["state"], "KEY_STATE_PENDING", "as key list has it");
     let kid = imported["kid"].as_str().unwrap().to_owned();
@@ -231,7 +231,7 @@ fn an_imported_key_signs_after_the_next_rotation() {
     server.stop();
 
     // No line of the private key may appear in any output.
-    assert!(seen.contains("serving"), "the log was read");
+    assert!(seen.contains("serving"), "the log is not empty");
     for line in P256.lines().filter(|line| !line.starts_with("-----")) {
         assert!(!seen.contains(&line[..line.len().min(24)]), "{line}");
     }
@@ -246,7 +246,7 @@ fn refused(run: &Run, says: &[&str]) {
 }
 
 #[test]
-fn keys_that_are_weak_damaged_or_open_to_others_are_refused() {
+fn keys_that_are_weak_damaged_or_readable_by_others_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let pem = private(&folder.path().join("own.pem"), RSA);
@@ -276,7 +276,7 @@ fn keys_that_are_weak_damaged_or_open_to_others_are_refused() {
 }
 
 #[test]
-fn the_master_key_comes_from_one_place() {
+fn the_master_key_comes_from_exactly_one_source() {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let folder = tempfile::tempdir().unwrap();
     let (data, text) = (folder.path().join("data"), STANDARD.encode([7; 32]));
@@ -284,10 +284,10 @@ fn the_master_key_comes_from_one_place() {
     let server = Server::launch(&mut with(&data, [variable]));
     let created = create(&server);
     server.stop();
-    assert!(!data.join("master.key").exists(), "no master key is made");
+    assert!(!data.join("master.key").exists(), "no master key file is created");
     refused(&run(&mut serve(&data)), &["master.key", "does not exist"]);
 
-    // systemd gives its credentials a mode by which their group may read them.
+    // systemd gives the files of credentials a mode that lets their group read them.
     let credentials = folder.path().join("credentials");
     fs::create_dir(&credentials).unwrap();
     let credential = private(&credentials.join("countersign.master_key"), &text);

@@ -1,5 +1,5 @@
-//! Tests of the log: it is JSON if standard error is not a terminal, its first lines have what an
-//! operator needs, and it never contains a secret.
+//! Tests of the log. It is JSON if standard error is not a terminal, its first lines tell the
+//! operator the address and the state of the service, and it never contains a secret.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ fn the_first_lines_say_where_the_service_listens_and_what_it_has_loaded() {
     assert!(lines.iter().all(|line| line["level"] == "INFO"), "there are warnings: {lines:?}");
 }
 
-/// Makes good and bad calls of everything that handles secrets. Returns the secrets.
+/// Makes good and bad calls of each method that handles secrets. Returns the secrets.
 fn use_all(server: &Server) -> Vec<String> {
     let mut secrets = vec![];
     let mut create = || {
@@ -86,7 +86,7 @@ fn every_line_is_json_and_none_has_a_secret() {
                 serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()),
                 "not JSON: {line}"
             );
-            // The tail of a token must not appear either, because it is what makes the token valid.
+            // The end of a token must not appear either, because it is the signature or the MAC.
             let leaked = secrets
                 .iter()
                 .find(|secret| line.contains(&secret[secret.len() - secret.len().min(40)..]));

@@ -25,7 +25,7 @@ pub struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// Runs the invocation and checks what it says.
+    /// Runs the invocation, and checks its exit code and its output.
     #[track_caller]
     pub fn check(&self) {
         let folder = tempfile::tempdir().unwrap();
@@ -170,7 +170,7 @@ fn an_invalid_time_span_is_refused_with_an_example() {
 /// `config check` opens the files that the settings name, as `nginx -t` does, and reports the same
 /// errors as `serve`.
 #[test]
-fn files_in_settings_are_opened_and_errors_name_the_setting() {
+fn config_check_opens_the_files_in_settings_and_its_errors_name_the_setting() {
     const MASTER: (&str, &str) =
         ("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     const POSTGRES: &str = "data_dir = 'data'\ndatabase_url = 'postgres://u@127.0.0.1:1/d'\n";
@@ -309,7 +309,7 @@ fn files_in_settings_are_opened_and_errors_name_the_setting() {
         let arguments = &["config", "check", "--config", "FILE"];
         Row { arguments, environment, configuration: &configuration, code: 0, says }.check();
     }
-    assert!(!folder.path().join("data").exists(), "nothing is made");
+    assert!(!folder.path().join("data").exists(), "no file is created");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Tests a process that stands still for a while, as on a machine that is overloaded or being
-//! migrated.
+//! Tests a process that is stopped for a while, like a process on an overloaded machine or in a
+//! virtual machine that is being migrated.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use countersign_test_support::process::Server;
 use futures_util::future::join_all;
 use tonic::{Code, Request};
 
-/// The callers share one connection, and those that wait longer must be answered on it.
+/// All callers share one connection. A caller that waits longer than the others must be answered on
+/// that connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_give_up_during_a_pause_do_not_close_the_connection_of_others() {
     let folder = tempfile::tempdir().unwrap();

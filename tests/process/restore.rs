@@ -1,5 +1,5 @@
-//! Tests of backups, and of what a restore does to the tokens and sessions that were revoked after
-//! the backup.
+//! Tests of backups and restores. A restore must not make tokens and sessions valid again that were
+//! revoked after the backup.
 
 use std::{
     fs::{self, Permissions},
@@ -45,7 +45,8 @@ impl Site {
         Server::start(&self.data())
     }
 
-    /// Runs a command of the CLI on the data directory. Its log has only warnings and the audit.
+    /// Runs a subcommand on the data directory, with a log that contains only warnings and the
+    /// audit.
     fn cli(&self, arguments: &[&str]) -> Run {
         let mut command = countersign();
         command
@@ -131,8 +132,8 @@ fn a_write_ahead_log_of_another_database_file_prevents_the_start() {
     let server = site.start();
     create(&server, &["alice"]);
     site.back_up();
-    // The copy was either made by `countersign backup`, and has a mark in the place of the stamp,
-    // or is a plain copy of the file from an earlier run, and has an older stamp.
+    // A copy that `countersign backup` made has a mark in the place of the stamp. A plain copy of
+    // the file from an earlier run has an older stamp.
     let copies: [(&str, &dyn Fn()); 2] = [
         ("by VACUUM INTO", &|| {}),
         ("of the stopped service", &|| {
@@ -153,7 +154,7 @@ fn a_write_ahead_log_of_another_database_file_prevents_the_start() {
         assert!(fs::metadata(site.data().join("countersign.db-wal")).unwrap().len() > 32, "{name}");
         let intact = fs::read(site.database()).unwrap();
 
-        // A crash alone is no reason to refuse the start: nothing is lost.
+        // A crash alone is no reason to refuse the start, because it loses nothing.
         let files = ["countersign.db", "countersign.db-wal", "countersign.db.lock"];
         let other = site.path("elsewhere");
         fs::create_dir(&other).unwrap();
@@ -240,14 +241,14 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
 }
 
 #[test]
-fn sessions_that_ended_according_to_the_log_are_ended_again() {
+fn a_restore_ends_the_sessions_that_have_ended_according_to_the_log() {
     let site = Site::new();
     let server = site.start();
     let [by_id, of_subject, of_tenant, reused] =
         [&["alice"][..], &["bob"], &["carol", "--tenant", "acme"], &["dave"]]
             .map(|of| create(&server, of));
     let stays = create(&server, &["erin"]);
-    // The following revocations are older than the backup, and the last session is newer than them.
+    // The following revocations are older than the backup. The last session was created after them.
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
     create(&server, &["frank"]);
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
@@ -325,7 +326,7 @@ fn with_accept_older_tokens_tokens_of_revoked_sessions_are_refused_only_if_the_l
 }
 
 #[test]
-fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
+fn restore_with_end_all_ends_all_sessions_even_after_an_earlier_restore() {
     let site = Site::new();
     let server = site.start();
     let session = create(&server, &["alice"]);
@@ -344,7 +345,8 @@ fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
     assert_eq!(count(&site.database(), audited), 1);
 }
 
-/// The backup knows none of these sessions, so only a blacklist entry for each can stop its tokens.
+/// The backup contains none of these sessions, so only a blacklist entry for each session can
+/// revoke its tokens.
 #[test]
 fn with_accept_older_tokens_revoked_sessions_newer_than_the_backup_stay_revoked() {
     let site = Site::new();
@@ -370,7 +372,7 @@ fn with_accept_older_tokens_revoked_sessions_newer_than_the_backup_stay_revoked(
 }
 
 #[test]
-fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
+fn a_restore_ends_the_sessions_that_the_log_of_an_earlier_restore_says_it_ended() {
     let site = Site::new();
     let server = site.start();
     let session = create(&server, &["alice"]);
@@ -378,7 +380,7 @@ fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
     server.stop();
     let first = site.cli(&["restore", "backup.db", "--end-all"]);
     fs::write(site.path("restore.log"), &first.stderr).unwrap();
-    // The lines about revoked keys are left out, because they alone would stop the tokens.
+    // The lines about revoked keys are left out, because they alone would make the tokens invalid.
     let lines = first.stderr.lines().filter(|line| line.contains("database_restored"));
     fs::write(site.path("restore.log"), lines.collect::<Vec<_>>().join("\n")).unwrap();
     let arguments =
@@ -390,7 +392,7 @@ fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
 }
 
 #[test]
-fn a_backup_that_is_not_good_changes_nothing() {
+fn restoring_a_bad_backup_is_refused_and_changes_nothing() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);
@@ -441,8 +443,8 @@ fn a_backup_that_is_not_good_changes_nothing() {
     site.cli(&["restore", "backup.db"]).ok();
 }
 
-/// A restore that is killed at any instant leaves one of the two databases whole, and can be run
-/// again.
+/// A restore that is killed at any instant leaves the old or the new database complete, and can be
+/// run again.
 #[test]
 fn a_restore_that_is_killed_loses_nothing() {
     let site = Site::new();
@@ -494,10 +496,10 @@ fn a_restore_that_is_killed_loses_nothing() {
     }
 }
 
-/// The test creates the files as a restore leaves them if it is interrupted after it has moved the
-/// old database aside.
+/// The test creates the files that a restore leaves behind if it is interrupted after it has moved
+/// the old database aside.
 #[test]
-fn an_interrupted_restore_is_completed_by_the_next_one_also_through_a_link() {
+fn an_interrupted_restore_is_completed_by_the_next_one_even_through_a_link() {
     let site = Site::new();
     let server = site.start();
     create(&server, &["alice"]);
@@ -525,7 +527,7 @@ fn an_interrupted_restore_is_completed_by_the_next_one_also_through_a_link() {
     fs::set_permissions(site.path("bad.db"), Permissions::from_mode(0o600)).unwrap();
     site.cli(&["restore", "bad.db"]).error(2);
     refused(&mut serve(&site.data()));
-    // So does one that fails later, when the copy has been made.
+    // A restore that fails later, after it has made the copy, also leaves this state as it is.
     let master = site.data().join("master.key");
     let key = fs::read(&master).unwrap();
     fs::write(&master, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
@@ -546,7 +548,8 @@ fn the_old_database_is_moved_aside_under_an_unused_name() {
     create(&server, &["alice"]);
     site.back_up();
     server.stop();
-    // The restores run within one second, so that their names would be the same without a counter.
+    // The restores run within one second, so the names of the old databases would be the same
+    // without a counter.
     for _ in 0..3 {
         site.cli(&["restore", "backup.db"]).ok();
     }

@@ -53,7 +53,7 @@ fn flags_win_over_environment_over_file_over_defaults() {
         [&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]],
         ["2s", "7m"]
     );
-    assert_eq!(config["insecure"], true, "the file sets what nothing else does");
+    assert_eq!(config["insecure"], true, "only the file sets this");
 
     let config = in_force(
         &file,
@@ -159,9 +159,10 @@ fn the_output_of_config_print_can_be_loaded_and_prints_the_same() {
     assert_eq!(in_force(&first, &[], &[]), in_force(&second, &[], &[]));
 }
 
-/// A configuration file means the same in whichever directory the service is started.
+/// The meaning of a configuration file must not depend on the directory in which the service is
+/// started.
 #[test]
-fn relative_paths_start_from_the_file_or_for_flags_and_variables_from_the_working_directory() {
+fn relative_paths_in_the_file_start_from_its_folder_and_others_from_the_working_directory() {
     let folder = tempfile::tempdir().unwrap();
     let sub = folder.path().join("etc");
     fs::create_dir(&sub).unwrap();

@@ -11,7 +11,7 @@ use tonic_health::pb::{
 /// A time that is longer than any test waits.
 const NEVER: &str = "1h";
 
-/// Watches the health of a server, which must be serving.
+/// Begins to watch the health of a server, and checks that the server is serving.
 async fn watch(server: &Server) -> (HealthClient<Channel>, Streaming<HealthCheckResponse>) {
     let mut client = HealthClient::new(server.channel().await);
     let mut stream = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
@@ -20,7 +20,7 @@ async fn watch(server: &Server) -> (HealthClient<Channel>, Streaming<HealthCheck
 }
 
 #[test]
-fn the_first_signal_ends_an_idle_service_in_good_order() {
+fn the_first_signal_stops_an_idle_service_gracefully() {
     for signal in ["TERM", "INT"] {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Server::start(folder.path());
@@ -39,7 +39,7 @@ fn the_first_signal_ends_an_idle_service_in_good_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn somebody_who_watches_health_does_not_keep_the_service_from_stopping() {
+async fn a_client_that_watches_health_does_not_delay_the_stop() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::launch(serve(folder.path()).env("COUNTERSIGN_SHUTDOWN__DRAIN", NEVER));
     let (_client, _stream) = watch(&server).await;

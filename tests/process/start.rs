@@ -1,5 +1,5 @@
-//! Tests of starts that must fail: with exit code 2, one line that names the problem and its
-//! solution, and without a change on disk.
+//! Tests of starts that must fail. The process must exit with code 2, write one line that names the
+//! problem and its solution, and change nothing on disk.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,8 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     files
 }
 
-/// Checks that a command refuses to start, says all of this, and leaves the folder as it was.
+/// Checks that a command refuses to start, that its error contains each part of `says`, and that it
+/// leaves the folder as it was.
 #[track_caller]
 pub fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
     let before = snapshot(folder);
@@ -50,14 +51,14 @@ pub fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
     assert_eq!(
         before.keys().collect::<Vec<_>>(),
         after.keys().collect::<Vec<_>>(),
-        "files came or went"
+        "files were added or removed"
     );
     let changed: Vec<_> =
         before.iter().filter(|(path, file)| after[*path] != **file).map(|(path, _)| path).collect();
     assert!(changed.is_empty(), "{changed:?} changed");
 }
 
-/// Returns a folder in which a service has created so many sessions and stopped in good order.
+/// Returns a folder in which a service has created `sessions` sessions and then stopped gracefully.
 pub async fn used(sessions: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
@@ -79,7 +80,8 @@ pub async fn used(sessions: usize) -> TempDir {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
     let folder = tempfile::tempdir().unwrap();
-    // Sweeps and the audit table are off, because they would change the file meanwhile.
+    // Sweeps and the audit table are off, because they would change the database file during the
+    // test.
     let mut command = serve(folder.path());
     command
         .env("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 30 2 *")
@@ -95,7 +97,7 @@ async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_refused() {
+fn a_file_that_is_not_a_database_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.db");
     fs::write(&file, b"no database ".repeat(1000)).unwrap();
@@ -124,8 +126,8 @@ async fn a_database_with_a_damaged_page_is_refused() {
     fs::write(&path, content).unwrap();
     let says = ["countersign.db is damaged", "restore it from a backup"];
     refuses(&mut check(), folder.path(), &says);
-    // Without the record in the lock file, it is not known that the database was closed in good
-    // order, so all pages are checked.
+    // Without the record in the lock file, the service does not know that the database was closed
+    // properly, so it checks all pages.
     let lock = folder.path().join("countersign.db.lock");
     let record = fs::read(&lock).unwrap();
     fs::write(&lock, "").unwrap();
@@ -140,7 +142,7 @@ fn a_start_after_a_crash_checks_the_whole_database() {
     let path = folder.path().join("countersign.db");
     Server::start(folder.path()).stop();
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    // The service does not read the table `own`.
+    // The service does not read this table itself.
     let filler = "CREATE TABLE own AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 99)
         SELECT i, zeroblob(3000) AS filler FROM n";
     sql_query(filler).execute(&mut connection).unwrap();
@@ -157,7 +159,7 @@ fn a_start_after_a_crash_checks_the_whole_database() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_cut_short_is_refused() {
+async fn a_truncated_database_is_refused() {
     let folder = used(300).await;
     let path = folder.path().join("countersign.db");
     let content = fs::read(&path).unwrap();
@@ -170,7 +172,7 @@ async fn a_database_cut_short_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_key_that_is_damaged_open_to_others_gone_or_foreign_is_refused() {
+async fn a_master_key_that_is_damaged_readable_by_others_missing_or_wrong_is_refused() {
     let folder = used(1).await;
     let path = folder.path().join("master.key");
     let good = fs::read(&path).unwrap();
@@ -216,8 +218,8 @@ fn a_directory_that_may_not_be_written_is_refused() {
     // in a folder that this user may read.
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("countersign");
-    // Another process makes the copy. If this one wrote it, a test that forks at the same time
-    // would inherit the open file, and it could not be executed (ETXTBSY).
+    // Another process makes the copy. If this process wrote the copy, a test that forks at the same
+    // time would inherit the open file, and the copy could not be executed (ETXTBSY).
     let copied =
         Command::new("cp").arg(env!("CARGO_BIN_EXE_countersign")).arg(&binary).status().unwrap();
     assert!(copied.success());
@@ -246,7 +248,7 @@ fn a_data_directory_that_is_a_file_is_refused() {
 }
 
 #[test]
-fn a_port_in_use_is_refused_before_anything_is_made() {
+fn a_port_in_use_is_refused_before_any_file_is_created() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -265,7 +267,7 @@ fn a_port_in_use_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn wrong_settings_are_refused_before_anything_is_made() {
+fn wrong_settings_are_refused_before_any_file_is_created() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let file = folder.path().join("countersign.toml");
@@ -335,10 +337,10 @@ fn an_unknown_flag_is_refused_with_the_nearest_known_one() {
     assert!(run.stderr.contains("--data-dri") && run.stderr.contains("--data-dir"), "{run:?}");
 }
 
-/// After a crash the write-ahead log lies beside the database, and a refused start must not change
-/// it either.
+/// After a crash the write-ahead log is beside the database. A refused start must not change the
+/// write-ahead log either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was() {
+async fn a_refused_start_after_a_crash_leaves_the_write_ahead_log_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path());
     server.cli(["session", "create", "alice"]).ok();
@@ -349,9 +351,10 @@ async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was(
     refuses(&mut serve(folder.path()), folder.path(), &["master.key has mode 0644", "chmod 600"]);
 }
 
-/// After a typing error in the setting, a new key would be written where nobody looks for it.
+/// If the service created the file, a typing error in the setting would create a new key in a place
+/// where nobody looks for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_key_file_that_a_setting_names_is_never_made() {
+async fn a_master_key_file_that_a_setting_names_is_never_created() {
     const SETTING: &str = "COUNTERSIGN_KEYS__MASTER_KEY_FILE";
     let (new, old) = (tempfile::tempdir().unwrap(), used(1).await);
     for folder in [new.path(), old.path()] {
@@ -394,7 +397,7 @@ async fn a_master_key_file_that_a_setting_names_is_never_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_right_to_migrate_the_schema_must_be_up_to_date() {
+async fn with_no_migrate_the_schema_must_be_up_to_date() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     fs::create_dir(&data_dir).unwrap();
@@ -414,9 +417,9 @@ async fn without_the_right_to_migrate_the_schema_must_be_up_to_date() {
     server.stop();
 }
 
-/// By the exit code, scripts can tell this from a wrong configuration.
+/// The exit code lets scripts distinguish this failure from a wrong configuration.
 #[test]
-fn a_database_that_is_not_reached_in_time_has_an_exit_code_of_its_own() {
+fn serve_exits_with_3_if_the_database_cannot_be_reached_in_time() {
     for (timeout, code, says) in [("0s", 2, "cannot be reached"), ("300ms", 3, "gave up after")] {
         let folder = tempfile::tempdir().unwrap();
         let mut command = serve(folder.path());

@@ -1,4 +1,4 @@
-//! Tests of TLS and callers as operators configure them: the rules at the start, certificates, and
+//! Tests of TLS and callers as operators configure them: the checks at startup, certificates, and
 //! changes while the service runs.
 
 use std::{
@@ -48,7 +48,7 @@ impl Site {
         Self { certificates: Certificates::new(folder.path()), folder }
     }
 
-    /// Writes a configuration with TLS, these lines in its section `[tls]`, and the rest.
+    /// Writes a configuration with TLS. `tls` is added to its section `[tls]`, and `rest` follows.
     fn configure(&self, tls: &str, rest: &str) {
         let folder = self.folder.path().display();
         let text = format!(
@@ -182,7 +182,7 @@ fn a_service_with_tls_serves_known_callers_according_to_their_roles() {
     );
     assert_eq!(site.cli(&server, &["health"], &[]).ok(), "SERVING\n", "health is open");
 
-    // A client that does not trust the authority sends nothing.
+    // A client that does not trust the certificate authority sends nothing.
     let unknown = site.cli(
         &server,
         &["health"],
@@ -202,7 +202,7 @@ fn the_http_port_is_encrypted_too_and_its_metrics_have_the_expiry_of_the_certifi
     let mut encrypted = rustls::Stream::new(&mut connection, &mut stream);
     encrypted.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
-    // An error at the end, when the server closes, does not matter here.
+    // An error when the server closes the connection does not matter here.
     let _ = encrypted.read_to_string(&mut answer);
     assert!(
         answer.starts_with("HTTP/1.1 200")
@@ -394,7 +394,7 @@ fn a_certificate_identifies_the_caller_configured_with_a_name_of_the_same_type()
         ("the extension twice", (vec![dns("other.test")], encoded(host, false)), nobody),
     ] {
         site.certificate("client", &[], |params| {
-            // The common name never counts (RFC 9525, section 2).
+            // The common name is ignored (RFC 9525, section 2).
             params.distinguished_name.push(DnType::CommonName, "gw.test");
             params.subject_alt_names = names;
             params.custom_extensions = extensions;
@@ -402,15 +402,16 @@ fn a_certificate_identifies_the_caller_configured_with_a_name_of_the_same_type()
         let variables = site.showing("client");
         let variables: Vec<_> =
             variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        // None of the callers may create sessions, so the refusal names the caller.
+        // No caller here may create sessions, so the refusal names the caller as whom the service
+        // has identified the client.
         let refused = site.cli(&server, &["session", "create", "alice"], &variables);
         match known {
             Some(name) => assert!(
                 refused.error(1).contains(&format!("caller {name} ")),
                 "{what}: {refused:?}"
             ),
-            // The client refuses to present some certificates that cannot be read. How the service
-            // treats them is tested in `net::tls`.
+            // The client refuses to present some certificates that it cannot parse. `net::tls`
+            // tests how the service treats these certificates.
             None => assert!(
                 ["(CALLER_UNKNOWN)", "invalid peer certificate"]
                     .iter()
@@ -513,7 +514,7 @@ fn forward_auth_without_tls_on_a_public_address_is_refused_unless_insecure_is_se
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one_is_not() {
+async fn a_new_certificate_is_loaded_while_connections_stay_open_and_a_bad_one_is_not() {
     let site = Site::new();
     site.configure("", &new_caller(&["a", "--role", "admin"]).1);
     let mut server = Server::launch(&mut site.serve());
@@ -524,7 +525,7 @@ async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one
     let mut open = KeyServiceClient::new(site.channel(&server).await);
     open.get_jwks(GetJwksRequest {}).await.unwrap();
 
-    // The certificate is loaded at the signal.
+    // The signal makes the service load the new certificate.
     site.certificate("server", &["localhost"], |_| ());
     server.signal("HUP");
     server.line("the certificate has changed");
@@ -532,7 +533,7 @@ async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one
     assert_eq!(shown_certificate(&site, server.http(), b"http/1.1"), on_disk());
     open.get_jwks(GetJwksRequest {}).await.expect("connections stay open");
 
-    // A bad certificate changes nothing, and is logged.
+    // The service logs a bad certificate, and goes on with the previous one.
     let good = on_disk();
     fs::write(site.path("server.pem"), "no certificate").unwrap();
     server.signal("HUP");
@@ -547,7 +548,7 @@ async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one
     wait_for_line(&mut server, "expired at 2020-01-01");
     assert_eq!(shown(&server), good);
 
-    // The certificate is also loaded without a signal.
+    // The service also loads a new certificate without a signal.
     site.certificate("server", &["localhost"], |_| ());
     server.line("the certificate has changed");
     assert_eq!(shown(&server), on_disk());
@@ -637,8 +638,8 @@ async fn a_reload_replaces_the_callers_but_never_opens_the_service_to_everybody(
     wait_for_line(&mut server, "callers stay as they are: configuration file");
     assert_eq!(list(&new).await, Ok(()));
 
-    // Callers are also loaded without a signal. A changed setting that needs a restart is reported
-    // as such.
+    // The service also loads changed callers without a signal. For another changed setting it
+    // reports that a restart is needed.
     site.configure("", &format!("{first}\n{second}\n[log]\nlevel = 'debug'"));
     server.line("callers have changed");
     let line = server.line("settings have changed that take effect after a restart: log.level");
@@ -686,7 +687,7 @@ fn a_bad_certificate_or_key_ends_the_start_with_one_line_that_names_the_setting(
     );
     assert!(
         !site.path("data").exists() || fs::read_dir(site.path("data")).unwrap().count() == 0,
-        "nothing was made"
+        "no file was created"
     );
 }
 
@@ -713,7 +714,7 @@ fn an_address_that_others_can_reach_needs_both_tls_and_callers() {
 }
 
 #[test]
-fn caller_new_prints_a_key_once_and_lines_that_are_a_configuration() {
+fn caller_new_prints_a_key_once_and_the_lines_for_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.toml");
     let args = [

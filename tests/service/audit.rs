@@ -1,5 +1,5 @@
-//! Tests of the audit table: each record is written to it once, whatever the database does
-//! meanwhile, and is deleted when it is old.
+//! Tests of the audit table: each record is written to the table exactly once, even if the database
+//! fails in between, and is deleted after its retention.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ impl Auditing {
         self.audit.record(AuditRecord { kid: Some(kid.to_owned()), ..record });
     }
 
-    /// Waits until the writer has tried to write at least so many batches.
+    /// Waits until the writer has tried to write at least `least` batches.
     async fn tries(&self, least: usize) {
         in_time(
             "the batches are tried",
@@ -69,7 +69,7 @@ impl Auditing {
 
     /// Waits until all records are written, and returns the number of rows in the table.
     async fn written(&self) -> i64 {
-        in_time("all is written", self.audit.written()).await;
+        in_time("all records are written", self.audit.written()).await;
         self.home.database.count("audit").await
     }
 }
@@ -125,7 +125,7 @@ pub async fn a_record_that_arrives_during_a_write_waits_for_others_to_join_its_b
     assert!(has_joined, "{:?}", auditing.store.audits().borrow());
 }
 
-pub async fn audit_records_are_kept_while_the_database_is_away() {
+pub async fn audit_records_are_kept_while_the_database_is_unavailable() {
     let auditing = Auditing::start().await;
     auditing.store.fail_audit_with(Some(failure(away())));
     (0..20).for_each(|n| auditing.record(&n.to_string()));
@@ -139,7 +139,7 @@ pub async fn audit_records_are_kept_while_the_database_is_away() {
     assert_eq!(auditing.audit.dropped().get(), 0);
 }
 
-pub async fn a_commit_whose_answer_was_lost_is_not_written_twice() {
+pub async fn records_whose_commit_was_not_confirmed_are_not_written_twice() {
     let auditing = Auditing::start().await;
     auditing.store.fail_audit_with(Some(AuditFailure { after: true, ..failure(away()) }));
     (0..20).for_each(|n| auditing.record(&n.to_string()));
@@ -150,7 +150,7 @@ pub async fn a_commit_whose_answer_was_lost_is_not_written_twice() {
     assert_eq!(auditing.written().await, 30);
 }
 
-pub async fn a_record_that_the_database_refuses_does_not_prevent_others() {
+pub async fn a_record_that_the_database_refuses_does_not_keep_others_from_being_written() {
     let auditing = Auditing::start().await;
     let of = |entry: &AuditEntry| entry.record.kid.as_deref() == Some("bad");
     auditing.store.fail_audit_with(Some(AuditFailure {
@@ -163,7 +163,7 @@ pub async fn a_record_that_the_database_refuses_does_not_prevent_others() {
     assert_eq!((auditing.written().await, auditing.audit.dropped().get()), (4, 2));
 }
 
-pub async fn old_records_are_swept_whether_or_not_more_come() {
+pub async fn old_audit_records_are_deleted_even_if_the_audit_table_is_disabled() {
     let mut home = Home::new("").await;
     for setting in ["table = true", "table = false"] {
         let small_batches = "[sweeper]\nschedule = '0 0 29 2 *'\nbatch_size = 2";
@@ -292,12 +292,14 @@ pub async fn every_change_is_recorded_with_caller_action_and_owner_and_other_cal
     expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid = '{kid}'"));
     keys.revoke_key(RevokeKeyRequest { kid: kid.clone() }).await.unwrap();
     expect(format!("action = 'key_revoked' AND caller = 'operator' AND kid = '{kid}'"));
-    // The next key took the place of the revoked one.
+    // The next key took the place of the revoked key.
     expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid <> '{kid}'"));
-    // Both changes also published a new next key, and the first retired the key before it.
+    // The rotation and the revocation each also published a new next key, and the rotation retired
+    // the previous key.
     let others = 2;
 
-    // Denials of a known caller add a limited number of rows, and those of an unknown one none.
+    // Denials of a known caller add a limited number of rows, and denials of an unknown caller
+    // none.
     for _ in 0..50 {
         server.client_with(&security).create_session(request("mallory")).await.unwrap_err();
         server
@@ -311,9 +313,9 @@ pub async fn every_change_is_recorded_with_caller_action_and_owner_and_other_cal
         server.client_with("cs_ck_nobody").create_session(request("mallory")).await.unwrap_err();
     }
 
-    // Records are written in order, so all are there once the last ones are.
+    // Records are written in order, so all are in the table once the last ones are.
     let count = async |rows: &str| server.home.database.count(&format!("audit WHERE {rows}")).await;
-    eventually("all is written", async || {
+    eventually("all records are written", async || {
         (count("action = 'caller_denied'").await == 20).then_some(())
     })
     .await;
@@ -326,7 +328,7 @@ pub async fn every_change_is_recorded_with_caller_action_and_owner_and_other_cal
     assert_eq!(count("action = 'key_published' AND caller = 'countersign'").await, 2);
     assert_eq!(count("action = 'key_rotated' AND caller = 'countersign'").await, 2);
     let all = expected.len() as i64 + others + 1 + 4;
-    assert_eq!(count("action <> 'caller_denied'").await, all, "and nothing else");
+    assert_eq!(count("action <> 'caller_denied'").await, all, "no other records");
     assert_eq!(count("caller = 'security' AND note = 'CreateSession'").await, 10);
     assert_eq!(count("caller = 'login' AND note LIKE 'tenant is not among%'").await, 10);
 }
@@ -335,9 +337,9 @@ pub async fn every_change_is_recorded_with_caller_action_and_owner_and_other_cal
 #[derive(Clone)]
 enum Call {
     Revoke(RevokeRequest),
-    /// `/oauth2/revoke`, which hides that there was nothing to revoke.
+    /// `/oauth2/revoke`, whose answer does not tell whether there was anything to revoke.
     OAuth(String),
-    /// A refresh by a token that was exchanged too long ago, which ends its session.
+    /// A refresh by a token that was used before and is past its grace, which ends the session.
     Refresh(String),
     RevokeKey(String),
 }
@@ -369,8 +371,8 @@ impl Call {
     }
 }
 
-/// Counts the audit lines of an action about this subject, tenant or key in the log of all tests of
-/// this process.
+/// Counts the audit lines of an action about one subject, tenant or key in the log, which all tests
+/// of this process share.
 fn lines_about(action: &str, field: &str, value: &str) -> usize {
     let parts = [
         "countersign::audit".to_owned(),
@@ -380,8 +382,9 @@ fn lines_about(action: &str, field: &str, value: &str) -> usize {
     logged().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
 
-/// Each call is made six times: the first is recorded, the others change nothing. Each call has a
-/// subject, tenant or key of its own on each engine, by which its records are found.
+/// Each call is made six times: the first is recorded, the others change nothing and are not
+/// recorded. Each call has a subject, tenant or key that no other call and no other engine uses, so
+/// that its records can be found.
 pub async fn a_repeated_revocation_adds_neither_an_audit_row_nor_a_log_line() {
     capture();
     let server = Server::start().await;
@@ -483,10 +486,11 @@ pub async fn a_repeated_revocation_adds_neither_an_audit_row_nor_a_log_line() {
         assert_eq!(home.database.count(&rows).await, expected, "{rows}");
     }
     let others = "audit WHERE action NOT IN ('session_created', 'key_rotated', 'key_published')";
-    assert_eq!(home.database.count(others).await, calls.len() as i64 + 1, "and nothing else");
+    assert_eq!(home.database.count(others).await, calls.len() as i64 + 1, "no other records");
 }
 
-/// The caller's second call changes nothing and is not recorded, so the first must be.
+/// The caller's second call changes nothing and is not recorded, so the first call must be
+/// recorded.
 pub async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
@@ -498,7 +502,8 @@ pub async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     server.store.committed_revocations.held().await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
-    // Once another call on the same connection is answered, the server has dropped this one.
+    // Once another call on the same connection is answered, the server has dropped the aborted
+    // call.
     server.session(&session.id()).await.unwrap();
     server.store.committed_revocations.open();
     let rows = "audit WHERE action = 'session_revoked'";
@@ -520,7 +525,7 @@ pub async fn the_last_records_are_in_the_table_when_the_service_has_stopped() {
     );
 }
 
-/// Each session beyond the quota ends an older one, whose end has a record of its own.
+/// Each session beyond the quota evicts an older one, and each eviction has a record of its own.
 pub async fn every_session_that_the_quota_evicts_has_an_audit_record() {
     capture();
     let server = Server::start().await;
@@ -536,10 +541,13 @@ pub async fn every_session_that_the_quota_evicts_has_an_audit_record() {
     let evicted = "action = 'session_evicted' AND reason = 'quota_evicted' AND sessions = 1";
     let evicted =
         format!("{evicted} AND tenant = 'acme' AND subject = 'alice' AND caller = 'anybody'");
-    eventually("all is written", async || (count(evicted.clone()).await == 2).then_some(())).await;
+    eventually("all records are written", async || {
+        (count(evicted.clone()).await == 2).then_some(())
+    })
+    .await;
     let log = logged();
-    let is_told = |id: &String| {
+    let is_logged = |id: &String| {
         log.lines().any(|line| line.contains("session_evicted") && line.contains(&**id))
     };
-    assert_eq!(ids.iter().map(is_told).collect::<Vec<_>>(), [true, true, false, false]);
+    assert_eq!(ids.iter().map(is_logged).collect::<Vec<_>>(), [true, true, false, false]);
 }

@@ -1,8 +1,9 @@
-//! Checks that every way to change something leaves a record in the log and in the table.
+//! Checks that every operation that changes something leaves an audit record in the log and in the
+//! table.
 //!
-//! The ways are read from the service itself: its protocol, its use cases, the contract of its
-//! store and its background tasks. A way that this file does not know fails the test until somebody
-//! adds the records that it leaves.
+//! The operations are read from the service itself: its RPCs, its use cases, the functions of its
+//! store and its background tasks. An operation that this file does not list fails the test until
+//! somebody adds the records that it leaves.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -43,17 +44,17 @@ rotation = "1d"
 refresh_rotation = "1d"
 "#;
 
-/// The records that a way to change something leaves.
+/// The records that an operation leaves.
 enum Effect {
-    /// The way leaves no record that this test looks for, for this reason.
+    /// The test expects no record of the operation, for this reason.
     Nothing(&'static str),
-    /// The way leaves records of these actions. The test takes it by this change.
+    /// The operation leaves records of these actions. The test causes them by this change.
     Records(&'static [&'static str], Change),
 }
 
 use Effect::{Nothing, Records};
 
-/// A change that the test causes by calls, or by letting the time pass.
+/// A change that the test causes by calls, or by advancing the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
     Create,
@@ -66,9 +67,9 @@ enum Change {
     ExpireAndSweep,
 }
 
-/// Returns the records that a way leaves, or `None` for an unknown way.
-fn effect(way: &str) -> Option<Effect> {
-    Some(match way {
+/// Returns the records that an operation leaves, or `None` for an unknown operation.
+fn effect(operation: &str) -> Option<Effect> {
+    Some(match operation {
         // The protocol.
         "rpc CreateSession" => Records(&["session_created"], Change::Create),
         "rpc Refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
@@ -104,24 +105,26 @@ fn effect(way: &str) -> Option<Effect> {
         "use case session" | "use case sessions" | "use case list_keys" | "use case validate" => {
             Nothing("it reads")
         }
-        "use case written" | "use case wait" | "use case write" => Nothing("it is the audit"),
+        "use case written" | "use case wait" | "use case write" => {
+            Nothing("it writes the audit itself")
+        }
 
         // The background tasks.
         "task the sweeper" => Records(&["session_expired"], Change::ExpireAndSweep),
         "task the rotation of the keys" => {
             Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule)
         }
-        "task the end of revoked sessions" => {
+        "task the task that ends revoked sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
-        "task the look at certificates and callers" => {
+        "task the reload of certificates and callers" => {
             Nothing("tests/process/tls.rs looks for its records")
         }
         "task the renewal of the lease" => {
-            Nothing("it writes again what a failover lost, which was recorded")
+            Nothing("it rewrites revocations that a failover lost; they were recorded before")
         }
         "task the database engine" | "task the writer of the audit" => {
-            Nothing("it does what others ask for")
+            Nothing("it only does what calls and other tasks ask for")
         }
 
         // The contract of the store.
@@ -133,16 +136,18 @@ fn effect(way: &str) -> Option<Effect> {
         "store change_ring" => Records(&["key_rotated"], Change::RotateKey),
         "store record_expiries" => Records(&["session_expired"], Change::ExpireAndSweep),
         "store end_all_sessions" => {
-            Nothing("`restore` calls it: tests/process/audit.rs answers for that")
+            Nothing("only `restore` calls it, and tests/process/audit.rs tests that")
         }
         "store end_covered_sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
         "store delete_expired_revocations"
         | "store delete_old_sessions"
-        | "store delete_old_audit" => Nothing("what it deletes was over, and its end is recorded"),
+        | "store delete_old_audit" => {
+            Nothing("it deletes only what ended before, and the end was recorded")
+        }
         "store release_space" => Nothing("it moves what is stored, and changes none of it"),
-        "store append_audit" => Nothing("it is the audit"),
+        "store append_audit" => Nothing("it writes the audit itself"),
         "store session"
         | "store sessions"
         | "store unfinished"
@@ -164,38 +169,41 @@ fn between<'a>(text: &'a str, before: &str, after: char) -> Vec<&'a str> {
     text.split(before).skip(1).filter_map(|rest| rest.split(after).next()).collect()
 }
 
-/// Returns every way to change something, read from the protocol and the source of the service.
-fn ways() -> BTreeSet<String> {
-    let mut ways = BTreeSet::new();
+/// Returns every operation of the service, read from its protocol and its source.
+fn operations() -> BTreeSet<String> {
+    let mut operations = BTreeSet::new();
     let protocol = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
     let files = protocol.file.iter().filter(|file| file.package() == "countersign.v1");
     for method in files.flat_map(|file| &file.service).flat_map(|service| &service.method) {
-        ways.insert(format!("rpc {}", method.name()));
+        operations.insert(format!("rpc {}", method.name()));
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/authority");
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        ways.extend(
+        operations.extend(
             between(&text, "    pub async fn ", '(').iter().map(|name| format!("use case {name}")),
         );
     }
     let background = source("src/app/background.rs");
-    ways.extend(between(&background, "spawn(\"", '"').iter().map(|name| format!("task {name}")));
+    operations
+        .extend(between(&background, "spawn(\"", '"').iter().map(|name| format!("task {name}")));
     let store = source("src/store/mod.rs");
     let contract = store.split("pub trait Store").nth(1).unwrap();
-    ways.extend(between(contract, "    async fn ", '(').iter().map(|name| format!("store {name}")));
-    ways
+    operations
+        .extend(between(contract, "    async fn ", '(').iter().map(|name| format!("store {name}")));
+    operations
 }
 
 #[test]
 fn every_rpc_use_case_task_and_store_function_has_a_known_effect() {
-    let ways = ways();
+    let operations = operations();
     for kind in ["rpc ", "use case ", "task ", "store "] {
-        let count = ways.iter().filter(|way| way.starts_with(kind)).count();
+        let count = operations.iter().filter(|operation| operation.starts_with(kind)).count();
         assert!(count >= 5, "too few are found: {kind}{count}");
     }
-    let unknown: Vec<_> = ways.iter().filter(|way| effect(way).is_none()).collect();
+    let unknown: Vec<_> =
+        operations.iter().filter(|operation| effect(operation).is_none()).collect();
     assert!(unknown.is_empty(), "say in effect() which records they leave: {unknown:?}");
 }
 
@@ -204,7 +212,8 @@ async fn count(server: &Server, action: &str) -> i64 {
     server.home.database.count(&format!("audit WHERE action = '{action}'")).await
 }
 
-/// Returns the identifiers of an action's records in the log of all tests of this process.
+/// Returns the identifiers of an action's records in the log, which all tests of this process
+/// share.
 fn logged_ids(action: &str) -> BTreeSet<String> {
     let action = format!("action=\"{action}\"");
     let log = logged();
@@ -271,8 +280,8 @@ impl Change {
                 keys().revoke_key(RevokeKeyRequest { kid: listed[0].kid.clone() }).await.unwrap();
             }
             Self::RotateKeysBySchedule => {
-                // A key becomes active a day after the one before, which is dropped when its tokens
-                // have expired.
+                // A key becomes active a day after the previous key, which is dropped once its
+                // tokens have expired.
                 for action in ["key_rotated", "key_dropped"] {
                     let before = count(server, action).await;
                     server.clock.advance(seconds(86_400));
@@ -294,14 +303,14 @@ impl Change {
     }
 }
 
-/// Each change is made once, and must leave the records of all ways that it takes.
-pub async fn every_way_to_change_something_leaves_its_audit_records() {
+/// Each change is made once, and must leave the records of all operations that it uses.
+pub async fn every_operation_that_changes_something_leaves_its_audit_records() {
     capture();
     let server =
         Home::new(&format!("{SETTINGS}\n[sweeper]\nschedule = '* * * * * *'")).await.start().await;
     let mut changes: BTreeSet<(Change, String)> = BTreeSet::new();
-    for way in ways() {
-        match effect(&way) {
+    for operation in operations() {
+        match effect(&operation) {
             Some(Records(actions, change)) => {
                 changes.extend(actions.iter().map(|action| (change, (*action).to_owned())));
             }
@@ -351,9 +360,9 @@ pub async fn the_next_sweep_records_an_expired_session_with_the_time_of_its_expi
         swept.expired
     };
     clock.advance(seconds(301));
-    assert_eq!(sweep(&home).await, 0, "a replica whose clock is behind may refresh it yet");
+    assert_eq!(sweep(&home).await, 0, "a replica whose clock is behind may still refresh it");
     clock.advance(seconds(60));
-    assert_eq!([sweep(&home).await, sweep(&home).await], [1, 0], "once");
+    assert_eq!([sweep(&home).await, sweep(&home).await], [1, 0], "recorded once");
     let line = line_of_expiry(&idle.id()).unwrap();
     assert!(
         line.contains("reason=\"expired_idle\"") && line.contains(" at=2027-01-15T08:05:00.25Z"),
@@ -365,7 +374,7 @@ pub async fn the_next_sweep_records_an_expired_session_with_the_time_of_its_expi
     assert_eq!(home.database.count(rows).await, 1);
     assert_eq!(home.database.count("audit WHERE action = 'session_expired'").await, 1);
 
-    // Without a table, the line is still logged.
+    // If the audit table is disabled, the line is still logged.
     home = home.with("[audit]\ntable = false");
     clock.advance(seconds(15 * 86_400));
     assert_eq!(sweep(&home).await, 1);

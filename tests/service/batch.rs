@@ -21,7 +21,7 @@ fn about(token: &str) -> ValidateRequest {
     ValidateRequest { access_token: token.to_owned(), ..Default::default() }
 }
 
-pub async fn answers_come_in_the_order_of_the_questions_and_are_those_of_validate() {
+pub async fn batch_answers_are_in_the_order_of_the_requests_and_equal_those_of_validate() {
     let server = Server::start().await;
     let mut requests = vec![];
     for n in 0..64 {
@@ -56,7 +56,7 @@ pub async fn answers_come_in_the_order_of_the_questions_and_are_those_of_validat
     }
 }
 
-pub async fn a_batch_has_1_to_256_questions() {
+pub async fn a_batch_has_1_to_256_requests() {
     let server = Server::start().await;
     let token = server.sign_in("alice").await.access;
     let answers = ask(&server, vec![about(&token); 256]).await.unwrap().responses;
@@ -69,7 +69,7 @@ pub async fn a_batch_has_1_to_256_questions() {
     }
 }
 
-pub async fn a_wrong_field_is_named_with_its_place_in_the_batch() {
+pub async fn an_invalid_field_is_named_with_its_index_in_the_batch() {
     let server = Server::start().await;
     let token = server.sign_in("alice").await.access;
     for (wrong, field) in [

@@ -1,5 +1,5 @@
 //! Tests of the permissions of callers: which calls each role may make, and for whose sessions. The
-//! expected answers repeat the rules of the code on purpose.
+//! expected outcomes are written down here a second time on purpose, independently of the code.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,8 @@ use countersign_test_support::{
 };
 
 const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
-/// The tenant to which a caller is limited: none, that of the sessions, or another one.
+/// The tenant to which a caller is limited. An empty text is no limit; the sessions of these tests
+/// belong to `acme`.
 const REACHES: [&str; 3] = ["", "acme", "other"];
 
 const CALLS: [&str; 21] = [
@@ -59,7 +60,7 @@ pub fn caller(name: &str, lines: &str) -> (String, String) {
     (key.reveal().to_owned(), stanza)
 }
 
-/// Returns "OK", or the reason of the error.
+/// Returns "OK", or the reason of the error, or the status code of an error that has no reason.
 fn outcome<T>(answer: Result<T, Status>) -> String {
     match answer {
         Ok(_) => "OK".to_owned(),
@@ -148,7 +149,7 @@ async fn unknown_call(server: &Server, key: &str) -> String {
     outcome(client.unary(Request::new(()), path, codec).await)
 }
 
-/// Returns the outcome that the contract demands.
+/// Returns the outcome that a call must have for a caller of this role, limited to this tenant.
 fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     let may: &[&str] = match role {
         "issuer" => &["CreateSession", "Refresh", "GetSession", "ListSessions"],
@@ -183,7 +184,7 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     }
 }
 
-pub async fn each_role_may_do_only_what_the_contract_allows_to_sessions_of_its_tenants() {
+pub async fn each_role_may_make_only_its_own_calls_and_only_for_sessions_of_its_tenants() {
     let (mut settings, mut keys) = (String::new(), vec![]);
     for role in ROLES {
         for reach in REACHES {
@@ -225,7 +226,8 @@ pub async fn each_role_may_do_only_what_the_contract_allows_to_sessions_of_its_t
                 writeln!(wrong, "{call} by {role} of {reach:?}: {is}, not {should_be}").unwrap();
             }
             if is == "OK" {
-                // The call may have changed or ended this session, as it was allowed to.
+                // The allowed call may have changed or ended the session, so the next one gets
+                // another.
                 session = sign_in().await;
             } else {
                 assert_eq!(
@@ -276,7 +278,7 @@ pub async fn an_unknown_caller_gets_the_same_answer_whatever_its_key_and_its_req
     assert_eq!(server.rows().await.sessions, 0);
 }
 
-pub async fn a_caller_limited_to_audiences_creates_and_validates_tokens_for_them_alone() {
+pub async fn a_caller_limited_to_audiences_creates_and_validates_tokens_for_those_alone() {
     let audiences = "audiences = [\"https://orders.test\", \"https://stock.test\"]";
     let (issuer, first) = caller("issuer", &format!("roles = [\"issuer\"]\n{audiences}"));
     let (validator, second) =
@@ -316,7 +318,7 @@ pub async fn a_caller_limited_to_audiences_creates_and_validates_tokens_for_them
     assert_eq!(validate(&both).await, (true, InactiveReason::Unspecified));
     assert_eq!(validate(&stock).await, (false, InactiveReason::WrongAudience));
 
-    // The issuer cannot refresh a session that has an audience beyond its own.
+    // The issuer cannot refresh a session that has an audience outside the limit of the issuer.
     let beyond = create(&admin, &["https://orders.test", "https://x.test"]).await.unwrap();
     let exchange = |session: &SignedIn| RefreshRequest {
         refresh_token: session.refresh.clone(),
@@ -331,8 +333,9 @@ pub async fn a_caller_limited_to_audiences_creates_and_validates_tokens_for_them
     );
 }
 
-/// A request id is found again by any caller, and the answer to a repeated request contains tokens.
-pub async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_audiences() {
+/// The service finds a used request id whichever caller sends it, and answers a repeated request
+/// with tokens. A caller must not get tokens for other audiences in this way.
+pub async fn a_caller_that_sends_the_request_id_of_another_gets_no_tokens_for_other_audiences() {
     let (admin, first) = caller("admin", "roles = [\"admin\"]");
     let (limited, second) =
         caller("issuer", "roles = [\"issuer\"]\naudiences = [\"https://orders.test\"]");

@@ -1,5 +1,5 @@
-//! Tests with a wall clock that jumps: a revoked token must stay revoked, and no entry may be
-//! deleted too early.
+//! Tests with a wall clock that jumps: a revoked token must stay revoked, and no blacklist entry
+//! may be deleted too early.
 
 use countersign::{app, clock::Clock, domain::time::Timestamp, proto::InactiveReason};
 use countersign_test_support::server::{
@@ -18,13 +18,13 @@ fn end_of_second(instant: Timestamp) -> Timestamp {
     instant.floor_to_second().plus(seconds(1) - TICK)
 }
 
-pub async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
+pub async fn a_revoked_token_stays_inactive_if_the_clock_goes_back_after_a_sweep() {
     let server = home_before_a_sweep().await.start().await;
     let start = server.clock.now();
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.revoke(of_token(&session.access)).await.unwrap();
 
-    // The token expires after 60 s, and its entry is kept for a margin of 60 s.
+    // The token expires after 60 s, and its entry is kept for another 60 s.
     server.clock.advance(seconds(200));
     assert_eq!(server.store.whole_sweep().await, server.clock.now());
     assert_eq!(server.rows().await.blacklist, 0, "the entry is gone");
@@ -40,7 +40,7 @@ pub async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active(
     );
 }
 
-pub async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
+pub async fn a_blacklist_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
     let server = home_before_a_sweep().await.start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.revoke(of_token(&session.access)).await.unwrap();
@@ -53,7 +53,7 @@ pub async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-pub async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing() {
+pub async fn the_sweeper_deletes_nothing_while_the_clock_is_briefly_an_hour_ahead() {
     let server = home_before_a_sweep().await.start().await;
     let start = server.clock.now();
     let session = server.create(request_under("short", "alice")).await.unwrap();
@@ -71,7 +71,7 @@ pub async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing
     assert_eq!(server.verdict(&live.access).await, Ok(()));
 }
 
-pub async fn a_session_revoked_after_the_clock_went_back_stays_revoked_when_it_is_right_again() {
+pub async fn a_session_revoked_after_the_clock_went_back_stays_revoked_once_the_clock_is_right() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.clock.jump_to(START.minus(seconds(3600)));
@@ -101,7 +101,7 @@ pub async fn a_tenant_revoked_after_the_clock_went_back_loses_all_earlier_sessio
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-pub async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept() {
+pub async fn ended_sessions_are_deleted_after_their_retention_and_live_ones_are_kept() {
     let server = Server::start().await;
     let over = server.create(request_under("short", "alice")).await.unwrap();
     let live = server.sign_in("bob").await;
@@ -118,8 +118,9 @@ pub async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_ke
     assert!(server.session(&live.id()).await.is_ok());
 }
 
-/// A shared database tells the time, so there the sweep does not depend on this machine's clock.
-pub async fn a_sweep_by_command_does_not_trust_a_clock_that_does_not_fit_the_newest_row() {
+/// On a shared database, the sweep takes the time from the database, so it does not depend on this
+/// machine's clock.
+pub async fn the_sweep_command_refuses_a_clock_that_is_far_from_the_time_of_the_newest_row() {
     let server = Server::start().await;
     server.sign_in("alice").await;
     let home = server.stop().await;

@@ -126,7 +126,7 @@ pub async fn a_request_may_only_shorten_the_limits_of_the_policy() {
     }
 }
 
-pub async fn an_authentication_in_the_future_is_refused_beyond_the_leeway() {
+pub async fn an_authentication_further_in_the_future_than_the_leeway_is_refused() {
     let server = Server::start().await;
     let with =
         |instant| CreateSessionRequest { authenticated_at: Some(instant), ..request("alice") };
@@ -139,7 +139,7 @@ pub async fn an_authentication_in_the_future_is_refused_beyond_the_leeway() {
     }
 }
 
-pub async fn claims_come_back_in_the_full_view_only() {
+pub async fn validate_returns_claims_only_in_the_full_view() {
     let server = Server::start().await;
     let list = ListValue {
         values: vec![1.0.into(), "two".to_owned().into(), Value { kind: Some(Kind::NullValue(0)) }],
@@ -208,7 +208,7 @@ pub async fn every_access_token_of_a_session_has_exactly_the_claims_of_its_creat
     assert_eq!(Session { etag, ..shown }, first.session, "the clock has stood still");
 }
 
-pub async fn an_integer_that_a_double_cannot_tell_from_its_neighbours_is_refused_at_any_depth() {
+pub async fn an_integer_that_a_double_cannot_represent_exactly_is_refused_at_any_depth() {
     let server = Server::start().await;
     for number in [9_007_199_254_740_992.0, -9_007_199_254_740_992.0, 1e16, 1e300, f64::MAX] {
         let number = Value::from(number);
@@ -257,7 +257,7 @@ pub async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
     assert_eq!(server.rows().await.sessions, 1);
 }
 
-pub async fn a_token_that_validate_would_not_read_is_not_issued() {
+pub async fn a_token_too_long_for_validate_is_not_issued() {
     let server = Server::start().await;
     let texts = |length: usize, count: usize| vec!["x".repeat(length); count];
     let huge = CreateSessionRequest {
@@ -269,7 +269,7 @@ pub async fn a_token_that_validate_would_not_read_is_not_issued() {
     assert_eq!(server.rows().await.sessions, 0);
 }
 
-pub async fn the_same_request_id_yields_the_same_session_even_at_once() {
+pub async fn repeated_requests_with_one_id_yield_the_same_session_even_if_concurrent() {
     let server = Server::start().await;
     let once = CreateSessionRequest { request_id: "once".to_owned(), ..request("alice") };
     let answers = join_all((0..16).map(|_| server.create(once.clone()))).await;
@@ -297,13 +297,13 @@ pub async fn the_same_request_id_yields_the_same_session_even_at_once() {
     assert_eq!(
         refused(server.create(once.clone()).await),
         Refusal::field("request_id"),
-        "the client has its tokens"
+        "the client used its tokens, so it received them"
     );
     server.revoke(countersign_test_support::server::of_token(&next.access)).await.unwrap();
     assert_eq!(refused(server.create(once).await), Refusal::unauthenticated("SESSION_REVOKED"));
 }
 
-pub async fn another_request_or_another_callers_with_the_same_id_is_refused_and_changes_nothing() {
+pub async fn a_request_id_used_by_another_request_or_caller_is_refused_and_changes_nothing() {
     let (login, first) = caller("login", "roles = [\"issuer\"]");
     let (other, second) = caller("other", "roles = [\"issuer\"]");
     let (admin, third) = caller("admin", "roles = [\"admin\"]");
@@ -373,7 +373,8 @@ pub async fn another_request_or_another_callers_with_the_same_id_is_refused_and_
     repeats(&once).await;
     repeats(&CreateSessionRequest { device: Some(Device::default()), ..once.clone() }).await;
 
-    // A version without fingerprints left them NULL. Then only subject and client are compared.
+    // Earlier versions stored no fingerprint of the request. For a row of theirs, only subject and
+    // client are compared.
     server.home.database.execute("UPDATE sessions SET request_fingerprint = NULL").await;
     repeats(&CreateSessionRequest { scopes: vec![], ..once.clone() }).await;
     let bobs = CreateSessionRequest { subject: "bob".to_owned(), ..once.clone() };
@@ -386,14 +387,14 @@ pub async fn another_request_or_another_callers_with_the_same_id_is_refused_and_
     assert_eq!(
         refused(create(&other, &twice).await),
         Refusal::request_id_reused(),
-        "also after its end"
+        "also after the end of the session"
     );
 
     let home = server.stop().await;
     assert_eq!(home.database.count("audit WHERE action = 'session_created'").await, 2);
 }
 
-pub async fn only_one_of_several_concurrent_requests_with_one_id_is_answered() {
+pub async fn of_two_different_concurrent_requests_with_one_id_only_one_succeeds() {
     let server = Server::start().await;
     for round in 0..4 {
         let ask = |n: usize| CreateSessionRequest {
@@ -453,7 +454,7 @@ pub async fn a_new_session_over_the_quota_is_refused_if_the_policy_says_so() {
     let create = || server.create(request_under("refusing", "alice"));
     let answers = join_all((0..8).map(|_| create())).await;
     let (good, refusals): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    assert_eq!((good.len(), server.rows().await.sessions), (2, 2), "also at once");
+    assert_eq!((good.len(), server.rows().await.sessions), (2, 2), "also for concurrent requests");
     for refusal in refusals {
         assert_eq!(refused(refusal), Refusal::quota("SESSION_QUOTA_EXCEEDED", "policy:refusing"));
     }

@@ -32,7 +32,7 @@ pub async fn calls_report_a_failing_database_and_validate_still_answers() {
         let list = server.client().list_sessions(ListSessionsRequest::default()).await;
         assert!(
             !list.as_ref().unwrap_err().message().contains("secret"),
-            "what the database says stays inside"
+            "the error text of the database is not shown to callers"
         );
         assert_eq!(refused(list), expected);
 
@@ -95,7 +95,7 @@ pub async fn writes_wait_for_a_locked_database_while_reads_and_validate_go_on() 
     let revoking = tokio::spawn(async move { client.revoke(of_token(&token)).await });
     for _ in 0..10 {
         assert_eq!(server.verdict(&good.access).await, Ok(()));
-        assert!(server.session(&bad.id()).await.unwrap().ended_at.is_none(), "and so do reads");
+        assert!(server.session(&bad.id()).await.unwrap().ended_at.is_none(), "reads go on, too");
     }
     assert!(!revoking.is_finished());
     drop(held);
@@ -103,13 +103,13 @@ pub async fn writes_wait_for_a_locked_database_while_reads_and_validate_go_on() 
     assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
 }
 
-/// Writes a value into alice's rows, possibly one that the service never writes.
+/// Sets `on_refresh` in alice's rows, possibly to a value that the service never writes.
 async fn set_on_refresh_of_alice(server: &Server, value: &str) {
     let sql = format!("UPDATE sessions SET on_refresh = '{value}' WHERE subject = 'alice'");
     server.home.database.execute(&sql).await;
 }
 
-pub async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else() {
+pub async fn a_damaged_row_fails_only_the_calls_that_need_it() {
     let server = Server::start().await;
     let [damaged, intact] = [server.sign_in("alice").await, server.sign_in("bob").await];
     set_on_refresh_of_alice(&server, "perhaps").await;
@@ -136,7 +136,7 @@ pub async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else(
     assert_eq!(server.revoke(of_token(&damaged.access)).await.unwrap(), 1);
 }
 
-pub async fn a_damaged_row_keeps_no_session_of_a_revoked_tenant_from_ending() {
+pub async fn the_sessions_of_a_revoked_tenant_end_even_if_one_row_is_damaged() {
     let server = Server::start().await;
     let sessions = [server.sign_in("alice").await, server.sign_in("bob").await];
     set_on_refresh_of_alice(&server, "perhaps").await;
@@ -147,5 +147,5 @@ pub async fn a_damaged_row_keeps_no_session_of_a_revoked_tenant_from_ending() {
     };
     eventually("the other session ends", async || ended(&sessions[1]).await).await;
     set_on_refresh_of_alice(&server, "keep_access_token").await;
-    assert_eq!(ended(&sessions[0]).await, Some(()), "and so has the damaged one");
+    assert_eq!(ended(&sessions[0]).await, Some(()), "the session of the damaged row ends, too");
 }

@@ -34,7 +34,7 @@ fn with(set: Set, text: &str) -> CreateSessionRequest {
     request
 }
 
-pub async fn a_text_has_as_many_bytes_as_its_limit_and_not_one_more() {
+pub async fn a_text_may_have_as_many_bytes_as_its_limit_and_not_one_more() {
     let server = Server::start().await;
     for (path, limit, _, set) in TEXTS {
         assert!(server.create(with(set, &"x".repeat(limit))).await.is_ok(), "{path}");
@@ -48,7 +48,7 @@ pub async fn a_text_has_as_many_bytes_as_its_limit_and_not_one_more() {
     }
 }
 
-pub async fn a_text_holds_no_control_character_and_is_empty_only_where_it_may_be() {
+pub async fn control_characters_are_refused_and_empty_texts_only_where_a_value_is_required() {
     let server = Server::start().await;
     for (path, _, may_be_empty, set) in TEXTS {
         for text in ["a\nb", "\0", "\u{7f}", "\u{9b}"] {
@@ -67,7 +67,7 @@ pub async fn a_text_holds_no_control_character_and_is_empty_only_where_it_may_be
     }
 }
 
-pub async fn a_list_has_as_many_entries_as_its_limit_and_not_one_more() {
+pub async fn a_list_may_have_as_many_entries_as_its_limit_and_not_one_more() {
     let server = Server::start().await;
     for (path, limit, repeat) in LISTS {
         let mut request = request("alice");
@@ -78,7 +78,7 @@ pub async fn a_list_has_as_many_entries_as_its_limit_and_not_one_more() {
     }
 }
 
-pub async fn scopes_and_policies_have_a_form() {
+pub async fn an_invalid_scope_or_policy_name_is_refused() {
     let server = Server::start().await;
     for scope in ["a b", "a\"b", "a\\b", "é"] {
         let request = CreateSessionRequest { scopes: vec![scope.to_owned()], ..request("alice") };
@@ -90,7 +90,7 @@ pub async fn scopes_and_policies_have_a_form() {
     );
 }
 
-/// The user agent, the address and the label of devices, as they are sent and as they are kept.
+/// The user agent, the address and the label of devices, as they are sent and as they are stored.
 const DEVICES: [([&str; 3], [&str; 3]); 12] = [
     (["curl/8", "203.0.113.7", "Zoë's phone"], ["curl/8", "203.0.113.7", "Zoë's phone"]),
     (["", "2001:DB8::1", ""], ["", "2001:DB8::1", ""]),
@@ -111,7 +111,7 @@ fn device(texts: [&str; 3]) -> Device {
     Device { user_agent, ip_address, label }
 }
 
-pub async fn no_device_text_is_refused_and_the_answer_has_the_text_that_was_kept() {
+pub async fn device_texts_are_never_refused_and_the_answer_shows_them_as_they_were_stored() {
     let server = Server::start().await;
     let (long_agent, long_label) = ("x".repeat(513), "é".repeat(65));
     let long = ([&*long_agent, "", &*long_label], [&long_agent[..512], "", &long_label[..128]]);
@@ -133,8 +133,8 @@ pub async fn no_device_text_is_refused_and_the_answer_has_the_text_that_was_kept
 }
 
 /// The address of a device may include a port, and a client that sends its call again over another
-/// connection has another port. The port is not kept, so the request counts as the same.
-pub async fn a_repeated_request_is_the_same_if_what_is_kept_of_its_device_is() {
+/// connection has another port. The port is not stored, so the request counts as the same.
+pub async fn requests_that_differ_only_in_the_port_of_the_device_count_as_repeated() {
     let server = Server::start().await;
     let from = |address: &str| CreateSessionRequest {
         device: Some(device(["\tcurl/8", address, ""])),

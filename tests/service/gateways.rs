@@ -152,7 +152,8 @@ pub async fn check_as(server: &Server, key: &str, token: &str) -> Result<bool, S
     Ok(matches!(answer.http_response, Some(HttpResponse::OkResponse(_))))
 }
 
-/// Asks the same over HTTP, and returns the outcome in the words of gRPC.
+/// Asks over HTTP whether a request with this token may pass, and returns the outcome as
+/// [`in_words_of_grpc`] words it.
 pub async fn forward_auth_as(server: &Server, key: &str, token: &str) -> String {
     let authorization = format!("Bearer {token}");
     let mut headers = vec![("authorization", &*authorization)];
@@ -161,7 +162,7 @@ pub async fn forward_auth_as(server: &Server, key: &str, token: &str) -> String 
     in_words_of_grpc(answer.status, &answer.body)
 }
 
-/// Posts a form with a token, and returns the outcome in the words of gRPC.
+/// Posts a form with a token, and returns the outcome as [`in_words_of_grpc`] words it.
 pub async fn oauth_as(server: &Server, key: &str, path: &str, token: &str) -> String {
     let authorization = format!("Bearer {key}");
     let headers = [("authorization", &*authorization)];
@@ -170,7 +171,7 @@ pub async fn oauth_as(server: &Server, key: &str, path: &str, token: &str) -> St
     in_words_of_grpc(answer.status, &answer.body)
 }
 
-/// Translates an answer over HTTP to the words in which `callers` expects outcomes.
+/// Translates an answer over HTTP to the word that the tests in `callers` expect for this outcome.
 fn in_words_of_grpc(status: u16, body: &str) -> String {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
     let no_session =
@@ -312,7 +313,7 @@ pub async fn both_kinds_of_gateways_get_the_same_answers() {
     };
     for (outcome, by_envoy, over_http) in [
         // The third request that passes over HTTP has an unknown header, `X-Countersign-scopes`,
-        // which is no demand.
+        // which does not count as a demand.
         ("passed", 1.0, 3.0),
         ("no_credential", 1.0, 1.0),
         ("revoked", 1.0, 2.0),
@@ -329,7 +330,7 @@ pub async fn both_kinds_of_gateways_get_the_same_answers() {
     }
 }
 
-pub async fn envoy_may_send_whatever_its_protocol_allows() {
+pub async fn checks_are_answered_in_every_form_in_which_envoy_may_send_them() {
     let server = Home::new("[gateway]\ncookie = \"session\"").await.start().await;
     let session = sign_in(&server, |_| ()).await;
     let token = &*session.access;
@@ -421,7 +422,7 @@ pub async fn envoy_may_send_whatever_its_protocol_allows() {
         try_check(&server, asking(beyond, &[])).await.unwrap_err().code(),
         Code::InvalidArgument
     );
-    assert_eq!(check(&server, bearer(token), &[]).await.status, 200, "the service goes on");
+    assert_eq!(check(&server, bearer(token), &[]).await.status, 200, "the service still answers");
 }
 
 pub async fn the_application_gets_the_verified_identity_and_no_header_that_the_client_forged() {
@@ -457,14 +458,14 @@ pub async fn the_application_gets_the_verified_identity_and_no_header_that_the_c
     assert_eq!(answer.header("cookie"), Some("a=b; c=d"), "the token is removed from both");
     assert_eq!(answer.removed, ["authorization", "x-acr", "x-plan"]);
 
-    // Over HTTP, a header without a claim is sent empty, because the gateway copies the headers
-    // from this answer and cannot be told to remove one.
+    // Over HTTP, a header whose claim is missing is sent empty, because the gateway copies the
+    // headers from this answer and cannot be told to remove a header.
     let answer =
         forward_auth(&server, "", &[("authorization", &authorization), ("x-plan", "gold")]).await;
     assert_eq!((answer.header("x-user"), answer.header("x-plan")), (Some("alice"), Some("")));
 }
 
-pub async fn no_claim_breaks_a_header() {
+pub async fn claim_values_are_encoded_so_that_they_cannot_break_a_header() {
     let settings =
         "[gateway]\nmax_header_bytes = 256\n[gateway.headers]\nX-Note = \"note\"\nX-User = \"sub\"";
     let server = Home::new(settings).await.start().await;
@@ -505,7 +506,7 @@ pub async fn no_claim_breaks_a_header() {
     assert_eq!(
         (answer.status, answer.header("www-authenticate")),
         (403, None),
-        "no other token would help"
+        "the client is not asked for another token, which would not help"
     );
     assert!(
         answer.body.contains("x-note") && answer.body.contains("max_header_bytes"),
@@ -519,7 +520,7 @@ pub async fn no_claim_breaks_a_header() {
     assert_eq!(check(&server, bearer(&with_note(&"x".repeat(256)).await), &[]).await.status, 200);
 }
 
-pub async fn the_path_and_query_of_the_client_after_the_prefix_make_no_demands() {
+pub async fn the_path_and_query_of_the_client_after_the_prefix_are_not_read_as_demands() {
     let server = Server::start().await;
     let session = sign_in(&server, |_| ()).await;
     let authorization = format!("Bearer {}", session.access);
@@ -703,8 +704,8 @@ pub async fn callers_over_http_must_be_known_and_may_do_no_more_than_over_grpc()
     let answer = server.client_with(&admin).validate(question).await.unwrap();
     assert!(answer.get_ref().active, "nothing was revoked");
 
-    // The gateway's own key has a header of its own, since `authorization` holds the token of the
-    // request.
+    // The gateway sends its own key in a separate header, since `authorization` holds the token of
+    // the request.
     let authorization = bearer(&session.access);
     let own = |key: &'static str| {
         [("authorization", authorization.clone()), ("x-countersign-key", key.to_owned())]
@@ -736,7 +737,7 @@ pub async fn callers_over_http_must_be_known_and_may_do_no_more_than_over_grpc()
     ];
     assert_eq!(forward_auth(&server, "", &twice).await.status, 403);
 
-    // An admin may revoke, here authenticated by Basic.
+    // An admin may revoke. It authenticates by Basic here.
     assert_eq!(oauth("/oauth2/revoke", &basic("admin", &admin)).await.status, 200);
     assert_eq!(
         json_of(&oauth("/oauth2/introspect", &bearer(&validator)).await),
@@ -748,7 +749,7 @@ pub async fn callers_over_http_must_be_known_and_may_do_no_more_than_over_grpc()
     }
     assert!(
         logged.contains("introspection") && logged.contains("forward-auth"),
-        "who was denied is recorded"
+        "the denied callers are recorded"
     );
 }
 

@@ -1,5 +1,5 @@
-//! Tests of health, of reflection, of the time before the blacklist is loaded, and of an orderly
-//! stop.
+//! Tests of the health service, of reflection, of calls before the blacklist is loaded, and of a
+//! graceful shutdown.
 
 use countersign::proto::{InactiveReason, ValidateRequest};
 use countersign_test_support::{
@@ -47,7 +47,7 @@ pub async fn validate_is_refused_until_the_blacklist_is_loaded() {
     assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
 }
 
-pub async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
+pub async fn a_revocation_is_not_acknowledged_before_its_entry_is_in_the_index() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let server = server.stop().await.launch(|store| store.feed.shut()).await;
@@ -59,7 +59,7 @@ pub async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
         })
     };
     let first = revoke();
-    // Once its row is visible, the revocation is committed. It must not be answered all the same,
+    // Once the row is visible, the revocation is committed. The call must still not be answered,
     // however many other calls are answered meanwhile.
     eventually("the row is there", async || (server.rows().await.blacklist == 1).then_some(()))
         .await;
@@ -109,7 +109,7 @@ pub async fn a_call_in_flight_at_the_signal_is_finished_and_answered() {
     server.store.creations.held().await;
     let mut watch = server.watch_health("").await;
     server.shutdown.soft.cancel();
-    // The watch ends when the server takes no new calls any more.
+    // The server ends the watch when it stops accepting calls.
     while next_status(&mut watch).await.is_some() {}
     assert!(!call.is_finished() && !server.running.is_finished());
     server.store.creations.open();

@@ -46,7 +46,7 @@ pub async fn the_service_is_live_but_not_ready_while_it_finishes_calls_after_the
     server.store.creations.held().await;
     let mut watch = server.watch_health("").await;
     server.shutdown.soft.cancel();
-    // The watch ends when the gRPC port takes no new calls any more.
+    // The server ends the watch when the gRPC port stops accepting calls.
     while next_status(&mut watch).await.is_some() {}
     assert_eq!(get(server.http, "/livez").await.status, 200);
     assert_eq!(ready(&server).await, (503, "stopping\n".to_owned()));
@@ -60,7 +60,11 @@ pub async fn the_service_is_live_but_not_ready_while_it_finishes_calls_after_the
 pub async fn an_idle_connection_does_not_keep_the_service_from_stopping() {
     let server = Server::start().await;
     let idle = tokio::net::TcpStream::connect(server.http).await.unwrap();
-    assert_eq!(get(server.http, "/livez").await.status, 200, "the idle one was accepted before");
+    assert_eq!(
+        get(server.http, "/livez").await.status,
+        200,
+        "the idle connection was accepted before"
+    );
     server.stop().await;
     drop(idle);
 }
@@ -90,10 +94,10 @@ pub async fn unknown_paths_are_not_found_and_read_only_paths_refuse_other_method
     }
 }
 
-pub async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
+pub async fn a_request_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
     let server = Server::start().await;
-    // The head is no longer than what the service reads. If the service closed the connection with
-    // bytes still unread, the answer could be lost.
+    // The heads are no longer than what the service reads of a head. If the service closed the
+    // connection while bytes were still unread, the answer could be lost.
     let start = "GET /livez HTTP/1.1\r\nhost: a\r\nx: ";
     let long = start.to_owned() + &"x".repeat((64 << 10) - start.len());
     let many = format!("GET /livez HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));
@@ -107,7 +111,27 @@ pub async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answere
 }
 
 /// Checks those rules of the OpenMetrics specification that monitoring relies on.
-pub async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
+/// The labels that metrics may have. The values of all of them come from fixed lists.
+const LABELS: [&str; 16] = [
+    "code",
+    "kind",
+    "le",
+    "method",
+    "operation",
+    "outcome",
+    "purpose",
+    "queue",
+    "reason",
+    "result",
+    "route",
+    "service",
+    "side",
+    "state",
+    "table",
+    "version",
+];
+
+pub async fn metrics_follow_openmetrics_and_each_metric_has_a_description() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.revoke(of_token(&session.access)).await.unwrap();
@@ -129,14 +153,9 @@ pub async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
         let (name, labels) = name.split_once('{').unwrap_or((name, ""));
         assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
         for label in labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()) {
-            assert!(
-                ["kind=", "outcome=", "reason=", "side=", "le="]
-                    .iter()
-                    .any(|known| label.starts_with(known)),
-                "{line}"
-            );
+            assert!(LABELS.iter().any(|known| label.starts_with(&format!("{known}="))), "{line}");
         }
-        let family = ["_total", "_sum", "_count", "_bucket"]
+        let family = ["_total", "_sum", "_count", "_bucket", "_info"]
             .iter()
             .find_map(|suffix| name.strip_suffix(suffix));
         let family =
@@ -146,7 +165,10 @@ pub async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
             described.get(&(family, "HELP")).is_some_and(|help| help.ends_with('.')),
             "no HELP of {line}"
         );
-        assert!(family.starts_with("countersign_"), "{line}");
+        assert!(
+            ["countersign_", "process_"].iter().any(|known| family.starts_with(known)),
+            "{line}"
+        );
         assert_eq!(*kind == "counter", name.ends_with("_total"), "{line}");
         samples += 1;
     }
@@ -204,7 +226,7 @@ pub async fn metrics_show_an_unacknowledged_revocation_and_count_it_if_its_calle
 }
 
 /// Some scrapers read nothing but the older text format of Prometheus.
-pub async fn metrics_have_the_older_format_for_those_who_prefer_it() {
+pub async fn metrics_have_the_older_text_format_for_scrapers_that_prefer_it() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.revoke(of_token(&session.access)).await.unwrap();

@@ -1,5 +1,5 @@
-//! Tests of the reasons that Validate gives for inactive tokens, and that it changes nothing.
-//! Forged tokens are tested in `bad_input/jwt.rs`.
+//! Tests of the reasons that Validate gives for inactive tokens. They also check that Validate
+//! changes nothing. Forged tokens are tested in `bad_input/jwt.rs`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::proto::{
@@ -13,8 +13,8 @@ use countersign_test_support::{
 };
 use serde_json::json;
 
-/// Checks that each of the tokens is inactive for its reason, that no row is added by asking, and
-/// that the good session's tokens stay good.
+/// Checks that each of the tokens is inactive for the given reason, that Validate adds no row, and
+/// that the tokens of the good session stay valid.
 async fn each_is_inactive(server: &Server, good: &SignedIn, tokens: Vec<(String, InactiveReason)>) {
     let rows = server.rows().await;
     for (token, reason) in tokens {
@@ -29,7 +29,7 @@ async fn each_is_inactive(server: &Server, good: &SignedIn, tokens: Vec<(String,
     assert!(server.refresh(&good.refresh).await.is_ok());
 }
 
-pub async fn the_time_of_a_token_ends_and_begins_at_the_second() {
+pub async fn the_validity_of_a_token_begins_and_ends_exactly_to_the_second() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let forge = Forge::of(&server).await;
@@ -44,7 +44,7 @@ pub async fn the_time_of_a_token_ends_and_begins_at_the_second() {
         (json!({ "exp": now + 3600 }), Ok(()), "the longest lifetime"),
         (json!({ "exp": now + 3601 }), Err(Malformed), "a longer one"),
         (json!({ "iat": now - 3599, "exp": now + 1 }), Ok(()), "the last second"),
-        (json!({ "iat": now - 600, "exp": now }), Err(Expired), "the second after it"),
+        (json!({ "iat": now - 600, "exp": now }), Err(Expired), "the second after the last one"),
     ] {
         assert_eq!(server.verdict(&forge.resign(&good.access, changes)).await, expected, "{why}");
     }
@@ -81,7 +81,7 @@ pub async fn a_bit_flipped_anywhere_makes_a_token_inactive() {
     assert_eq!(server.verdict(&good.access).await, Ok(()));
 }
 
-pub async fn a_refresh_token_is_no_access_token() {
+pub async fn a_refresh_token_is_not_accepted_as_an_access_token() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let token = good.refresh.clone();
@@ -89,7 +89,7 @@ pub async fn a_refresh_token_is_no_access_token() {
         .await;
 }
 
-pub async fn a_token_of_another_service_names_an_unknown_key_even_if_it_has_the_same_issuer() {
+pub async fn a_token_of_another_service_with_the_same_issuer_is_rejected_for_its_unknown_key() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let other = Server::start().await.sign_in("alice").await;

@@ -1,5 +1,5 @@
-//! Tests of the keys: they are published ahead, rotated by schedule and by hand, revoked and
-//! dropped; and of the endpoints that show them.
+//! Tests of the keys, which are published before they are used, rotated by schedule and by hand,
+//! revoked and dropped, and of the endpoints that publish them.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Settings under which keys rotate within minutes, and access tokens outlive some of them. The
-/// service looks for due rotations ten times within `publish_ahead` of real time.
+/// Settings under which keys rotate within minutes, and an access token is valid for longer than
+/// its key signs. The service looks for due rotations every tenth of `publish_ahead`, in real time.
 const FAST: &str = r#"
 [tokens]
 max_access_token_ttl = "600s"
@@ -46,11 +46,12 @@ fn reason(status: &Status) -> String {
     status.get_details_error_info().unwrap().reason
 }
 
-pub async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_after() {
+pub async fn the_next_key_is_published_before_it_signs_and_the_previous_key_is_accepted_afterwards()
+{
     let server = Home::new(FAST).await.start().await;
     let [first, second] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
-    assert_eq!(server.published().await.len(), 2, "the next one is published");
+    assert_eq!(server.published().await.len(), 2, "the next key is published");
     let before = server.sign_in("alice").await;
     assert_eq!(kid(&before.access), first);
 
@@ -59,7 +60,7 @@ pub async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepte
     let third = server.signing(KeyState::Pending).await.kid;
     let mut expected = [first.clone(), second.clone(), third.clone()];
     expected.sort();
-    eventually("the next but one is published", async || {
+    eventually("the key after the next is published", async || {
         let mut published = server.published().await;
         published.sort();
         (published == expected).then_some(())
@@ -88,7 +89,7 @@ pub async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepte
     assert_eq!(server.verdict(&before.access).await, Err(InactiveReason::UnknownKey));
 }
 
-pub async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one() {
+pub async fn a_rotation_by_hand_is_refused_until_every_verifier_may_know_the_next_key() {
     let server = Server::start().await;
     let next = server.signing(KeyState::Pending).await.kid;
     let early = server.rotate(KeyPurpose::AccessToken, false).await.unwrap_err();
@@ -116,7 +117,7 @@ pub async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one(
     assert_eq!(server.published().await.len(), 64);
 }
 
-pub async fn tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on() {
+pub async fn tokens_of_a_revoked_key_are_inactive_and_their_sessions_stay_live() {
     let server = Server::start().await;
     let [leaked, next] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
@@ -128,7 +129,7 @@ pub async fn tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on() {
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
     assert!(!server.published().await.contains(&leaked));
     let again = server.revoke_key(&leaked).await.unwrap();
-    assert_eq!(again, revoked, "the second time changes nothing");
+    assert_eq!(again, revoked, "a second revocation changes nothing");
 
     let refreshed = server.refresh(&session.refresh).await.unwrap().now;
     assert_eq!(kid(&refreshed.access), next);
@@ -139,7 +140,7 @@ pub async fn tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on() {
     assert_eq!(server.verdict(&refreshed.access).await, Ok(()));
     let pending = server.signing(KeyState::Pending).await.kid;
     server.revoke_key(&pending).await.unwrap();
-    assert_ne!(server.signing(KeyState::Pending).await.kid, pending, "there is always a next one");
+    assert_ne!(server.signing(KeyState::Pending).await.kid, pending, "there is always a next key");
 
     let unknown = server.revoke_key("nobody").await.unwrap_err();
     assert_eq!((unknown.code(), reason(&unknown).as_str()), (Code::NotFound, "KEY_NOT_FOUND"));
@@ -148,8 +149,7 @@ pub async fn tokens_of_a_revoked_key_are_inactive_and_their_sessions_go_on() {
     }
 }
 
-pub async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_kept_for_the_others()
- {
+pub async fn a_refresh_moves_its_session_to_the_newest_key_and_old_keys_stay_for_other_sessions() {
     let server = Home::new(FAST).await.start().await;
     let purpose = KeyPurpose::RefreshToken;
     let [first, second] = [
@@ -166,28 +166,28 @@ pub async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_
     assert_eq!(server.lineage(&mover.id()).await.key.to_string(), second);
     assert!(
         server.refresh(&mover.refresh).await.unwrap().replayed,
-        "the token before is known within its grace"
+        "the previous token is accepted within its grace"
     );
     let moved = server.refresh(&moved.refresh).await.unwrap().now;
 
-    // By now no replica can make a token with the first key any more, so it is dropped as soon as
-    // no session needs it.
+    // After these 250 seconds no replica can make a token with the first key any more, so the key
+    // is dropped as soon as no session needs it.
     server.clock.advance(seconds(250));
     server.refresh(&short.refresh).await.unwrap();
     for _ in 0..5 {
         let mut asked = server.store.holders_asked();
         server.clock.advance(seconds(3600));
-        in_time("the service looks for such sessions", asked.changed()).await.unwrap();
+        in_time("the service looks for sessions that need the key", asked.changed()).await.unwrap();
     }
     assert!(server.ring().await.iter().any(|key| key.kid == first), "the stayer needs it");
     let stayed = server.refresh(&stayer.refresh).await.unwrap().now;
     assert_ne!(server.lineage(&stayer.id()).await.key.to_string(), first);
-    // The service looks once an hour for sessions that need the key. If it finds none, it waits for
-    // the longest grace, in which a client may still repeat a refresh.
+    // The service looks once an hour for sessions that need the key. If it finds none, it keeps the
+    // key for the longest grace, in which a client may still repeat a refresh.
     let mut asked = server.store.holders_asked();
     server.clock.advance(seconds(3600));
-    in_time("the service looks for such sessions", asked.changed()).await.unwrap();
-    // The schedule runs a few times within this second, and must not drop the key.
+    in_time("the service looks for sessions that need the key", asked.changed()).await.unwrap();
+    // The scheduled rotation runs a few times within this second, and must not drop the key.
     tokio::time::sleep(seconds(1)).await;
     assert!(
         server.ring().await.iter().any(|key| key.kid == first),
@@ -296,7 +296,7 @@ pub async fn the_metadata_name_the_address_of_the_public_keys() {
     assert_eq!(claims(&token)["iss"], "https://auth.test/one");
 }
 
-pub async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on() {
+pub async fn key_rows_that_were_tampered_with_are_not_used_and_prevent_a_start() {
     let server = Server::start().await;
     let [active, pending] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
@@ -312,7 +312,7 @@ pub async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on()
     server.rotate(KeyPurpose::RefreshToken, true).await.unwrap();
     assert_eq!(server.verdict(&before.access).await, Ok(()));
     let after = server.sign_in("alice").await;
-    assert_eq!(kid(&after.access), active, "the secret that was known is used");
+    assert_eq!(kid(&after.access), active, "the service uses the secret that it read before");
     assert_eq!(server.verdict(&after.access).await, Ok(()));
 
     // A service does not start with such rows.
@@ -338,14 +338,14 @@ pub async fn a_key_whose_row_is_damaged_can_be_revoked() {
     assert_eq!(server.verdict(&refreshed.access).await, Ok(()));
 }
 
-pub async fn a_clock_that_leaps_drops_no_key_whose_tokens_live() {
+pub async fn no_key_with_valid_tokens_is_dropped_when_the_clock_leaps() {
     let server = Home::new(FAST).await.start().await;
     let before = server.sign_in("alice").await;
     let first = kid(&before.access);
     server.rotate(KeyPurpose::AccessToken, true).await.unwrap();
     let now = server.clock.now();
     server.clock.jump_to(now.plus(seconds(86_400)));
-    // The schedule runs a few times within these seconds, and must not drop the key.
+    // The scheduled rotation runs a few times within these seconds, and must not drop the key.
     tokio::time::sleep(seconds(2)).await;
     server.clock.jump_to(now);
     assert_eq!(server.verdict(&before.access).await, Ok(()));

@@ -60,7 +60,7 @@ pub async fn a_live_session_goes_on_after_a_restart() {
     assert_eq!(server.verdict(&after.now.access).await, Ok(()));
 }
 
-pub async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay() {
+pub async fn a_refresh_can_be_replayed_after_the_service_has_restarted() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     let next = server.refresh(&first.refresh).await.unwrap().now;
@@ -70,7 +70,8 @@ pub async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_rep
     assert_eq!(replay.now.refresh, next.refresh);
 }
 
-pub async fn a_master_key_that_is_missing_or_foreign_is_refused_and_the_right_one_still_opens_it() {
+pub async fn a_missing_or_foreign_master_key_is_refused_and_the_right_one_still_opens_the_database()
+{
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let home = server.stop().await;

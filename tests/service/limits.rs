@@ -44,7 +44,7 @@ pub async fn a_session_ends_at_its_idle_expiry_to_the_microsecond() {
     assert_eq!(
         kept.session.idle_expires_at,
         Some(start_plus(seconds(2 * IDLE) - TICK)),
-        "a refresh slides it"
+        "a refresh moves the idle expiry"
     );
 
     server.clock.advance(TICK);
@@ -56,10 +56,10 @@ pub async fn a_session_ends_at_its_idle_expiry_to_the_microsecond() {
         state(&server, &lost.id()).await,
         (SessionState::Ended, EndReason::ExpiredIdle, Some(edge))
     );
-    assert_eq!(server.rows().await.blacklist, 0, "an expiry needs no row");
+    assert_eq!(server.rows().await.blacklist, 0, "an expiry adds no blacklist entry");
 }
 
-pub async fn a_session_reaches_its_absolute_end_at_the_microsecond_however_often_it_is_refreshed() {
+pub async fn a_session_ends_at_its_absolute_expiry_to_the_microsecond_despite_refreshes() {
     let server = Server::start().await;
     let mut pair = vec![];
     for subject in ["alice", "bob"] {
@@ -89,7 +89,7 @@ pub async fn a_session_reaches_its_absolute_end_at_the_microsecond_however_often
     assert_eq!(state(&server, &last.id()).await, ended);
 }
 
-pub async fn an_access_token_is_active_up_to_its_second_of_expiry() {
+pub async fn an_access_token_is_active_until_the_second_of_its_expiry() {
     let server = Server::start().await;
     let created = server.create(request_under("short", "alice")).await.unwrap();
     let edge = START.floor_to_second().plus(seconds(TTL));
@@ -103,7 +103,7 @@ pub async fn an_access_token_is_active_up_to_its_second_of_expiry() {
     assert_eq!(server.verdict(&created.access).await, Err(InactiveReason::Expired));
 }
 
-pub async fn an_access_token_never_outlives_the_absolute_end() {
+pub async fn an_access_token_never_outlives_the_absolute_expiry_of_its_session() {
     let server = Server::start().await;
     let lifetime = prost_types::Duration { seconds: 30, nanos: 0 };
     let created = server
@@ -126,7 +126,7 @@ pub async fn an_access_token_never_outlives_the_absolute_end() {
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Expired));
 }
 
-pub async fn repeating_a_creation_repeats_its_tokens_and_prolongs_nothing() {
+pub async fn a_repeated_creation_returns_the_same_tokens_and_extends_no_lifetime() {
     let server = Server::start().await;
     let create =
         CreateSessionRequest { request_id: "once".to_owned(), ..request_under("short", "alice") };
@@ -167,7 +167,7 @@ pub async fn an_authentication_is_recent_enough_up_to_the_demanded_age() {
     );
 }
 
-pub async fn a_token_issued_within_the_last_second_of_a_session_is_expired() {
+pub async fn a_token_issued_within_the_last_second_of_a_session_is_already_expired() {
     let server = Server::start().await;
     let lifetime = prost_types::Duration { seconds: 30, nanos: 0 };
     let create =

@@ -62,7 +62,7 @@ pub async fn pages_follow_each_other_without_gap_or_overlap_the_newest_session_f
     );
 }
 
-pub async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long() {
+pub async fn a_long_page_is_read_in_parts_and_ends_before_it_exceeds_the_size_limit() {
     const MIB: usize = 1 << 20;
     let server = Server::start().await;
     // Each session has a subject of its own, because of the quota.
@@ -81,7 +81,7 @@ pub async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long()
         assert_eq!(pages.concat(), all, "{size}");
         assert_eq!(pages.len(), all.len().div_ceil(usize::try_from(size).unwrap()), "{size}");
     }
-    // A page has room for some 240 of these.
+    // A page has room for about 240 of these sessions.
     for n in 140..440 {
         all.insert(0, create(n, 4000).await);
     }
@@ -92,7 +92,7 @@ pub async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long()
     assert_eq!(pages.concat(), all);
 }
 
-pub async fn a_session_created_or_ended_between_two_pages_shifts_nothing() {
+pub async fn a_session_created_between_two_pages_does_not_shift_the_second_page() {
     let server = Server::start().await;
     let all = create_seven(&server).await;
     let first = page(&server, &listing(3)).await;
@@ -119,7 +119,8 @@ pub async fn a_page_token_of_another_request_is_refused() {
     assert_eq!(page(&server, &with(listing(3))).await.sessions.len(), 3);
 }
 
-pub async fn states_are_those_of_the_instant_of_the_answer() {
+pub async fn an_expired_session_is_not_listed_as_live_nor_as_ended_before_a_sweep_records_its_end()
+{
     let server = Home::new("[sweeper]\nschedule = '* * * * * *'").await.start().await;
     let revoked = server.sign_in("alice").await;
     server.revoke(of_token(&revoked.access)).await.unwrap();
@@ -134,7 +135,7 @@ pub async fn states_are_those_of_the_instant_of_the_answer() {
     assert_eq!(
         of_state(SessionState::Ended).await.concat(),
         [revoked.id()],
-        "the expiry of the idle one is yet to be recorded"
+        "no sweep has recorded the expiry yet"
     );
     server.clock.advance(seconds(61));
     server.store.whole_sweep().await;

@@ -63,7 +63,7 @@ pub async fn services_on_one_database_serve_the_same_sessions() {
     );
 }
 
-pub async fn services_on_one_database_find_what_the_others_have_revoked() {
+pub async fn services_on_one_database_reject_tokens_that_the_others_have_revoked() {
     let one = Server::start().await;
     let two = replica(&one).await;
     let found = async |server: &Server, token: &str| {
@@ -90,10 +90,10 @@ pub async fn services_on_one_database_find_what_the_others_have_revoked() {
     assert_eq!(two.verdict(&all[0].access).await, REVOKED);
 }
 
-/// A caller that revokes what another replica has revoked gets an acknowledgement too, so the
-/// guarantee must hold for it as well.
-pub async fn a_revocation_that_another_service_made_is_not_acknowledged_before_the_index_knows_of_it()
- {
+/// A caller that revokes a session which another replica has already revoked gets an
+/// acknowledgement too. The guarantee must hold for that acknowledgement as well.
+pub async fn a_revocation_of_another_replica_is_not_acknowledged_before_its_entry_is_in_the_index()
+{
     let one = Server::start().await;
     let two = replica(&one).await;
     for _ in 0..20 {
@@ -163,9 +163,10 @@ fn outcome_of<'a, T>(
     async { call.await.map(drop).map_err(|status| refused::<()>(Err(status))) }.boxed()
 }
 
-/// Only the current primary can commit. An answer that rests only on reads is therefore given once
-/// a renewal that was sent after the reads has been committed.
-pub async fn an_answer_that_was_only_read_waits_for_a_later_renewal() {
+/// Reads may have been served by an old primary, but only the current primary can commit. A call
+/// that only reads is therefore answered once a renewal that was sent after the reads has been
+/// committed.
+pub async fn an_answer_that_rests_only_on_reads_waits_for_a_later_renewal() {
     let server = Server::start().await;
     let [alice, gone, ended] =
         [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
@@ -249,7 +250,7 @@ pub async fn calls_are_refused_as_retriable_while_no_key_is_active_and_succeed_w
     server.create(request("bob")).await.unwrap();
     assert!(
         !server.refresh(&session.refresh).await.unwrap().replayed,
-        "the call that was refused changed nothing"
+        "the refused call changed nothing"
     );
     assert_eq!(server.verdict(&session.access).await, Ok(()));
 }
@@ -267,7 +268,7 @@ async fn becomes(server: &Server, sql: &str, expected: i64) {
     eventually(sql, async || (number(&url, sql).await == expected).then_some(())).await;
 }
 
-pub async fn lost_revocations_are_rewritten_without_waiting_for_acknowledgements_of_each_other() {
+pub async fn lost_revocations_are_rewritten_without_waiting_for_one_another() {
     let server = Server::start().await;
     let sessions =
         [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
@@ -284,7 +285,7 @@ pub async fn lost_revocations_are_rewritten_without_waiting_for_acknowledgements
     }
 }
 
-/// The entry that is written again has the same number in the feed as the lost one.
+/// The rewritten entry gets the same sequence number in the feed as the lost entry had.
 pub async fn the_sessions_of_a_tenant_whose_revocation_was_lost_end_again() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
@@ -341,8 +342,8 @@ pub async fn a_service_whose_clock_is_too_far_off_refuses_to_validate() {
     }
 }
 
-pub async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_validates_nothing()
- {
+pub async fn a_service_with_a_clock_too_far_behind_acknowledges_revocations_and_validates_nothing()
+{
     let behind = Server::start().await;
     let right = replica(&behind).await;
     let session = behind.sign_in("alice").await;
@@ -360,8 +361,8 @@ pub async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_an
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "NOT_CURRENT"));
 }
 
-/// By the clock of that service the session has expired, so the service would find nothing to
-/// revoke.
+/// By the clock of the service that is ahead, the session has expired. If the service relied on
+/// that clock, it would find nothing to revoke and answer OK.
 pub async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
     let ahead = Server::start().await;
     let right = replica(&ahead).await;
@@ -374,7 +375,8 @@ pub async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation()
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE"));
 }
 
-/// A sweep by a clock that is ahead would delete the entries of tokens that others still accept.
+/// A sweep by a clock that is ahead would delete blacklist entries too early, when their tokens
+/// have not yet expired by the clocks of other replicas.
 pub async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
     // The clock stands right before the next sweep.
@@ -387,7 +389,7 @@ pub async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     server.clock.advance(seconds(2));
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
 
-    // One sweep may have been under way.
+    // One sweep may have been under way when the lease ended.
     let most = server.store.sweeps() + 1;
     let before = renewals(&server).await;
     eventually("time passes", async || (renewals(&server).await >= before + 3).then_some(())).await;
@@ -445,28 +447,27 @@ pub async fn an_expired_token_can_be_revoked_while_it_may_be_valid_by_another_cl
 }
 
 /// The other replicas may still need entries that have expired by one replica's clock.
-pub async fn a_sweep_goes_by_the_clock_of_the_database() {
+pub async fn a_sweep_uses_the_clock_of_the_database() {
     let server = Home::new("[sweeper]\nschedule = '* * * * * *'").await.start().await;
     server.store.skew.store(-3, Ordering::SeqCst);
     assert_eq!(server.store.whole_sweep().await, server.clock.now().minus(seconds(3)));
 }
 
-/// Returns whether a token is active, by the time of that replica.
+/// Returns whether a replica answers that a token is active.
 async fn is_active(server: &Server, token: &str) -> bool {
     let request = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
     server.validate(request).await.unwrap().active
 }
 
-/// Each clock differs from that of the database by less than `lease.max_clock_skew`. All replicas
-/// correct their time to that of the database, so they agree.
-pub async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused()
- {
+/// Each replica's clock differs from the database's clock by less than `lease.max_clock_skew`. All
+/// replicas correct their time to the database's clock, so they agree.
+pub async fn replicas_with_different_clocks_agree_on_what_is_valid_replayed_and_reused() {
     let first = Server::start().await;
     let servers = [replica(&first).await, replica(&first).await, first];
     for (server, off) in servers.iter().zip([-4_i64, 4, 0]) {
         server.clock.jump_to(Timestamp::from_micros(START.micros() + off * 1_000_000));
         server.store.skew.store(-off, Ordering::SeqCst);
-        // The next renewal corrects the replica's time to that of the database.
+        // The next renewal corrects the replica's time to the database's clock.
         server.clock.advance(seconds(3));
         server.sign_in("anybody").await;
     }
@@ -490,8 +491,8 @@ pub async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replaye
 }
 
 /// Keeps advancing the clocks of servers in real time, until the returned set is dropped. The tests
-/// advance the clocks past the ends of leases. A replica may then have to wait until, by its own
-/// clock, the lease of another one has ended, so that clock must run.
+/// advance the clocks past the ends of leases. A replica may then have to wait until its own clock
+/// passes the end of another replica's lease, so its clock must keep running.
 fn keep_clocks_running(servers: &[&Server]) -> tokio::task::JoinSet<()> {
     const STEP: Duration = Duration::from_millis(5);
     let clocks: Vec<_> = servers.iter().map(|server| server.clock.clone()).collect();
@@ -505,7 +506,7 @@ fn keep_clocks_running(servers: &[&Server]) -> tokio::task::JoinSet<()> {
     running
 }
 
-/// If each replica used its own clock, the session that was created last would seem the oldest.
+/// If each replica used its own clock, the second session would seem older than the first.
 pub async fn the_oldest_session_is_the_one_that_was_created_first_whichever_replicas_created_them()
 {
     let ahead = Server::start().await;

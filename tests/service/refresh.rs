@@ -35,7 +35,7 @@ pub async fn one_of_64_concurrent_refreshes_rotates_and_the_others_repeat_its_an
     }
 }
 
-pub async fn a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_moves_nothing() {
+pub async fn a_replay_until_the_end_of_the_grace_repeats_the_refresh_token_and_changes_nothing() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     server.clock.advance(seconds(3));
@@ -48,7 +48,10 @@ pub async fn a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_m
         let replay = server.refresh(&first.refresh).await.unwrap();
         assert!(replay.replayed);
         assert_eq!(replay.now.refresh, next.now.refresh);
-        assert_eq!(replay.now.session, next.now.session, "nothing moves, not even the grace");
+        assert_eq!(
+            replay.now.session, next.now.session,
+            "the session is unchanged, and the grace is not extended"
+        );
         assert_ne!(
             claims(&replay.now.access)["jti"],
             claims(&next.now.access)["jti"],
@@ -60,7 +63,7 @@ pub async fn a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_m
     }
 }
 
-pub async fn a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_its_tokens() {
+pub async fn a_replay_one_microsecond_past_the_grace_ends_the_session_and_revokes_its_tokens() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     let next = server.refresh(&first.refresh).await.unwrap().now;
@@ -91,7 +94,7 @@ pub async fn a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_it
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
 }
 
-pub async fn a_token_two_generations_old_is_reuse_even_within_the_grace() {
+pub async fn a_refresh_by_a_token_two_generations_old_is_reuse_even_within_the_grace() {
     let server = Server::start().await;
     let first = server.sign_in("alice").await;
     let second = server.refresh(&first.refresh).await.unwrap().now;
@@ -107,7 +110,7 @@ pub async fn a_token_two_generations_old_is_reuse_even_within_the_grace() {
     );
 }
 
-pub async fn reuse_ends_its_own_session_only() {
+pub async fn reuse_ends_only_the_session_of_the_reused_token() {
     let server = Server::start().await;
     let [victim, other] = [server.sign_in("alice").await, server.sign_in("alice").await];
     server.refresh(&victim.refresh).await.unwrap();
@@ -185,7 +188,11 @@ pub async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_
         refused(server.exchange(with(&all.refresh, &["read", "admin"])).await),
         Refusal::field("scopes")
     );
-    assert_eq!(server.session(&first.id()).await.unwrap(), all.session, "a refusal moves nothing");
+    assert_eq!(
+        server.session(&first.id()).await.unwrap(),
+        all.session,
+        "a refusal changes nothing"
+    );
     assert!(!server.refresh(&all.refresh).await.unwrap().replayed);
 }
 
@@ -202,17 +209,17 @@ pub async fn a_refresh_replaces_the_device_only_if_the_request_has_one() {
         .unwrap();
     let second = server.refresh(&first.refresh).await.unwrap().now;
     assert_eq!(second.session.device, Some(device("old")));
-    let told = RefreshRequest {
+    let with_device = RefreshRequest {
         refresh_token: second.refresh,
         scopes: vec![],
         device: Some(device("new")),
     };
-    let third = server.exchange(told).await.unwrap().now;
+    let third = server.exchange(with_device).await.unwrap().now;
     assert_eq!(third.session.device, Some(device("new")));
     assert_eq!(server.session(&first.id()).await.unwrap(), third.session);
 }
 
-/// A policy for phones, which may be out of reach for hours after a refresh.
+/// A policy for phones, which may have no network for hours after a refresh.
 const UNTIL_USED: &str = "[policies.default]\nreplay = 'until_used'\n[tenants]";
 const DAY: u64 = 86_400;
 
@@ -230,11 +237,11 @@ pub async fn a_refresh_token_can_be_replayed_for_a_day_until_its_successor_is_us
         let replay = server.refresh(&first.refresh).await.unwrap();
         assert!(replay.replayed, "after {until} s");
         assert_eq!(replay.now.refresh, lost.refresh, "after {until} s");
-        assert_eq!(replay.now.session, lost.session, "nothing moves");
+        assert_eq!(replay.now.session, lost.session, "the session is unchanged");
         assert_eq!(server.verdict(&replay.now.access).await, Ok(()), "after {until} s");
         replays.push(replay.now);
     }
-    // The last answer has arrived, and the client uses its token.
+    // The last answer has arrived, and the client uses the refresh token in it.
     let last = replays.pop().unwrap();
     let next = server.refresh(&last.refresh).await.unwrap();
     assert!(!next.replayed);
@@ -248,7 +255,7 @@ pub async fn a_refresh_token_can_be_replayed_for_a_day_until_its_successor_is_us
     }
 }
 
-pub async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_its_tokens() {
+pub async fn a_replay_one_microsecond_past_the_replay_limit_ends_the_session_and_its_tokens() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let first = server.create(request_under("default", "alice")).await.unwrap();
     server.refresh(&first.refresh).await.unwrap();
@@ -262,7 +269,6 @@ pub async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_it
     assert_eq!(session.end_reason(), EndReason::RefreshTokenReused);
 }
 
-/// A session keeps the policy under which it was created, whatever is configured later.
 pub async fn a_session_keeps_the_replay_policy_under_which_it_was_created() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let phone = server.sign_in("alice").await;

@@ -1,5 +1,5 @@
-//! Tests of the code, reason and details with which calls are refused, and that a refused call
-//! changes nothing.
+//! Tests of the code, reason and details with which calls are refused. They also check that a
+//! refused call changes nothing.
 
 use countersign::proto::{
     BatchValidateRequest, CreateSessionRequest, InactiveReason, ListSessionsRequest,
@@ -97,7 +97,7 @@ pub async fn every_invalid_field_of_a_call_is_named() {
     assert_eq!(server.rows().await.blacklist, 0);
 }
 
-pub async fn a_session_that_is_not_there_is_not_found() {
+pub async fn an_unknown_session_is_not_found() {
     let server = Server::start().await;
     let unknown = "0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22";
     let not_found = || Refusal::of(Code::NotFound, "SESSION_NOT_FOUND");
@@ -109,7 +109,7 @@ pub async fn a_session_that_is_not_there_is_not_found() {
     assert_eq!(server.rows().await.blacklist, 0);
 }
 
-pub async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
+pub async fn a_revocation_is_refused_while_the_blacklist_is_full_and_the_refusal_names_the_quota() {
     let server = Home::new("[blacklist]\nmax_entries = 2").await.start().await;
     let mut sessions = vec![];
     for subject in ["alice", "bob", "carol"] {
@@ -129,7 +129,7 @@ pub async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
     assert_eq!(server.rows().await.blacklist, 2);
 }
 
-pub async fn a_message_over_a_megabyte_is_refused_and_the_connection_goes_on() {
+pub async fn a_message_beyond_its_size_limit_is_refused_and_the_connection_stays_open() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let huge = ValidateRequest { access_token: "x".repeat(5 << 20), ..Default::default() };

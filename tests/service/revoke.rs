@@ -18,7 +18,7 @@ use countersign_test_support::{
 
 const REVOKED: Result<(), InactiveReason> = Err(InactiveReason::Revoked);
 
-/// Chooses a target from a session as it was created and as it was refreshed.
+/// Chooses the target of a revocation, given a session as it was created and as it was refreshed.
 type Choose = fn(&SignedIn, &SignedIn) -> Target;
 
 fn tenant(name: &str) -> RevokeRequest {
@@ -35,7 +35,7 @@ async fn sign_in_to(server: &Server, tenant: &str, subject: &str) -> SignedIn {
     server.create(request).await.unwrap()
 }
 
-pub async fn any_token_of_a_session_and_its_identifier_end_all_of_it_and_nothing_else() {
+pub async fn any_token_or_the_identifier_of_a_session_revokes_that_whole_session_and_no_other() {
     let server = Server::start().await;
     let bystander = server.sign_in("alice").await;
     let targets: [(&str, Choose); 5] = [
@@ -72,7 +72,7 @@ pub async fn any_token_of_a_session_and_its_identifier_end_all_of_it_and_nothing
     assert_eq!(server.rows().await, Rows { sessions: 6, blacklist: 5 });
 }
 
-pub async fn an_old_refresh_token_revokes_even_long_after_its_grace() {
+pub async fn an_old_refresh_token_revokes_its_session_even_long_after_its_grace() {
     let server = Server::start().await;
     let old = server.sign_in("alice").await;
     server.refresh(&old.refresh).await.unwrap();
@@ -85,7 +85,7 @@ pub async fn an_old_refresh_token_revokes_even_long_after_its_grace() {
     );
 }
 
-pub async fn a_subject_loses_all_sessions_but_the_excepted_one() {
+pub async fn revoking_a_subject_ends_all_its_sessions_except_the_one_to_be_spared() {
     let server = Server::start().await;
     let mut mine = vec![];
     for _ in 0..3 {
@@ -147,9 +147,9 @@ pub async fn a_tenant_revocation_spares_a_session_created_later_in_the_same_micr
     assert_eq!(server.rows().await.blacklist, 1);
 
     assert_eq!(server.revoke(tenant("acme")).await.unwrap(), 1);
-    assert_eq!(server.verdict(&after.access).await, REVOKED, "the second time it is revoked");
+    assert_eq!(server.verdict(&after.access).await, REVOKED, "the second revocation covers it");
     assert_eq!(server.verdict(&server.sign_in("alice").await.access).await, Ok(()));
-    assert_eq!(server.rows().await.blacklist, 1, "one row a tenant");
+    assert_eq!(server.rows().await.blacklist, 1, "one row for each tenant");
 
     let server = server.restart().await;
     for session in [&before[0], &before[1], &after] {
@@ -194,12 +194,12 @@ pub async fn one_access_token_can_be_revoked_alone() {
 }
 
 /// A user who comes back after lunch signs out with whatever access token the client still has.
-pub async fn an_expired_access_token_ends_its_session_and_alone_it_ends_nothing() {
+pub async fn an_expired_access_token_can_revoke_its_session_and_revoking_it_alone_does_nothing() {
     let server = Server::start().await;
     let first = server.create(request_under("short", "alice")).await.unwrap();
     server.clock.advance(seconds(70));
     let next = server.refresh(&first.refresh).await.unwrap().now;
-    // After this the token has expired by every clock within the allowed skew.
+    // After this, both tokens have expired by every clock within the allowed skew.
     server.clock.advance(seconds(70));
     for token in [&first.access, &next.access] {
         assert_eq!(server.verdict(token).await, Err(InactiveReason::Expired));
@@ -234,7 +234,7 @@ pub async fn a_revocation_of_an_expired_session_adds_no_row() {
     assert_eq!(server.rows().await.blacklist, 0);
 }
 
-pub async fn reasons_of_the_service_itself_are_refused() {
+pub async fn end_reasons_that_only_the_service_may_give_are_refused() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     for reason in [

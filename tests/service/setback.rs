@@ -1,5 +1,5 @@
-//! Tests of what operators may do: they replace the database by an older copy, or lower limits. All
-//! that was acknowledged must still hold.
+//! Tests of what operators may do: replace the database by an older copy, or lower limits. Whatever
+//! the service acknowledged before must still hold.
 
 use countersign::proto::{
     CreateSessionRequest, InactiveReason, SubjectTarget, revoke_request::Target,
@@ -8,8 +8,8 @@ use countersign_test_support::server::{
     Home, Server, eventually, of_token, request, request_under, revocation, seconds,
 };
 
-/// Starts a service, lets something happen, replaces the database by a copy from before that, and
-/// starts the service again.
+/// Starts a service, runs `happening` against it, replaces the database by a copy from before that,
+/// and starts the service again.
 async fn with_older_database<T>(
     home: Home,
     happening: impl AsyncFnOnce(&Server) -> T,
@@ -66,12 +66,12 @@ pub async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() 
             assert_eq!(
                 server.revoke(order.clone()).await.unwrap(),
                 0,
-                "no session that is known to live"
+                "the database knows of no live session"
             );
             assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
         }
     }
-    assert_eq!(server.rows().await.blacklist, 3, "repeating adds nothing");
+    assert_eq!(server.rows().await.blacklist, 3, "repeating a revocation adds nothing");
     let server = server.restart().await;
     for session in [&alice, &bob, &carol] {
         assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
@@ -82,8 +82,8 @@ pub async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_rev
     let server = Server::start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     let home = server.stop().await;
-    // The session is refreshed after 299 of 300 seconds, and the database replaced by a copy from
-    // before the refresh.
+    // The session is refreshed after 299 of 300 idle seconds. Then the database is replaced by a
+    // copy from before the refresh.
     let (server, next) = with_older_database(home, async |server| {
         server.clock.advance(seconds(299));
         server.refresh(&session.refresh).await.unwrap().now
@@ -94,7 +94,7 @@ pub async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_rev
     assert_eq!(
         server.revoke(of_token(&next.access)).await.unwrap(),
         0,
-        "no session that is known to live"
+        "the database knows of no live session"
     );
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
 }
@@ -113,7 +113,7 @@ pub async fn a_lowered_limit_for_access_tokens_holds_for_the_refreshes_of_older_
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Expired));
 }
 
-pub async fn a_tenant_whose_revocation_was_given_up_by_its_caller_ends_all_the_same() {
+pub async fn the_sessions_of_a_revoked_tenant_end_even_if_the_caller_gives_up() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     server.store.committed_revocations.shut();

@@ -14,11 +14,11 @@ pub async fn a_second_service_on_the_same_folder_is_refused() {
     assert_eq!(server.verdict(&server.sign_in("alice").await.access).await, Ok(()));
 }
 
-pub async fn a_database_that_somebody_else_holds_is_not_called_damaged() {
+pub async fn a_database_locked_by_another_connection_is_not_reported_as_damaged() {
     let home = Server::start().await.stop().await;
     let Database::Sqlite(database) = &home.database else { panic!("a rule of SQLite") };
     let mut other = connect(&database.file.display().to_string());
-    // SQLite refuses this until the service has closed all its connections.
+    // SQLite refuses these statements until the service has closed all its connections.
     let hold = "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE";
     eventually("the database is held", async || other.batch_execute(hold).ok()).await;
     let error = app::open_store(&home.config()).await.err().unwrap().to_string();

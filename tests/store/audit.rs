@@ -1,4 +1,5 @@
-//! Tests of the audit table: each record is added once, as it is, and deleted when it is old.
+//! Tests of the audit table: each record is added once and unchanged, and is deleted when it is
+//! old.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ fn entry(count: u32, record: AuditRecord) -> AuditEntry {
     AuditEntry { id: AuditId::new(record.at, count, [5; 6]), record, left_out: 0 }
 }
 
-/// A record with nothing but what every record has.
+/// Returns a record that has only the fields that every record has.
 pub fn plain(count: u32, at: Timestamp) -> AuditEntry {
     entry(count, AuditRecord::new(AuditAction::KeyRotated, at, Who::Service, None))
 }
@@ -36,7 +37,7 @@ fn hex(id: impl ToString) -> String {
     id.to_string().replace('-', "")
 }
 
-/// Returns the columns that the table must have for a record.
+/// Returns the row that the table must have for a record.
 fn row(AuditEntry { id, record, left_out }: &AuditEntry) -> Value {
     json!([
         record.at.micros(),
@@ -59,7 +60,7 @@ fn rows<'a>(entries: impl IntoIterator<Item = &'a AuditEntry>) -> Vec<Value> {
     entries.into_iter().map(row).collect()
 }
 
-pub async fn records_are_kept_field_by_field(store: &dyn Store, database: &Database) {
+pub async fn every_field_of_a_record_is_kept(store: &dyn Store, database: &Database) {
     let at = START.plus(Duration::from_micros(123_456));
     let full = AuditRecord {
         kid: Some("8Z0x".to_owned()),
@@ -88,7 +89,7 @@ pub async fn records_are_kept_field_by_field(store: &dyn Store, database: &Datab
     assert_eq!(database.audit().await, rows(&entries));
 }
 
-pub async fn any_text_is_kept_as_it_is(store: &dyn Store, database: &Database) {
+pub async fn any_text_is_kept_unchanged(store: &dyn Store, database: &Database) {
     let texts = [
         "O'Brien \"the\" \\ boss",
         "'); DROP TABLE audit; --",
@@ -125,7 +126,10 @@ pub async fn any_text_is_kept_as_it_is(store: &dyn Store, database: &Database) {
 }
 
 /// A writer that got no answer writes its records again, alone or with others.
-pub async fn a_record_that_is_there_is_not_added_again(store: &dyn Store, database: &Database) {
+pub async fn a_record_that_was_already_written_is_not_added_again(
+    store: &dyn Store,
+    database: &Database,
+) {
     let entries = [plain(1, START), plain(2, START), plain(3, START)];
     store.append_audit(entries[..2].to_vec()).await.unwrap();
     store.append_audit(entries.to_vec()).await.unwrap();
@@ -133,7 +137,7 @@ pub async fn a_record_that_is_there_is_not_added_again(store: &dyn Store, databa
     assert_eq!(database.audit().await, rows(&entries));
 }
 
-pub async fn records_of_many_writers_lie_in_the_order_of_time(
+pub async fn records_of_many_concurrent_writers_are_all_kept(
     store: &dyn Store,
     database: &Database,
 ) {
@@ -163,12 +167,12 @@ pub async fn records_are_deleted_when_they_are_old_and_no_sooner(
     assert_eq!(database.audit().await, rows(&entries[1..]));
     assert_eq!(store.delete_old_audit(after(2).plus(TICK), ALL).await.unwrap(), 2);
     assert_eq!(database.audit().await, rows(&entries[3..]));
-    // The retention may be longer than all of time.
+    // With a very long retention, the instant is the earliest possible one.
     assert_eq!(store.delete_old_audit(Timestamp::from_micros(i64::MIN), ALL).await.unwrap(), 0);
     assert_eq!(database.audit().await, rows(&entries[3..]));
 }
 
-pub async fn records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first(
+pub async fn one_call_deletes_the_oldest_records_and_no_more_than_the_limit(
     store: &dyn Store,
     database: &Database,
 ) {
@@ -183,7 +187,7 @@ pub async fn records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first(
 }
 
 /// Two replicas may sweep at the same instant.
-pub async fn sweeps_at_once_delete_everything_once(store: &dyn Store, database: &Database) {
+pub async fn concurrent_sweeps_delete_each_record_once(store: &dyn Store, database: &Database) {
     store
         .append_audit((0..500).map(|n| plain(n, after(u64::from(n) % 7))).collect())
         .await
@@ -212,7 +216,7 @@ fn about(entries: &[AuditEntry]) -> Vec<SessionId> {
     entries.iter().map(|entry| entry.record.session_id.unwrap()).collect()
 }
 
-pub async fn a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_not(
+pub async fn the_expiry_of_a_session_is_recorded_once_and_never_for_an_ended_session(
     store: &dyn Store,
     database: &Database,
 ) {
@@ -245,12 +249,12 @@ pub async fn a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_n
     assert_eq!(record_expiries(store, after(500), ALL).await, []);
     assert_eq!(database.audit().await, rows(first.iter().chain(&second)));
 
-    // If the records are not kept in the table, they are returned all the same.
+    // The records are also returned if they are not written to the table.
     let batch = store.record_expiries(after(9000), ALL, false).await.unwrap();
     assert_eq!((batch.entries.len(), database.audit().await.len()), (1, 2));
 }
 
-pub async fn expiries_are_recorded_in_batches_no_larger_than_asked(
+pub async fn expiries_are_recorded_in_batches_no_larger_than_the_limit(
     store: &dyn Store,
     database: &Database,
 ) {
@@ -278,7 +282,7 @@ pub async fn expiries_are_recorded_in_batches_no_larger_than_asked(
     );
 }
 
-pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(
+pub async fn the_expiry_of_a_refreshed_session_is_recorded_only_once_it_has_expired(
     store: &dyn Store,
     _: &Database,
 ) {
@@ -294,7 +298,7 @@ pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(
     assert_eq!((about(&recorded), recorded[0].record.at), (vec![first.id], again.idle_expires_at));
 }
 
-/// All replicas sweep at the same instant.
+/// Several replicas may sweep at the same instant.
 pub async fn concurrent_recorders_record_each_expired_session_once(
     store: &dyn Store,
     database: &Database,
@@ -330,7 +334,7 @@ pub async fn a_session_is_not_deleted_before_its_expiry_is_recorded(
     assert_eq!(
         store.delete_old_sessions(after(9000), ALL).await.unwrap(),
         1,
-        "the one that was ended"
+        "only the session that was ended is deleted"
     );
     assert_eq!(record_expiries(store, after(9000), ALL).await.len(), 2);
     assert_eq!(store.delete_old_sessions(after(9000), ALL).await.unwrap(), 2);

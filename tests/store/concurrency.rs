@@ -24,7 +24,8 @@ use crate::support::{
     read, revoke, revoke_session, revoke_tenant, rotate, session, text,
 };
 
-/// Returns an attempt with a device and a token identifier of its own.
+/// Returns the `n`th attempt to refresh a session. Each attempt has its own device and its own
+/// identifier for the next access token.
 fn attempt_of(n: u8, session: &Session) -> RefreshAttempt {
     let device = Device { label: text(format!("device {n}")), ..Device::default() };
     let next_access_token_id = TokenId::new([n; 16]);
@@ -52,13 +53,13 @@ pub async fn one_of_many_concurrent_refreshes_rotates_and_the_others_replay(stor
     assert_eq!(entries(store).await, []);
 }
 
-pub async fn sessions_refreshed_at_once_do_not_mix(store: &dyn Store) {
+pub async fn concurrent_refreshes_of_different_sessions_do_not_mix(store: &dyn Store) {
     let there = create_all(store, (0..64).map(session)).await;
     let refreshes =
         (0..).zip(&there).map(|(n, before)| store.refresh_session(attempt_of(n, before)));
     for (n, outcome) in (0..).zip(join_all(refreshes).await) {
         let Refreshed::Rotated { session, .. } = outcome.unwrap() else {
-            panic!("each has its own session")
+            panic!("each attempt is the only one for its session")
         };
         assert_eq!(
             (session.id, session.access_token_id),
@@ -90,12 +91,12 @@ pub async fn only_one_of_many_concurrent_creations_for_one_request_is_new(store:
     assert_eq!(entries(store).await, [], "nobody was evicted for a repetition");
 }
 
-/// A revocation may run in the same transaction as the one that writes the entry, and find that the
-/// session has ended. It must return the position of that entry all the same.
+/// If several revocations of a session share a transaction, the first one writes the entry, and the
+/// others find that the session has ended. They must not return a position before that entry.
 pub async fn a_concurrent_revocation_returns_no_position_before_the_entry_of_the_session(
     store: &dyn Store,
 ) {
-    // The revocation moves the feed from its beginning.
+    // After this revocation the feed has an entry already, and so has moved on from its beginning.
     revoke_session(store, &create(store, session(1)).await, after(2)).await;
     let there = create(store, session(3)).await;
     let target = RevocationTarget::Session(there.id);
@@ -114,9 +115,7 @@ pub async fn a_concurrent_revocation_returns_no_position_before_the_entry_of_the
     );
 }
 
-pub async fn only_one_of_several_concurrent_requests_with_one_id_gets_the_session(
-    store: &dyn Store,
-) {
+pub async fn of_two_concurrent_requests_with_one_id_only_one_gets_the_session(store: &dyn Store) {
     let request = |n: u32| Session {
         request_id: Some(text("r")),
         request_fingerprint: Some(RequestFingerprint([u8::try_from(n % 2).unwrap(); 32])),
@@ -145,7 +144,7 @@ pub async fn only_one_of_several_concurrent_requests_with_one_id_gets_the_sessio
     assert_eq!(entries(store).await, [], "nobody was evicted");
 }
 
-pub async fn a_limit_holds_against_many_creations_at_once(store: &dyn Store) {
+pub async fn a_limit_holds_for_many_concurrent_creations(store: &dyn Store) {
     let creations = (0..32).map(|n| Creation {
         session: session(n),
         max_sessions: 4,
@@ -158,7 +157,7 @@ pub async fn a_limit_holds_against_many_creations_at_once(store: &dyn Store) {
     assert_eq!(list(store, query(&Tenant::default())).await.len(), 4);
 }
 
-pub async fn evictions_at_once_leave_as_many_as_the_limit(store: &dyn Store) {
+pub async fn concurrent_evictions_leave_as_many_sessions_as_the_limit_allows(store: &dyn Store) {
     let creations = (0..32).map(|n| Creation {
         session: session(n),
         max_sessions: 4,
@@ -172,7 +171,7 @@ pub async fn evictions_at_once_leave_as_many_as_the_limit(store: &dyn Store) {
     assert_eq!(entries(store).await.len(), 28);
 }
 
-/// The number of rounds of a race. With fewer, some order of events might never occur.
+/// The number of rounds of a race. With fewer rounds, some order of events might never occur.
 const ROUNDS: u32 = 100;
 
 pub async fn a_refresh_racing_a_revocation_never_brings_the_session_back(store: &dyn Store) {
@@ -198,7 +197,7 @@ pub async fn a_refresh_racing_a_revocation_never_brings_the_session_back(store: 
     }
 }
 
-pub async fn a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_back(
+pub async fn a_refresh_racing_the_revocation_of_its_tenant_never_brings_the_session_back(
     store: &dyn Store,
 ) {
     let acme: Tenant = text("acme");
@@ -220,7 +219,7 @@ pub async fn a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_bac
     }
 }
 
-/// Lets a call begin, and drops it.
+/// Polls a call once, and drops it.
 async fn abandon(call: impl Future) {
     let mut call = Box::pin(call);
     drop(poll!(&mut call));

@@ -32,7 +32,7 @@ pub async fn every_field_of_a_session_is_read_back(store: &dyn Store) {
     assert_unchanged(store, &[written]).await;
 }
 
-pub async fn the_least_values_are_read_back(store: &dyn Store) {
+pub async fn the_smallest_values_of_all_fields_are_read_back(store: &dyn Store) {
     let epoch = Timestamp::from_micros(0);
     let written = Session {
         id: SessionId::from_bytes([0; 16]),
@@ -73,7 +73,7 @@ pub async fn the_least_values_are_read_back(store: &dyn Store) {
     assert_unchanged(store, &[written]).await;
 }
 
-pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
+pub async fn the_largest_values_of_all_fields_are_read_back(store: &dyn Store) {
     let hundred_years = Duration::from_secs(36_500 * 86_400);
     // Each of these characters takes four bytes in UTF-8, which some databases do not support. The
     // subject also has a right-to-left override.
@@ -139,18 +139,18 @@ pub async fn numbers_in_claims_are_read_back_to_the_last_digit(store: &dyn Store
     assert_unchanged(store, &[written]).await;
 }
 
-pub async fn claims_may_hold_every_text_that_json_can(store: &dyn Store) {
+pub async fn claims_may_hold_any_text_that_json_can_hold(store: &dyn Store) {
     let awkward = json!({ "": 2, "lines": "a\r\n\tb", "bidi": "\u{202e}", "last": "\u{10ffff}" });
     let written = create(store, Session { claims: claims(awkward), ..session(1) }).await;
     assert_unchanged(store, &[written]).await;
 }
 
-pub async fn a_session_that_is_not_there_is_none(store: &dyn Store) {
+pub async fn an_unknown_session_is_read_as_none(store: &dyn Store) {
     create(store, session(1)).await;
     assert_eq!(store.session(session(2).id).await.unwrap(), None);
 }
 
-pub async fn the_same_request_gives_the_first_session_and_no_second_row(store: &dyn Store) {
+pub async fn a_repeated_request_returns_the_first_session_and_adds_no_row(store: &dyn Store) {
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let first = create(store, request(1)).await;
     let first = rotate(store, &first, after(2)).await;
@@ -168,7 +168,9 @@ fn requested(n: u32, fingerprint: Option<u8>) -> Session {
     Session { request_id: Some(text("r")), request_fingerprint, ..session(n) }
 }
 
-pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(store: &dyn Store) {
+pub async fn a_different_request_with_the_same_id_is_refused_and_changes_nothing(
+    store: &dyn Store,
+) {
     let first = create(store, requested(1, Some(7))).await;
     let mut oldest = Creation {
         session: requested(2, Some(8)),
@@ -195,8 +197,8 @@ pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(sto
     create(store, requested(6, Some(8))).await;
 }
 
-/// Versions before fingerprints wrote such rows, and replicas of those versions still write them
-/// during an upgrade.
+/// Versions without fingerprints wrote such rows, and replicas of those versions still write them
+/// during a rolling upgrade.
 pub async fn a_row_without_a_fingerprint_is_matched_by_its_subject_and_client(store: &dyn Store) {
     let first = create(store, requested(1, None)).await;
     let again = store.create_session(unlimited(requested(2, Some(7)))).await.unwrap();
@@ -210,7 +212,7 @@ pub async fn a_row_without_a_fingerprint_is_matched_by_its_subject_and_client(st
     assert_unchanged(store, &[first]).await;
 }
 
-pub async fn the_same_request_in_another_tenant_is_another_session(store: &dyn Store) {
+pub async fn the_same_request_id_in_another_tenant_creates_another_session(store: &dyn Store) {
     let first = Session { request_id: Some(text("r")), ..session(1) };
     let other = Session { tenant: text("acme"), request_id: Some(text("r")), ..session(2) };
     let none = [session(3), session(4)];
@@ -218,7 +220,7 @@ pub async fn the_same_request_in_another_tenant_is_another_session(store: &dyn S
     assert_unchanged(store, &written).await;
 }
 
-pub async fn a_request_is_repeated_even_if_its_session_has_ended(store: &dyn Store) {
+pub async fn a_repeated_request_returns_its_session_even_if_that_has_ended(store: &dyn Store) {
     let first = create(store, Session { request_id: Some(text("r")), ..session(1) }).await;
     revoke_session(store, &first, after(2)).await;
 

@@ -1,8 +1,8 @@
-//! The engines decide some writes in SQL, because that is faster. These tests compare them with
-//! what the domain decides.
+//! The engines decide some writes in SQL, because that is faster. These tests compare the decisions
+//! of the engines with those of the domain.
 //!
-//! Sessions, revocations and attempts are drawn at random, close to each other in time, so that
-//! every limit is met from both sides.
+//! Sessions, revocations and attempts are generated at random, and so close to each other in time
+//! that values on both sides of every limit occur.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -93,7 +93,7 @@ fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
     )
 }
 
-/// An attempt with a token of a session, good or not.
+/// An attempt to refresh a session with a valid or an invalid token.
 fn drawn_attempt(session: &Session) -> impl Strategy<Value = RefreshAttempt> + use<> {
     let session = session.clone();
     let token = (
@@ -127,7 +127,8 @@ fn drawn_attempt(session: &Session) -> impl Strategy<Value = RefreshAttempt> + u
     )
 }
 
-/// Writes the entries of tenants and of subjects alone: their sessions are left to the job.
+/// Writes entries that revoke tenants and subjects, and ends none of the sessions that they cover.
+/// In the service, a job ends those sessions later.
 async fn draw_cut_offs(
     store: &dyn Store,
     runner: &mut TestRunner,
@@ -153,7 +154,7 @@ async fn draw_cut_offs(
     cut_offs
 }
 
-/// The cut-offs of a session's tenant and subject.
+/// Returns the cut-offs that revoke a session's tenant or subject.
 fn cut_offs_of(session: &Session, cut_offs: &[Revoked]) -> Vec<CutOff> {
     let is_about = |revoked: &&Revoked| match revoked {
         Revoked::Tenant { tenant, .. } => *tenant == session.tenant,
@@ -165,7 +166,7 @@ fn cut_offs_of(session: &Session, cut_offs: &[Revoked]) -> Vec<CutOff> {
     cut_offs.iter().filter(is_about).filter_map(Revoked::cut_off).collect()
 }
 
-pub async fn attempts_at_random_are_decided_as_the_domain_decides(store: &dyn Store) {
+pub async fn random_refreshes_are_decided_as_the_domain_decides(store: &dyn Store) {
     const SESSIONS: u32 = 400;
     let mut runner = TestRunner::deterministic();
     let drawn = (0..SESSIONS).map(|n| draw(&mut runner, &drawn_session(n)));
@@ -218,16 +219,16 @@ pub async fn attempts_at_random_are_decided_as_the_domain_decides(store: &dyn St
         };
         assert_eq!(read(store, session).await, changed, "{case}");
     }
-    assert_eq!(seen.len(), 5, "all kinds were drawn: {seen:?}");
+    assert_eq!(seen.len(), 5, "some kind of decision never occurred: {seen:?}");
 }
 
-pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn Store) {
+pub async fn random_creations_are_decided_as_the_domain_decides(store: &dyn Store) {
     const SESSIONS: u32 = 300;
     let mut runner = TestRunner::deterministic();
     let drawn: Vec<_> = (0..SESSIONS).map(|n| draw(&mut runner, &drawn_session(n))).collect();
     let cut_offs = draw_cut_offs(store, &mut runner, &drawn).await;
 
-    // All at once, so that they share batches.
+    // All creations run at once, so that they share batches.
     let creations = drawn.iter().map(|session| store.create_session(unlimited(session.clone())));
     let created = join_all(creations).await;
     let mut covered = 0;
@@ -239,9 +240,13 @@ pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn S
         assert_eq!(created.as_ref().unwrap(), &expected, "{session:?} under {cut_offs:?}");
         covered += usize::from(expected != Created::New { eviction: None });
     }
-    assert!((10..drawn.len() - 10).contains(&covered), "some are covered, some are not: {covered}");
+    assert!(
+        (10..drawn.len() - 10).contains(&covered),
+        "too few sessions are covered, or too few are not: {covered}"
+    );
 
-    // Of a subject at a time, whose live sessions the domain knows.
+    // These creations run one after the other, so the domain can decide each of them from the live
+    // sessions of its subject.
     let mut evictions = BTreeSet::new();
     for n in 0..60 {
         let (tenant, max, evicts) =
@@ -279,7 +284,8 @@ pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn S
                 evictions.insert(evicted.len());
                 let eviction = eviction.map_or_else(Vec::new, |eviction| eviction.sessions);
                 assert_eq!(eviction, evicted, "{case}");
-                // So that only sessions that were drawn are there.
+                // The new session is revoked, so that only generated sessions are live in the next
+                // round.
                 revoke_session(store, &new, at).await;
             }
             (Err(_), Created::QuotaExceeded) => {
@@ -288,10 +294,13 @@ pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn S
             (expected, result) => panic!("{case}: {result:?} instead of {expected:?}"),
         }
     }
-    assert!(evictions.len() > 3, "different numbers were evicted: {evictions:?}");
+    assert!(
+        evictions.len() > 3,
+        "too few different numbers of sessions were evicted: {evictions:?}"
+    );
 }
 
-pub async fn random_entries_replace_each_other_as_the_domain_decides(store: &dyn Store) {
+pub async fn random_entries_replace_earlier_ones_as_the_domain_decides(store: &dyn Store) {
     const PAIRS: u32 = 150;
     let mut runner = TestRunner::deterministic();
     let mut pairs = vec![];
@@ -351,7 +360,7 @@ fn in_place_of(entry: BlacklistEntry, earlier: &BlacklistEntry) -> BlacklistEntr
     entry
 }
 
-/// Sessions and entries in memory, as a database has them.
+/// A model of the database: its sessions and its blacklist entries, in memory.
 struct Model {
     sessions: BTreeMap<SessionId, Session>,
     entries: HashMap<String, BlacklistEntry>,
@@ -382,7 +391,7 @@ impl Model {
         })
     }
 
-    /// Decides a revocation, and does what was decided.
+    /// Decides a revocation, and applies the decision.
     fn revoke(&mut self, revocation: &Revocation) -> RevocationDecision {
         self.now = revocation.ended.at;
         self.except = match &revocation.target {
@@ -449,7 +458,7 @@ impl RevocationState for Model {
     }
 }
 
-/// A revocation of something that there is, or is not.
+/// A revocation of any kind, whose target may or may not exist.
 fn drawn_revocation(sessions: Vec<Session>) -> impl Strategy<Value = Revocation> {
     let target = (0..6_usize, 0..sessions.len() + 3, any::<bool>());
     let rest = (0_u64..4_000, prop_oneof![9 => Just(true), 1 => Just(false)], any::<bool>());
@@ -457,7 +466,7 @@ fn drawn_revocation(sessions: Vec<Session>) -> impl Strategy<Value = Revocation>
         let unknown = session(u32::MAX - u32::try_from(n).unwrap());
         let named = sessions.get(n).unwrap_or(&unknown);
         let at = match kind {
-            // Some have expired by then.
+            // Some sessions have expired by this time.
             0 | 1 => after(600).plus(Duration::from_millis(micros)),
             _ => START.plus(Duration::from_micros(micros)),
         };
@@ -496,11 +505,11 @@ fn drawn_revocation(sessions: Vec<Session>) -> impl Strategy<Value = Revocation>
     })
 }
 
-pub async fn revocations_at_random_are_decided_as_the_domain_decides(store: &dyn Store) {
+pub async fn random_revocations_are_decided_as_the_domain_decides(store: &dyn Store) {
     const SESSIONS: u32 = 200;
     const REVOCATIONS: usize = 150;
     let mut runner = TestRunner::deterministic();
-    // One subject has more sessions than are ended at once.
+    // One subject has more sessions than one revocation ends at once.
     let many = (0..300).map(|n| Session {
         tenant: text("umbrella"),
         subject: text("dave"),
@@ -537,5 +546,5 @@ pub async fn revocations_at_random_are_decided_as_the_domain_decides(store: &dyn
         .map(|(key, entry)| (key, (entry.revoked, entry.expires_at)))
         .collect();
     assert_eq!(found, expected);
-    assert!(seen.len() >= 6, "different outcomes: {seen:?}");
+    assert!(seen.len() >= 6, "too few different outcomes: {seen:?}");
 }

@@ -10,7 +10,7 @@ use diesel::{
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-/// A store, and the location of its tables.
+/// A store, and the database that it uses, for queries that do not go through the store.
 pub struct Database {
     store: Box<dyn Store>,
     location: Location,
@@ -21,7 +21,8 @@ enum Location {
     Postgres { url: String },
 }
 
-/// Queries that return all columns of the audit's rows in the same form on both engines.
+/// Queries that return all columns of each audit row as one JSON array, in the same form on both
+/// engines.
 const SQLITE_ROWS: &str = "SELECT json_array(at, lower(hex(id)), action, caller, peer, tenant, \
                            subject, lower(hex(session_id)), kid, reason, sessions, left_out, \
                            note) AS line FROM audit ORDER BY at, id";
@@ -42,7 +43,7 @@ impl Database {
         &*self.store
     }
 
-    /// Runs the script for this engine.
+    /// Runs the script that is written for this engine.
     pub async fn execute(&self, on_postgres: &str, on_sqlite: &str) {
         match &self.location {
             Location::Sqlite { path, .. } => {
@@ -55,8 +56,8 @@ impl Database {
         }
     }
 
-    /// Reads the rows of the audit, each as an array of its columns, in the order of their key.
-    /// Does not go through the store.
+    /// Reads the rows of the audit table directly, not through the store. Each row is an array of
+    /// its columns, and the rows are in the order of their primary key.
     pub async fn audit(&self) -> Vec<serde_json::Value> {
         let lines: Vec<String> = match &self.location {
             Location::Sqlite { path, .. } => {

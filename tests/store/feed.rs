@@ -1,4 +1,5 @@
-//! Tests of the feed of revocations: it has each entry once, in the order of the commits.
+//! Tests of the feed of revocations. The feed returns each entry once, in the order in which the
+//! entries were committed.
 
 use std::{collections::HashSet, future::Future, time::Duration};
 
@@ -19,10 +20,12 @@ use crate::support::{
     revoke_token, rotate, session, text,
 };
 
-/// The time after which a test fails that waits for a hint.
+/// A test that waits for a hint fails after this time.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
-pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Store) {
+pub async fn the_feed_returns_entries_page_by_page_in_the_order_of_their_sequence_numbers(
+    store: &dyn Store,
+) {
     let mut expected = vec![];
     for session in create_all(store, (1..=7).map(session)).await {
         let outcome = revoke_session(store, &session, after(10)).await;
@@ -42,10 +45,11 @@ pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Sto
         assert_eq!(seen, expected, "in pages of {limit}");
     }
     assert!(expected.is_sorted_by(|a, b| a.0 < b.0), "{expected:?}");
-    assert!(expected[0].0 > Seq::default(), "the first is 1");
+    assert!(expected[0].0 > Seq::default(), "the first sequence number is 1");
 }
 
-/// Reads the feed until it has seen so many entries. Only hints wake it.
+/// Reads the feed until it has returned `count` entries. After an empty page, only a hint starts
+/// the next read.
 async fn follow(store: &dyn Store, count: usize) -> Vec<FeedEntry> {
     let mut reader = Reader::join(store).await;
     let mut hints = store.revocation_hints();
@@ -62,7 +66,9 @@ async fn follow(store: &dyn Store, count: usize) -> Vec<FeedEntry> {
     seen
 }
 
-pub async fn a_follower_sees_every_entry_once_while_others_revoke(store: &dyn Store) {
+pub async fn a_reader_that_hints_wake_sees_every_entry_once_during_concurrent_revocations(
+    store: &dyn Store,
+) {
     const REVOKERS: u32 = 32;
     const EACH: u32 = 8;
     let sessions = create_all(store, (0..REVOKERS * EACH).map(session)).await;
@@ -74,13 +80,14 @@ pub async fn a_follower_sees_every_entry_once_while_others_revoke(store: &dyn St
     let following = tokio::time::timeout(WATCHDOG, follow(store, sessions.len()));
     let (seen, _) = join(following, join_all(revokers)).await;
 
-    let seen = seen.expect("the follower sees all of them");
+    let seen = seen.expect("the reader sees all entries in time");
     assert_eq!(seen, entries(store).await);
     let distinct: HashSet<_> = seen.into_iter().map(|entry| entry.revoked).collect();
     assert_eq!(distinct, sessions.iter().map(|session| Revoked::Session(session.id)).collect());
 }
 
-/// Checks that the store gives a hint of the entry that a call adds to the blacklist.
+/// Checks that `call` adds one entry to the blacklist, and that the store gives a hint of the
+/// entry.
 async fn assert_hinted(store: &dyn Store, kind: &str, call: impl Future) {
     let count = entries(store).await.len();
     let mut hints = store.revocation_hints();

@@ -1,4 +1,5 @@
-//! Tests of the key ring: each change is made as a whole, and one at a time.
+//! Tests of the key ring. Each change is applied as a whole, and only to the version of the ring
+//! for which it was made.
 
 use std::time::Duration;
 
@@ -68,7 +69,9 @@ pub async fn keys_are_read_back_in_every_state(store: &dyn Store) {
     assert_eq!(now.damaged, Vec::<String>::new());
 }
 
-pub async fn a_change_is_made_once_and_for_the_ring_that_it_was_made_for(store: &dyn Store) {
+pub async fn a_change_is_applied_once_and_only_to_the_version_of_the_ring_that_it_names(
+    store: &dyn Store,
+) {
     let change = put(RingVersion(0), vec![key("a", KeyAlgorithm::EdDsa)]);
     let before = ring(store).await.position;
     let position = store.change_ring(change.clone()).await.unwrap().unwrap();
@@ -102,7 +105,9 @@ pub async fn only_one_of_two_concurrent_key_changes_is_made(store: &dyn Store) {
     }
 }
 
-pub async fn a_refresh_key_is_held_as_long_as_a_live_session_has_its_token(store: &dyn Store) {
+pub async fn a_refresh_key_is_in_use_as_long_as_a_live_session_has_a_token_of_it(
+    store: &dyn Store,
+) {
     let (old, new) = (RefreshKeyId([1; 8]), RefreshKeyId([2; 8]));
     let under = |n, key| {
         let session = session(n);

@@ -22,7 +22,7 @@ pub async fn the_newest_session_is_listed_first(store: &dyn Store) {
     assert_eq!(
         listed,
         [1, 3, 4, 0, 2].map(|n: usize| there[n].clone()),
-        "whole sessions, in this order"
+        "the list has whole sessions, the newest first"
     );
 }
 
@@ -53,9 +53,9 @@ pub async fn a_list_is_filtered_by_tenant_subject_and_state(store: &dyn Store) {
     }
 }
 
-/// A database index finds the sessions that are over. It has an expired session only once its
-/// expiry is recorded.
-pub async fn a_session_is_live_until_its_idle_expiry_and_over_once_that_is_recorded(
+/// The list of sessions that are over is read from a database index. The index contains an expired
+/// session only after its expiry was recorded.
+pub async fn a_session_is_listed_as_live_until_it_expires_and_as_over_once_that_is_recorded(
     store: &dyn Store,
 ) {
     let there = create(store, session(1)).await;
@@ -66,14 +66,14 @@ pub async fn a_session_is_live_until_its_idle_expiry_and_over_once_that_is_recor
     assert!(listed(Some(true), edge.minus(tick)).await);
     assert!(!listed(Some(true), edge).await);
     assert!(!listed(Some(false), edge).await);
-    assert!(listed(None, edge).await, "whatever its state");
+    assert!(listed(None, edge).await, "a query for any state lists the session");
     record_expiries(store, edge.plus(tick)).await;
     assert!(!listed(Some(true), edge).await);
     assert!(listed(Some(false), edge).await);
     assert!(listed(None, edge).await);
 }
 
-pub async fn pages_cover_everything_once(store: &dyn Store) {
+pub async fn pages_list_every_session_exactly_once(store: &dyn Store) {
     let alices = create_all(store, (1..=10).map(session)).await;
     let others = (1..=10).map(|n| Session { tenant: acme(), ..session(n << 8) });
     create_all(store, others).await;
@@ -107,7 +107,7 @@ pub async fn pages_cover_everything_once(store: &dyn Store) {
     }
 }
 
-pub async fn texts_that_look_alike_are_different_texts(store: &dyn Store) {
+pub async fn subjects_that_look_alike_are_different_subjects(store: &dyn Store) {
     let subjects = ["zoë", "zoe\u{308}", "Zoë", "zoë ", " zoë", "zo%", "zo_"];
     let there =
         (1..).zip(subjects).map(|(n, subject)| Session { subject: text(subject), ..session(n) });

@@ -1,5 +1,5 @@
-//! Tests of the partitions of the audit table on PostgreSQL, of which there is one a day, and which
-//! are dropped when they are old.
+//! Tests of the partitions of the audit table on PostgreSQL. Each day has a partition, and old
+//! partitions are dropped.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn days(url: &str) -> Vec<String> {
     texts(url, sql).await
 }
 
-/// Returns the partition of each record, in the order of time.
+/// Returns the name of the partition that holds each record, ordered by the time of the records.
 async fn partition_of_each(url: &str) -> Vec<String> {
     texts(url, "SELECT tableoid::regclass::text FROM audit ORDER BY at, id").await
 }
@@ -71,7 +71,7 @@ async fn make_days(url: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_are_deleted_with_the_partition_of_their_day_or_one_by_one_without_a_partition() {
+async fn records_are_deleted_with_the_partition_of_their_day_or_one_by_one_if_it_has_none() {
     let url = new_database().await;
     let store = open(&url).await;
     make_days(&url).await;
@@ -104,7 +104,7 @@ async fn records_are_deleted_with_the_partition_of_their_day_or_one_by_one_witho
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sweepers_at_once_make_the_next_days_and_drop_the_old_ones_once() {
+async fn concurrent_sweeps_create_the_next_partitions_and_drop_the_old_ones_once() {
     let url = new_database().await;
     let stores = [open(&url).await, open(&url).await, open(&url).await];
     make_days(&url).await;
@@ -126,12 +126,15 @@ async fn sweepers_at_once_make_the_next_days_and_drop_the_old_ones_once() {
     let days = days(&url).await;
     assert!(days.iter().all(|name| !name.starts_with("audit_2023")), "{days:?}");
     let moved = partition_of_each(&url).await;
-    assert!(moved[..2].iter().all(|name| days.contains(name)), "{moved:?} are moved to {days:?}");
+    assert!(
+        moved[..2].iter().all(|name| days.contains(name)),
+        "{moved:?} are not in the partitions {days:?}"
+    );
     assert_eq!(moved[2], "audit_default", "no partition is made so far ahead");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_leaps_makes_no_partitions_and_drops_none_in_use() {
+async fn a_clock_jump_creates_no_partitions_and_drops_none_that_are_current() {
     let url = new_database().await;
     let store = open(&url).await;
     store.delete_old_audit(START, ALL).await.unwrap();
@@ -143,7 +146,7 @@ async fn a_clock_that_leaps_makes_no_partitions_and_drops_none_in_use() {
     assert_eq!((days(&url).await, count(&url).await), (made, 2));
 }
 
-/// A long-running reader must not make writers wait, nor the sweep fail.
+/// A long-running read transaction must neither make writers wait nor make the sweep fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_in_use_are_left_for_the_next_sweep() {
     let url = new_database().await;
@@ -164,7 +167,7 @@ async fn partitions_in_use_are_left_for_the_next_sweep() {
     assert_eq!(store.delete_old_audit(day(4), ALL).await.unwrap(), 2);
 }
 
-/// Returns a database with the schema of the version before partitions.
+/// Returns a database with the schema of the last version without partitions.
 async fn before_partitions() -> String {
     let url = new_database().await;
     open(&url).await;
@@ -210,9 +213,9 @@ async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
     );
 }
 
-/// A start must not wait until a large table is attached.
+/// The start of a process must not wait until a large table is attached as a partition.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_records_from_before_partitions_are_attached_while_the_store_is_open() {
+async fn a_large_table_of_the_previous_version_is_attached_after_the_store_has_opened() {
     let url = before_partitions().await;
     let insert = "INSERT INTO audit (at, id, left_out, action, caller, note) SELECT now() - n * \
                   interval '1 minute', gen_random_uuid(), 0, 'key_rotated', 'countersign', \
@@ -230,7 +233,7 @@ async fn many_records_from_before_partitions_are_attached_while_the_store_is_ope
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publication_of_all_tables_keeps_no_old_record() {
+async fn old_records_are_deleted_even_if_all_tables_are_published() {
     let url = new_database().await;
     let store = open(&url).await;
     make_days(&url).await;
@@ -239,10 +242,10 @@ async fn a_publication_of_all_tables_keeps_no_old_record() {
     assert_eq!(store.delete_old_audit(day(4).plus(HOUR), ALL).await.unwrap(), 3);
 }
 
-/// While replicas are replaced one after the other, those of the previous version go on with
-/// statements that they prepared before the migration.
+/// During a rolling upgrade, replicas of the previous version continue to use statements that they
+/// prepared before the migration.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_of_the_version_before_partitions_writes_and_sweeps() {
+async fn a_replica_of_the_version_without_partitions_writes_and_sweeps() {
     let url = before_partitions().await;
     let (old, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);

@@ -61,7 +61,7 @@ pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_one_of_many_concurrent_migrations_is_made() {
+async fn concurrent_starts_run_each_migration_once() {
     let url = new_database().await;
     let options = options(&url);
     for opened in join_all((0..8).map(|_| PostgresStore::open(&options))).await {
@@ -75,7 +75,7 @@ async fn only_one_of_many_concurrent_migrations_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_whose_process_dies_leaves_nothing() {
+async fn a_process_that_dies_during_a_migration_leaves_no_change() {
     let url = new_database().await;
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
@@ -93,7 +93,7 @@ async fn a_migration_whose_process_dies_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
+async fn an_upgrade_gives_earlier_sessions_replays_within_the_grace() {
     let url = new_database().await;
     let strict = Session {
         policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy },
@@ -116,7 +116,7 @@ async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() {
+async fn requests_of_the_version_without_fingerprints_can_be_repeated_after_the_upgrade() {
     let url = new_database().await;
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&url).await, request(1)).await;
@@ -144,11 +144,12 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
 /// A sweep must not wait for another transaction that has locked a session, and must look at that
 /// session again later.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_being_written_to_is_looked_at_when_its_expiry_is_recorded_again() {
+async fn a_sweep_skips_a_locked_session_and_a_later_sweep_looks_at_it_again() {
     let url = new_database().await;
     let store = open(&url).await;
     let expired = create(&store, session(1)).await;
-    // The session `live` was refreshed, so it is looked at before it has expired.
+    // The session `live` was refreshed. A sweep looks at it when its first expiry has passed,
+    // although it has not expired.
     let live = rotate(&store, &create(&store, session(2)).await, after(500)).await;
     let late = create(&store, session(3)).await;
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -190,7 +191,7 @@ async fn former_replicas_are_listed_for_a_day_and_in_a_bounded_number() {
     let store = open(&url).await;
     let members = store.members().unwrap();
     end_replicas(&store, "steady", 1, 0).await;
-    // A replica that starts again and again displaces none of another name.
+    // A replica that restarts again and again must not displace former replicas with another name.
     end_replicas(&store, "crashing", 30, 1).await;
     let register = members.register().await.unwrap();
     let named = |register: &Register, name: &str| {
@@ -225,7 +226,7 @@ async fn former_replicas_are_listed_for_a_day_and_in_a_bounded_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_removed_even_if_it_cannot_be_listed_afterwards() {
+async fn a_replica_is_removed_even_if_it_cannot_be_recorded_as_a_former_replica() {
     let url = new_database().await;
     let store = open(&url).await;
     let members = store.members().unwrap();
@@ -233,7 +234,7 @@ async fn a_replica_is_removed_even_if_it_cannot_be_listed_afterwards() {
     for byte in [1, 2, 3] {
         join(&store, newcomer(gone(byte))).await;
     }
-    assert!(!members.remove(gone(1), 7).await.unwrap(), "its row does not have this number");
+    assert!(!members.remove(gone(1), 7).await.unwrap(), "the row has another renewal number");
     assert!(members.remove(gone(1), 0).await.unwrap());
     let listed = async || members.register().await.unwrap().former;
     in_time(async { while listed().await.is_empty() {} }).await;
@@ -245,9 +246,10 @@ async fn a_replica_is_removed_even_if_it_cannot_be_listed_afterwards() {
     assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 0);
 }
 
-/// Replicas of a newer version write to the same table.
+/// Replicas of a newer version write to the same table, and may write states that this version does
+/// not know.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_former_replica_in_a_state_of_a_newer_version_is_left_out_of_the_list() {
+async fn a_former_replica_in_a_state_that_this_version_does_not_know_is_not_listed() {
     let url = new_database().await;
     let store = open(&url).await;
     end_replicas(&store, "known", 1, 0).await;
@@ -258,9 +260,9 @@ async fn a_former_replica_in_a_state_of_a_newer_version_is_left_out_of_the_list(
     assert_eq!(names, ["known"]);
 }
 
-/// A process that leaves is about to end, and must not wait for as long as a statement may take.
+/// A process that leaves is about to end. It must not wait for the whole time limit of a statement.
 #[tokio::test(flavor = "multi_thread")]
-async fn leaving_does_not_wait_for_a_database_that_is_silent() {
+async fn leaving_does_not_wait_long_for_a_database_that_does_not_answer() {
     let url = new_database().await;
     let store = open(&url).await;
     let members = store.members().unwrap();
@@ -278,9 +280,9 @@ async fn leaving_does_not_wait_for_a_database_that_is_silent() {
     in_time(async { while number(&url, "SELECT count(*) FROM replicas").await > 0 {} }).await;
 }
 
-/// While replicas are replaced one after the other, some have the previous version.
+/// During a rolling upgrade, some replicas still have the previous version.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {
+async fn a_replica_of_the_version_without_addresses_can_still_join_sweep_and_leave() {
     let url = new_database().await;
     let store = open(&url).await;
     let sql = "INSERT INTO replicas (incarnation, name, version, holds_for, applied) SELECT \
@@ -289,8 +291,8 @@ async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {
     let members = store.members().unwrap();
     let register = members.register().await.unwrap();
     assert_eq!((&*register.members[0].name, &*register.members[0].address), ("old", ""));
-    // The statement is the sweep of that version.
     create(&store, session(1)).await;
+    // This statement is the sweep of the previous version.
     let sql = "WITH due AS MATERIALIZED (SELECT id FROM sessions WHERE sweep_on < now() ORDER BY \
                sweep_on LIMIT 10 FOR UPDATE SKIP LOCKED), record AS (UPDATE sweeper SET \
                forgotten_until = now()) DELETE FROM sessions AS s USING due WHERE s.id = due.id";
@@ -345,7 +347,8 @@ async fn an_unusable_database_is_refused_in_one_line_without_the_password() {
     }
 }
 
-/// YugabyteDB has this function. By default it runs READ COMMITTED at another level.
+/// YugabyteDB has the function that this test creates. By default, YugabyteDB runs READ COMMITTED
+/// transactions at another isolation level.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_does_not_give_the_demanded_isolation_level_is_refused() {
     let url = new_database().await;
@@ -394,7 +397,7 @@ async fn one_of_many_refreshes_over_several_replicas_rotates_and_the_others_repl
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_and_requests_hold_over_several_replicas() {
+async fn limits_and_request_ids_hold_across_several_replicas() {
     let (_, stores) = replicas().await;
     let outcomes = join_all((0..96).map(|n| {
         let creation = Creation { session: session(n), max_sessions: 5, on_quota: OnQuota::Refuse };
@@ -431,8 +434,8 @@ async fn limits_and_requests_hold_over_several_replicas() {
     assert_eq!(entries(&stores[2]).await.len(), 91);
 }
 
-/// A reader that has come to some position has seen everything before it, whichever replica wrote
-/// it.
+/// A reader that has reached a feed position has seen every entry before it, whichever replica
+/// wrote the entry.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_feed_has_no_gaps_while_several_replicas_write() {
     const EACH: u32 = 60;
@@ -447,7 +450,7 @@ async fn the_feed_has_no_gaps_while_several_replicas_write() {
                 assert_eq!(
                     entry.seq.0,
                     last.0 + 1,
-                    "nothing is committed before what has a smaller seq"
+                    "an entry was committed before an entry with a smaller number"
                 );
                 last = entry.seq;
             }
@@ -475,15 +478,16 @@ async fn a_revocation_of_one_replica_wakes_the_others() {
     in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
 }
 
-/// A notification is only a hint: it wakes the readers of the feed, and a false one does no harm.
+/// A notification is only a hint that wakes the readers of the feed, so a false notification does
+/// no harm.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_notification_wakes_the_readers_of_the_feed() {
     let url = new_database().await;
     let store = open(&url).await;
     let there = create_all(&store, (1..9).map(session)).await;
     let mut hints = store.revocation_hints();
-    // The store also looks at the head of the feed, which may correct the false hint before the
-    // test sees it, so the notification is repeated.
+    // The store also polls the head of the feed. That may correct the false hint before the test
+    // sees it, so the test repeats the notification.
     while hints.borrow_and_update().0 != 999_999 {
         execute(&url, "SELECT pg_notify('countersign_feed', '999999')").await;
         in_time(hints.changed()).await.unwrap();
@@ -496,7 +500,7 @@ async fn any_notification_wakes_the_readers_of_the_feed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn others_are_notified_of_a_revocation() {
+async fn a_revocation_notifies_other_processes() {
     let url = new_database().await;
     let store = open(&url).await;
     let there = create(&store, session(1)).await;
@@ -516,9 +520,9 @@ async fn others_are_notified_of_a_revocation() {
     while in_time(heard.recv()).await.unwrap() != seq.0.to_string() {}
 }
 
-/// The connections that listen are terminated again and again.
+/// The test terminates the listening connections again and again.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_notifications_revocations_are_found_by_looking() {
+async fn without_notifications_revocations_are_found_by_polling() {
     let (url, stores) = replicas().await;
     let there = create_all(&stores[0], (1..5).map(session)).await;
     let mut hints = stores[2].revocation_hints();
@@ -534,8 +538,9 @@ async fn without_notifications_revocations_are_found_by_looking() {
     }
 }
 
-/// If a commit's wait for its standby is cancelled, PostgreSQL warns, and the commit is visible,
-/// but lost if the primary is. The store must not acknowledge it.
+/// If the wait of a commit for its synchronous standby is cancelled, PostgreSQL only warns. The
+/// commit is visible then, but it is lost if the primary is lost. The store must not acknowledge
+/// such a commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
@@ -568,8 +573,8 @@ async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     for outcome in [revoked, created] {
         assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     }
-    // The revocation is visible by then, so the refresh is refused, and a refusal writes nothing
-    // that could be lost.
+    // The revocation is visible when the refresh begins, so the refresh is refused. A refusal
+    // writes nothing that could be lost.
     assert!(rotated.is_ok(), "{rotated:?}");
 
     standby("").await;
@@ -577,7 +582,7 @@ async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     create(&store, session(3)).await;
 }
 
-/// If a refresh changed an indexed column, each would cost five writes instead of one.
+/// If a refresh changed an indexed column, each refresh would cost five writes instead of one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_changes_no_index() {
     let url = new_database().await;
@@ -595,16 +600,16 @@ async fn a_refresh_changes_no_index() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let cold =
+    let not_hot =
         "SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
-    // While an old snapshot is in use, a page may be full of old row versions for a moment, and the
-    // next update goes to another page.
-    let cold = number(&url, cold).await;
-    assert!(cold < 10, "{cold} of 50");
+    // While an old snapshot is in use, a page may be full of old row versions, so that the next
+    // update goes to another page.
+    let not_hot = number(&url, not_hot).await;
+    assert!(not_hot < 10, "{not_hot} of 50 updates changed an index");
 }
 
-/// While the tables are empty, all indexes seem to cost the same. Plans that are made then must be
-/// good later, too.
+/// While the tables are empty, the planner takes all indexes to cost the same. A plan that is made
+/// then must still be good later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
     const SUBJECTS: u32 = 100;
@@ -629,13 +634,13 @@ async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
     .await;
     let read =
         "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'sessions'";
-    assert_eq!(number(&url, read).await, 0, "none of them has another session");
+    assert_eq!(number(&url, read).await, 0, "no subject has another session");
 }
 
 /// The index keeps the entries of evicted sessions until the next vacuum, which an old snapshot
-/// delays. Reading all of them for each creation would read 20,000 entries here.
+/// delays. If each creation read all of them, this test would read 20,000 entries.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subject_at_its_limit_does_not_read_all_that_were_evicted_before() {
+async fn a_creation_at_the_limit_does_not_read_all_sessions_that_were_evicted_before() {
     const CREATIONS: u32 = 200;
     let url = new_database().await;
     let store = open(&url).await;
@@ -663,7 +668,7 @@ async fn a_subject_at_its_limit_does_not_read_all_that_were_evicted_before() {
     assert!(read < 50 * i64::from(CREATIONS), "{read}");
 }
 
-/// Neither may a session end, nor a token be superseded, without an entry in the blacklist.
+/// A session must not end, and a token must not be replaced, unless the blacklist entry is written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     let url = new_database().await;
@@ -693,7 +698,7 @@ async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     assert_eq!(
         number(&url, "SELECT seq FROM feed_head").await,
         0,
-        "what was rolled back has used no number"
+        "a transaction that was rolled back uses no sequence number"
     );
 
     execute(&url, "DROP TRIGGER broken ON blacklist").await;
@@ -740,7 +745,7 @@ async fn a_creation_that_fails_at_commit_is_not_acknowledged() {
          DEFERRED FOR EACH ROW EXECUTE FUNCTION late()",
     )
     .await;
-    // If the commit is a statement of its own, its failure leaves the outcome unknown.
+    // If the commit is a separate statement and fails, the outcome of the transaction is unknown.
     for outcome in join_all((1..100).map(|n| store.create_session(limited(n)))).await {
         assert!(
             matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Refused(_))),
@@ -802,7 +807,7 @@ fn locks(which: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_holds_on_connections_that_nobody_has_used() {
+async fn a_limit_holds_on_new_connections() {
     let url = new_database().await;
     for n in 0..8 {
         let stores = [open(&url).await, open(&url).await];
@@ -825,7 +830,7 @@ async fn a_limit_holds_on_connections_that_nobody_has_used() {
     assert_eq!(number(&url, "SELECT count(*) FROM sessions").await, 8 * 11);
 }
 
-/// Returns a creation of session `n` under a limit that evicts the oldest.
+/// Returns a creation of session `n` under a limit, with eviction of the oldest sessions.
 fn up_to(max_sessions: u32, n: u32) -> Creation {
     Creation { session: session(n), max_sessions, on_quota: OnQuota::EvictOldest }
 }
@@ -838,8 +843,8 @@ async fn evicted_by(store: &PostgresStore, creation: Creation) -> Vec<SessionId>
     }
 }
 
-/// Opens two replicas, of which the first remembers the oldest live session of a subject. The
-/// subject has as many as its limit allows: 102, 103 and 104.
+/// Opens two replicas. The first one remembers the oldest live session of a subject that has as
+/// many sessions as its limit allows: 102, 103 and 104.
 async fn replicas_of_a_full_subject() -> [PostgresStore; 2] {
     let (_, [first, second, _]) = replicas().await;
     for n in 100..=104 {
@@ -850,14 +855,15 @@ async fn replicas_of_a_full_subject() -> [PostgresStore; 2] {
 
 /// The clocks of two replicas are up to ten seconds apart here.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_oldest_session_may_be_one_that_a_replica_with_a_late_clock_has_created_since() {
+async fn a_session_created_since_by_a_replica_with_a_clock_behind_can_be_the_oldest() {
     let [first, late] = replicas_of_a_full_subject().await;
     // The limit of this creation has room for one more.
     assert_eq!(evicted_by(&late, up_to(4, 93)).await, []);
     assert_eq!(evicted_by(&first, up_to(3, 105)).await, [93, 102].map(|n| session(n).id));
 }
 
-/// The identifier is old if the creation took long, or if the clock of the replica leapt.
+/// The time in an identifier is long ago if the creation took long, or if the clock of the replica
+/// jumped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_holds_however_old_the_identifier_of_another_session_is() {
     let [first, other] = replicas_of_a_full_subject().await;
@@ -867,18 +873,19 @@ async fn a_limit_holds_however_old_the_identifier_of_another_session_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_before_all_that_are_remembered_is_overlooked_for_half_a_minute_at_most() {
+async fn a_session_older_than_the_remembered_one_is_overlooked_for_half_a_minute_at_most() {
     let [first, other] = replicas_of_a_full_subject().await;
     assert_eq!(evicted_by(&other, up_to(4, 20)).await, []);
     assert_eq!(
         evicted_by(&first, up_to(3, 133)).await,
         [session(102).id],
-        "the sessions are read from the remembered one on"
+        "the engine reads no session before the remembered one"
     );
     assert_eq!(evicted_by(&first, up_to(3, 134)).await, [20, 103].map(|n| session(n).id));
 }
 
-/// At the stricter levels, a statement after the lock would still see the snapshot from before it.
+/// At stricter isolation levels than READ COMMITTED, a statement that follows the lock would still
+/// see the snapshot from before the lock.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_not_counted_at_isolation_levels_where_the_count_may_be_stale() {
     let url = new_database().await;
@@ -903,9 +910,10 @@ async fn sessions_are_not_counted_at_isolation_levels_where_the_count_may_be_sta
     driver.await.unwrap().unwrap();
 }
 
-/// A row that this service never writes is an error, and not a session in which values are guessed.
+/// If a row has values that this service never writes, the store returns an error. It does not
+/// guess values for the session.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
+async fn a_damaged_row_is_an_error_only_for_calls_that_read_it() {
     let url = new_database().await;
     let store = open(&url).await;
     let there = create(&store, session(1)).await;
@@ -932,9 +940,9 @@ async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
             store.refresh_session(stale)
         });
         for (n, outcome) in join_all(attempts).await.iter().enumerate() {
-            let is_hurt = n == 0 && matches!(outcome, Err(StoreError::Damaged(_)));
+            let is_damaged_row = n == 0 && matches!(outcome, Err(StoreError::Damaged(_)));
             assert!(
-                is_hurt || matches!(outcome, Ok(Refreshed::Refused(_))) && n > 0,
+                is_damaged_row || matches!(outcome, Ok(Refreshed::Refused(_))) && n > 0,
                 "{damage}: {n}: {outcome:?}"
             );
         }
@@ -953,13 +961,13 @@ async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
     assert_eq!(timeout, Duration::from_secs(25 * 3600), "a day counts as 24 hours");
 }
 
-/// Checks that an error says that the database is away or overloaded.
+/// Checks that an error reports the database as unavailable or overloaded.
 fn assert_unavailable(error: &StoreError) {
     assert!(matches!(error, StoreError::Unavailable(_) | StoreError::Overloaded), "{error:?}");
 }
 
 /// Creates, refreshes and revokes sessions until `trouble` is over, and then checks that the
-/// database has everything that was acknowledged.
+/// database holds every acknowledged write.
 async fn assert_acknowledged_is_kept(store: &PostgresStore, trouble: impl Future<Output = ()>) {
     let done = AtomicBool::new(false);
     let failures = AtomicU32::new(0);
@@ -1029,7 +1037,7 @@ async fn assert_acknowledged_is_kept(store: &PostgresStore, trouble: impl Future
     assert_eq!(
         numbers,
         (1..=i64::try_from(feed.len()).unwrap()).collect::<Vec<_>>(),
-        "no number is lost or given twice"
+        "no sequence number is lost or given out twice"
     );
 }
 
@@ -1052,8 +1060,9 @@ async fn lost_connections_under_load_are_reported_as_unavailable_and_lose_no_ack
     assert_acknowledged_is_kept(&store, trouble).await;
 }
 
-/// The server waits for the table's lock while it analyses the statement. If the connection is
-/// terminated then, the error has a position in the text, as a syntax error has.
+/// PostgreSQL waits for the lock of the table while it analyses the statement. If the connection is
+/// terminated during that wait, the error has a position in the statement's text, as a syntax error
+/// has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_lost_while_a_statement_is_analysed_is_reported_as_unavailable() {
     let url = new_database().await;
@@ -1107,10 +1116,10 @@ async fn the_store_recovers_by_itself_from_a_crash_of_the_server_and_loses_nothi
     assert_acknowledged_is_kept(&store, trouble).await;
 }
 
-/// The server goes on with the statements of callers that have gone, so their connections must
-/// count as used until it has finished.
+/// The server continues a statement after its caller has gone, so the connection must count as used
+/// until the server has finished.
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_go_away_do_not_add_connections() {
+async fn abandoned_calls_do_not_add_connections() {
     let url = new_database().await;
     let store = open(&url).await;
     let there = create(&store, session(1)).await;
@@ -1134,10 +1143,10 @@ async fn callers_that_go_away_do_not_add_connections() {
     assert_unchanged(&store, &[there]).await;
 }
 
-/// Otherwise a later write over that connection would be part of the open transaction, and never be
-/// committed.
+/// If a transaction stayed open, a later write over the same connection would become part of it,
+/// and would never be committed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_goes_away_leaves_no_open_transaction() {
+async fn an_abandoned_call_leaves_no_open_transaction() {
     let url = new_database().await;
     let store = open(&url).await;
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -1162,7 +1171,7 @@ async fn a_caller_that_goes_away_leaves_no_open_transaction() {
 
 /// An operator who edits the database may damage rows of keys. The other keys must stay usable.
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_are_no_keys_are_named() {
+async fn damaged_keys_are_reported_and_the_others_stay_usable() {
     let url = new_database().await;
     let store = open(&url).await;
     let key = |kid: &str| SealedKey {
@@ -1201,13 +1210,13 @@ async fn outsider(url: &str) -> tokio_postgres::Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadlock_is_tried_again_whatever_language_the_server_speaks() {
+async fn a_write_that_deadlocks_is_retried_whatever_the_language_of_the_server() {
     let (_server, url, store) = german().await;
     let [first, second] = [1, 2].map(|n| session(n).id.to_string());
     let lock = |id: &str| format!("SELECT FROM sessions WHERE id = '{id}' FOR UPDATE");
     create_all(&store, [session(1), session(2)]).await;
-    // The server checks for deadlocks after a second of the store's wait, but only after a minute
-    // of this client's, so the store's transaction is the one that fails.
+    // The server checks for deadlocks once the store has waited for a second, but for this client
+    // only after a minute. So the store's transaction is the one that fails.
     let client = outsider(&url).await;
     client.batch_execute("SET deadlock_timeout = '1min'").await.unwrap();
     client.batch_execute(&format!("BEGIN; {}", lock(&second))).await.unwrap();
@@ -1234,7 +1243,7 @@ async fn a_deadlock_is_tried_again_whatever_language_the_server_speaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_that_the_server_ends_is_unavailability_whatever_language_it_speaks() {
+async fn a_timeout_of_the_server_is_reported_as_unavailable_whatever_its_language() {
     let (_server, url, store) = german().await;
     let there = create(&store, session(1)).await;
     for setting in ["lock_timeout", "statement_timeout"] {
@@ -1264,7 +1273,7 @@ async fn a_wait_that_the_server_ends_is_unavailability_whatever_language_it_spea
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_code_of_an_error_decides_what_becomes_of_a_write() {
+async fn the_sqlstate_of_an_error_decides_whether_a_write_is_retried_or_refused() {
     let url = new_database().await;
     let store = open(&url).await;
     execute(
@@ -1275,7 +1284,7 @@ async fn the_code_of_an_error_decides_what_becomes_of_a_write() {
          ROW EXECUTE FUNCTION failing()",
     )
     .await;
-    for (n, (code, attempts, is_passing)) in (0..).zip([
+    for (n, (code, attempts, is_transient)) in (0..).zip([
         ("40001", 2, true),
         ("40P01", 2, true),
         ("55P03", 1, true),
@@ -1297,10 +1306,10 @@ async fn the_code_of_an_error_decides_what_becomes_of_a_write() {
         let session = Session { subject: text(code), ..session(n) };
         let outcome = store.create_session(unlimited(session)).await;
         match &outcome {
-            Err(StoreError::Unavailable(problem)) if is_passing => {
+            Err(StoreError::Unavailable(problem)) if is_transient => {
                 assert!(problem.contains(code), "{problem}")
             }
-            Err(StoreError::Refused(problem)) if !is_passing => {
+            Err(StoreError::Refused(problem)) if !is_transient => {
                 assert!(problem.contains(code), "{problem}")
             }
             _ => panic!("{code}: {outcome:?}"),

@@ -27,7 +27,7 @@ fn evicted(session: &Session, at: Timestamp) -> Session {
     session.clone().end(ended_without_note(at, EndReason::QuotaEvicted))
 }
 
-pub async fn a_session_over_the_limit_is_refused_and_none_is_evicted(store: &dyn Store) {
+pub async fn a_session_over_the_limit_is_refused_without_an_eviction(store: &dyn Store) {
     let there = create_all(store, [session(1), session(2)]).await;
     let third = store.create_session(limited(session(3), 2, OnQuota::Refuse)).await.unwrap();
     assert_eq!(third, Created::QuotaExceeded);
@@ -48,8 +48,8 @@ fn evicted_for(created: &Created) -> &[SessionId] {
 }
 
 pub async fn a_session_over_the_limit_evicts_the_oldest_session(store: &dyn Store) {
-    // The oldest session is the one that was created first, however late it was refreshed, and in
-    // whatever order the rows were written.
+    // The oldest session is the one that was created first. Neither the time of its last refresh
+    // nor the order in which the rows were written matters.
     let there = create_all(store, [session(3), session(1), session(2)]).await;
     let oldest = rotate(store, &there[1], after(4)).await;
 
@@ -70,7 +70,9 @@ pub async fn a_session_over_the_limit_evicts_the_oldest_session(store: &dyn Stor
     .await;
 }
 
-pub async fn a_lowered_limit_evicts_as_many_as_are_too_many(store: &dyn Store) {
+pub async fn under_a_lowered_limit_a_creation_evicts_every_session_over_the_limit(
+    store: &dyn Store,
+) {
     let there = create_all(store, (1..=5).map(session)).await;
     let created = store.create_session(limited(session(6), 2, OnQuota::EvictOldest)).await.unwrap();
 
@@ -148,9 +150,9 @@ pub async fn a_repeated_request_evicts_nobody_and_is_not_refused(store: &dyn Sto
     assert_eq!(entries(store).await, []);
 }
 
-/// However far a limit was lowered, one creation evicts a bounded number of sessions, the oldest
+/// However far a limit was lowered, one creation evicts at most `MOST_EVICTED` sessions, the oldest
 /// first.
-pub async fn a_limit_lowered_far_is_reached_step_by_step(store: &dyn Store) {
+pub async fn a_limit_that_was_lowered_far_is_reached_over_several_creations(store: &dyn Store) {
     let there = create_all(store, (1..=40).map(session)).await;
     let mut evicted = vec![];
     let mut sizes = vec![];
@@ -172,9 +174,9 @@ async fn live(store: &dyn Store) -> Vec<SessionId> {
     live
 }
 
-/// Under such a limit, the engine keeps the number of live sessions instead of reading all of them
-/// for each creation.
-pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store) {
+/// Under a limit above `MOST_READ`, the engine keeps the number of live sessions, and does not read
+/// all of them for each creation.
+pub async fn a_limit_holds_even_if_it_is_too_large_to_read_all_sessions(store: &dyn Store) {
     let max = MOST_READ + 4;
     let there = create_all(store, (1..=MOST_READ).map(session)).await;
     let mut created = vec![];
@@ -192,7 +194,7 @@ pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store)
     );
     assert_eq!(live(store).await.len(), usize::try_from(max).unwrap());
 
-    // A session that was ended makes room once the engine counts the sessions again.
+    // An ended session makes room only when the engine counts the sessions again.
     revoke_session(store, &there[9], after(300)).await;
     let next = |n| limited(session(n), max, OnQuota::Refuse);
     let at = MOST_READ + 8;
@@ -200,7 +202,7 @@ pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store)
     assert_eq!(store.create_session(next(at + 2)).await.unwrap(), Created::QuotaExceeded);
 }
 
-/// The creations may be in one transaction or in several.
+/// The engine may put the creations into one transaction or into several.
 pub async fn concurrent_creations_of_one_subject_evict_all_sessions_over_the_limit(
     store: &dyn Store,
 ) {

@@ -48,7 +48,9 @@ pub async fn a_rotation_writes_what_the_domain_decides_and_nothing_else(store: &
     assert_unchanged(store, &others).await;
 }
 
-pub async fn a_device_is_updated_when_given_and_kept_when_not(store: &dyn Store) {
+pub async fn a_refresh_updates_the_device_if_one_is_given_and_keeps_it_otherwise(
+    store: &dyn Store,
+) {
     let before = create(store, rich_session(1)).await;
     let kept = rotate(store, &before, after(2)).await;
     assert_eq!(read(store, &before).await.device, before.device);
@@ -79,7 +81,7 @@ pub async fn a_replay_changes_nothing(store: &dyn Store) {
     assert_eq!(entries(store).await, entries_before);
 }
 
-pub async fn a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_rotation(
+pub async fn replays_until_used_remain_possible_after_the_grace_until_the_next_rotation(
     store: &dyn Store,
 ) {
     let mut first = session(1);
@@ -98,7 +100,9 @@ pub async fn a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_r
     let next = rotate(store, &current, after(320)).await;
     let old = RefreshAttempt { generation: 1, ..attempt(&next, after(320)) };
     let reused = store.refresh_session(old).await.unwrap();
-    let Refreshed::Reused { .. } = reused else { panic!("its successor was used: {reused:?}") };
+    let Refreshed::Reused { .. } = reused else {
+        panic!("the next refresh token was used: {reused:?}")
+    };
     let entry = entries(store).await.pop().unwrap();
     let ended = read(store, &next).await;
     assert_eq!(entry.expires_at, BlacklistEntry::expiry_for(&ended, after(320)));
@@ -117,7 +121,7 @@ pub async fn a_reuse_ends_the_session_and_stops_its_tokens(store: &dyn Store) {
 
     let reused = store.refresh_session(with_previous_token(&current, now)).await.unwrap();
     let Refreshed::Reused { session, position } = reused else {
-        panic!("past its grace: {reused:?}")
+        panic!("the grace has passed: {reused:?}")
     };
     assert_eq!(*session, expected);
     let entry = BlacklistEntry::for_session(&current, &ended);
@@ -171,14 +175,14 @@ pub async fn an_unknown_session_is_refused(store: &dyn Store) {
     assert_eq!(store.session(session(2).id).await.unwrap(), None);
 }
 
-pub async fn a_kept_access_token_gets_no_entry(store: &dyn Store) {
+pub async fn a_refresh_that_keeps_the_previous_access_token_adds_no_entry(store: &dyn Store) {
     let before = create(store, session(1)).await;
     let refreshed = store.refresh_session(attempt(&before, after(2))).await.unwrap();
     assert!(matches!(refreshed, Refreshed::Rotated { position: None, .. }), "{refreshed:?}");
     assert_eq!(entries(store).await, []);
 }
 
-pub async fn a_revoked_access_token_is_stopped_for_as_long_as_it_lives(store: &dyn Store) {
+pub async fn an_access_token_that_a_refresh_revokes_is_stopped_until_it_expires(store: &dyn Store) {
     let mut current = session(1);
     current.policy.on_refresh = OnRefresh::RevokeAccessToken;
     current = create(store, current).await;
@@ -188,7 +192,7 @@ pub async fn a_revoked_access_token_is_stopped_for_as_long_as_it_lives(store: &d
         let attempt = RefreshAttempt { next_access_token_id, ..attempt(&current, now) };
         let refreshed = store.refresh_session(attempt).await.unwrap();
         let Refreshed::Rotated { session, position: Some(position) } = refreshed else {
-            panic!("with an entry: {refreshed:?}")
+            panic!("a rotation with an entry was expected: {refreshed:?}")
         };
         expected.push((position.seq, current));
         current = *session;

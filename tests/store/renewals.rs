@@ -1,5 +1,4 @@
-//! Tests of renewals: the answers that they bring, and the cases in which they must not extend a
-//! lease.
+//! Tests of renewals: what their answers contain, and when a renewal must not extend the lease.
 
 use std::time::Duration;
 
@@ -28,12 +27,12 @@ use crate::{
     },
 };
 
-/// The pause between two looks at something that sends no event.
+/// The pause between two checks of a condition that sends no event.
 const MOMENT: Duration = Duration::from_millis(5);
 const A: [u8; 16] = [1; 16];
 const B: [u8; 16] = [2; 16];
 
-/// Returns a renewal by the first replica, which has read nothing yet.
+/// Returns a renewal of replica `A` that reads the feed from its beginning.
 fn renewal(number: i64, confirmed: i64, applied: Seq) -> RenewalRequest {
     let (incarnation, after) = (Incarnation::new(A), Seq::default());
     RenewalRequest {
@@ -58,7 +57,7 @@ async fn is_gone(renewals: &mut Box<dyn RenewalClient>, renewal: RenewalRequest)
     matches!(renewals.renew(&renewal).await.unwrap(), RenewalOutcome::Gone)
 }
 
-/// Opens a store that the first replica joins.
+/// Opens a store, and lets replica `A` join.
 async fn joined(url: &str) -> (PostgresStore, Box<dyn RenewalClient>) {
     let store = open(url).await;
     let renewals = join(&store, newcomer(Incarnation::new(A))).await;
@@ -66,7 +65,7 @@ async fn joined(url: &str) -> (PostgresStore, Box<dyn RenewalClient>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewal_brings_the_feed_its_head_and_the_others() {
+async fn a_renewal_returns_the_feed_its_head_and_the_other_replicas() {
     let (store, mut renewals) = joined(&new_database().await).await;
     let before = answer(&mut renewals, renewal(1, 0, Seq(0))).await;
     assert_eq!((before.head.seq, before.entries.len(), before.others.len()), (Seq(0), 0, 0));
@@ -104,8 +103,8 @@ async fn a_renewal_brings_the_feed_its_head_and_the_others() {
     assert_eq!(listed, [(Incarnation::new(A), 3, Seq(2)), (Incarnation::new(B), 0, Seq(2))]);
 }
 
-/// In a database that was set back, the replica's row has a smaller number than was confirmed, or
-/// is missing. A renewal that was given up may arrive after a later one.
+/// If the database was set back, the replica's row is missing, or has a smaller renewal number than
+/// the last confirmed one. A renewal whose caller gave up may also arrive after a later renewal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_reports_gone_if_its_row_is_missing_or_has_another_number() {
     let (store, mut renewals) = joined(&new_database().await).await;
@@ -126,7 +125,7 @@ async fn a_renewal_reports_gone_if_its_row_is_missing_or_has_another_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_register_is_settled_once_for_each_history() {
+async fn the_register_is_recorded_as_complete_once_for_each_timeline() {
     let url = new_database().await;
     let (store, mut renewals) = joined(&url).await;
     let timeline = answer(&mut renewals, renewal(1, 0, Seq(0))).await.head.timeline;
@@ -139,8 +138,8 @@ async fn the_register_is_settled_once_for_each_history() {
     assert_eq!(answer(&mut renewals, renewal(3, 2, Seq(0))).await.settled, timeline);
 }
 
-/// If a commit's wait for its standby is cancelled, the commit is visible, but lost if the primary
-/// is. No lease may be based on it.
+/// If the wait of a commit for its synchronous standby is cancelled, the commit is visible, but it
+/// is lost if the primary is lost. No lease may be based on such a commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
     let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
@@ -153,7 +152,8 @@ async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
         execute(&url, "SELECT pg_reload_conf()").await;
     };
     standby("nobody").await;
-    // The server applies the setting a little later. From then on a write waits.
+    // The server applies the setting with a delay. As soon as a write waits for the standby, the
+    // setting is in effect.
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     while number(&url, waiting).await == 0 {
         let url = url.clone();
@@ -188,7 +188,7 @@ async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
     answer(&mut renewals, renewal(22, 1, Seq(0))).await;
 }
 
-/// Starts a primary, which the first replica joins, and a standby of it.
+/// Starts a primary, lets replica `A` join it, and starts a standby of the primary.
 async fn joined_pair() -> (Server, Server) {
     let primary = spawn_blocking(Server::start).await.unwrap();
     drop(joined(&primary.url("postgres")).await);
@@ -213,17 +213,17 @@ async fn a_replaced_primary_is_not_queried_after_a_renewal_has_found_its_success
     assert_eq!(
         store.session(there.id).await.unwrap(),
         None,
-        "the connection that there is leads to the old one"
+        "the existing connection leads to the former primary"
     );
     let now = answer(&mut store.renewal_client(), renewal(2, 0, Seq(0))).await.head.timeline;
     assert_ne!(now, before);
     assert_eq!(store.session(there.id).await.unwrap(), Some(there));
 }
 
-/// The former primary was frozen while the standby took over, so it still takes itself for the
-/// primary. By the URL, new connections would go to it first.
+/// The former primary was frozen while the standby took over, so it still behaves as a primary. The
+/// URL names it first, so new connections would go to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_it_first() {
+async fn no_connection_is_made_to_a_replaced_primary_even_if_the_url_names_it_first() {
     let (primary, standby) = joined_pair().await;
     let url = Server::url_of(&[&primary, &standby], "postgres");
     let connect_timeout = Duration::from_secs(1);
@@ -239,10 +239,10 @@ async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_
     assert_eq!(store.session(there.id).await.unwrap(), Some(there));
 }
 
-/// The server that is left is on an earlier timeline than the one that crashed, and has none of its
-/// commits.
+/// The remaining server is on an earlier timeline than the crashed one, and has none of the commits
+/// of the later timeline.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_the_remaining_server_does_not_know_joins_it() {
+async fn a_replica_that_the_remaining_server_does_not_know_can_join_that_server() {
     let (primary, standby) = joined_pair().await;
     let url = Server::url_of(&[&standby, &primary], "postgres");
     let connect_timeout = Duration::from_secs(1);
@@ -258,7 +258,10 @@ async fn a_replica_that_the_remaining_server_does_not_know_joins_it() {
             Err(_) => sleep(MOMENT).await,
         }
     };
-    assert!(matches!(gone, RenewalOutcome::Gone), "{ours:?} is not known: {gone:?}");
+    assert!(
+        matches!(gone, RenewalOutcome::Gone),
+        "the remaining server does not know {ours:?}: {gone:?}"
+    );
     let joining = renewals.join(newcomer(Incarnation::new(B)), seconds(60));
     in_time(joining).await.unwrap();
 }

@@ -21,7 +21,7 @@ use crate::support::{
     seconds, session, text, unlimited,
 };
 
-/// Checks that a revocation wrote nothing, and returned the position of the last entry before it.
+/// Checks that a revocation wrote nothing, and returned the position of the last existing entry.
 #[track_caller]
 fn assert_nothing_new(outcome: &RevocationOutcome, entries: &[FeedEntry]) {
     assert_eq!((outcome.found, outcome.full, outcome.sessions), (true, false, 0), "{outcome:?}");
@@ -73,7 +73,7 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
         .await;
 }
 
-pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
+pub async fn a_second_revocation_does_not_change_an_ended_session(store: &dyn Store) {
     let before = create(store, session(1)).await;
     revoke_session(store, &before, after(2)).await;
     let first = read(store, &before).await;
@@ -96,7 +96,7 @@ pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
     assert_eq!(entries(store).await, entries_before);
 }
 
-pub async fn an_expired_session_is_not_ended(store: &dyn Store) {
+pub async fn an_expired_session_is_not_changed_by_a_revocation(store: &dyn Store) {
     let expired = create(store, session(1)).await;
     assert_nothing_new(&revoke_session(store, &expired, expired.idle_expires_at).await, &[]);
     assert_unchanged(store, &[expired]).await;
@@ -111,7 +111,7 @@ pub async fn an_unknown_session_is_not_found(store: &dyn Store) {
     assert_eq!(entries(store).await, []);
 }
 
-pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
+pub async fn all_sessions_of_a_subject_end_except_the_spared_one(store: &dyn Store) {
     let alices = create_all(store, (1..=4).map(session)).await;
     let bobs = Session { subject: text("bob"), ..session(5) };
     let elsewhere = Session { tenant: text("acme"), ..session(6) };
@@ -120,7 +120,7 @@ pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
     let outcome = revoke(store, alice(Some(&alices[2])), after(10)).await.unwrap();
     assert_eq!((outcome.found, outcome.sessions, outcome.changed), (true, 3, true));
     let entries = entries(store).await;
-    let [entry] = &entries[..] else { panic!("not one entry for all sessions: {entries:?}") };
+    let [entry] = &entries[..] else { panic!("expected one entry for all sessions: {entries:?}") };
     assert_eq!(
         (entry.seq, &entry.revoked),
         (outcome.position.seq, &alices_up_to(after(10), Some(&alices[2])))
@@ -134,13 +134,14 @@ pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
     assert_eq!(store.unfinished().await.unwrap(), [], "nothing is left to be ended");
 }
 
-/// Returns the target of an entry that stops all of alice's sessions up to an instant, but for one.
+/// Returns the target of an entry that covers all of alice's sessions up to an instant, except the
+/// spared one.
 fn alices_up_to(up_to: Timestamp, spared: Option<&Session>) -> Revoked {
     let cut_off = CutOff { up_to, spared: spared.map(|session| session.id) };
     Revoked::Subject { tenant: Tenant::default(), subject: text("alice"), cut_off }
 }
 
-pub async fn a_subject_revoked_twice_ends_nothing_more_and_has_one_entry(store: &dyn Store) {
+pub async fn a_subject_revoked_twice_has_one_entry_and_no_more_sessions_end(store: &dyn Store) {
     let before = create_all(store, [session(1), session(2)]).await;
     let first = revoke(store, alice(None), after(3)).await.unwrap();
     assert_eq!((first.sessions, first.changed), (2, true));
@@ -150,15 +151,16 @@ pub async fn a_subject_revoked_twice_ends_nothing_more_and_has_one_entry(store: 
     assert_eq!((second.sessions, second.wrote, second.changed), (0, true, false));
     assert!(
         second.position.seq > first.position.seq,
-        "a reader that waits for it must see it come"
+        "a replica that waits for the second entry must see it in the feed"
     );
     assert_unchanged(store, &ended).await;
     assert_eq!(entries(store).await.len(), 1);
 }
 
-/// The database may have lost sessions whose access tokens live on. A subject that never existed
-/// gets one entry, too, and no more.
-pub async fn a_subject_without_sessions_is_revoked_all_the_same(store: &dyn Store) {
+/// The database may have lost sessions whose access tokens are still valid, so a subject can be
+/// revoked without any known session. A subject that never existed gets one entry, too, and a
+/// repeated revocation adds none.
+pub async fn a_subject_without_sessions_can_be_revoked(store: &dyn Store) {
     create(store, Session { subject: text("bob"), ..session(1) }).await;
     for changed in [true, false] {
         let outcome = revoke(store, alice(None), after(5)).await.unwrap();
@@ -172,8 +174,8 @@ pub async fn a_subject_without_sessions_is_revoked_all_the_same(store: &dyn Stor
     }
 }
 
-/// A revocation cannot spare a session that an earlier one covered. It can spare one that was
-/// created since, or that the earlier one spared, too.
+/// A revocation cannot spare a session that an earlier revocation covered. It can spare a session
+/// that was created since, or one that the earlier revocation spared, too.
 pub async fn a_later_revocation_of_a_subject_cannot_spare_a_session_that_was_already_revoked(
     store: &dyn Store,
 ) {
@@ -192,7 +194,7 @@ pub async fn a_later_revocation_of_a_subject_cannot_spare_a_session_that_was_alr
     assert_eq!(
         entries(store).await[0].revoked,
         alices_up_to(after(9), Some(&fourth)),
-        "the session can be spared again"
+        "a session that was spared can be spared again"
     );
     assert_unchanged(store, &[fourth]).await;
 }
@@ -200,21 +202,25 @@ pub async fn a_later_revocation_of_a_subject_cannot_spare_a_session_that_was_alr
 pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_subject(
     store: &dyn Store,
 ) {
-    // Besides the spared session, these are one more than a revocation ends by itself.
+    // Without the spared session, these are 257 sessions: one more than a revocation ends at once.
     let there = create_all(store, (1..=258).map(session)).await;
     let outcome = revoke(store, alice(Some(&there[0])), after(300)).await.unwrap();
     assert_eq!((outcome.sessions, outcome.changed), (257, true));
     let unfinished = store.unfinished().await.unwrap();
     assert_eq!(unfinished.len(), 1);
     let again = revoke(store, alice(Some(&there[0])), after(300)).await.unwrap();
-    assert_eq!((again.sessions, again.changed), (0, false), "even while one is left to be ended");
+    assert_eq!(
+        (again.sessions, again.changed),
+        (0, false),
+        "even while one session has yet to be ended"
+    );
     let live = create(store, session(301)).await;
 
     let refreshed = store.refresh_session(attempt(&there[257], after(301))).await.unwrap();
     assert_eq!(
         refreshed,
         Refreshed::Refused(RefreshRefusal::Ended),
-        "before the job has come to it"
+        "the session is refused although the job has not ended it yet"
     );
     let behind = Session { subject: there[0].subject.clone(), ..session(299) };
     let created = store.create_session(unlimited(behind)).await.unwrap();
@@ -238,14 +244,15 @@ pub async fn expired_sessions_of_a_subject_are_not_counted(store: &dyn Store) {
     assert_unchanged(store, &[expired, live.end(ended(after(10)))]).await;
 }
 
-pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
+pub async fn the_revocation_of_one_token_does_not_change_its_session(store: &dyn Store) {
     let before = create(store, session(1)).await;
-    // The token is not the one in the row, because a replay may have issued another one.
+    // The row does not have the identifier of this token, because a replay may have issued another
+    // token.
     let token = TokenId::new([8; 16]);
     let outcome = revoke_token(store, &before, token, after(2)).await;
 
     let position = outcome.position;
-    // The caller knows from the token whose it is, so an engine may or may not look that up.
+    // The caller knows the owner from the token, so an engine may or may not look the owner up.
     let owner = outcome.owner.clone();
     assert!(
         owner.iter().all(|owner| *owner == (before.tenant.clone(), before.subject.clone())),
@@ -269,17 +276,21 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     assert_unchanged(store, &[before]).await;
 }
 
-pub async fn a_token_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Store) {
+pub async fn a_token_revoked_twice_has_one_entry_at_a_new_feed_position(store: &dyn Store) {
     let before = create(store, session(1)).await;
     let token = before.access_token_id;
     let first = revoke_token(store, &before, token, after(2)).await;
     let second = revoke_token(store, &before, token, after(2)).await;
     assert!(
         second.position.seq > first.position.seq,
-        "a reader that waits for it must see it come: {first:?} {second:?}"
+        "a replica that waits for the second entry must see it in the feed: {first:?} {second:?}"
     );
 
-    assert_eq!((first.changed, second.changed), (true, false), "the entry was there");
+    assert_eq!(
+        (first.changed, second.changed),
+        (true, false),
+        "the second revocation replaces an existing entry"
+    );
     assert_eq!(
         entries(store).await.iter().map(|entry| entry.seq).collect::<Vec<_>>(),
         [second.position.seq]
@@ -291,12 +302,14 @@ pub async fn a_token_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Stor
     assert_eq!(
         both.iter().filter(|outcome| outcome.changed).count(),
         1,
-        "whether they are in one transaction or in two"
+        "whether both are in one transaction or each in its own"
     );
     assert!(both.iter().all(|outcome| outcome.wrote));
 }
 
-pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &dyn Store) {
+pub async fn the_revocation_of_a_token_adds_no_entry_if_its_session_is_over_or_unknown(
+    store: &dyn Store,
+) {
     let ended = create(store, session(1)).await;
     revoke_session(store, &ended, after(2)).await;
     let expired = create(store, Session { idle_expires_at: after(10), ..session(3) }).await;
@@ -309,9 +322,9 @@ pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &
     assert_eq!(entries(store).await, entries_before);
 }
 
-/// A database that was set back may not know the session of an authentic token, or take it for
-/// expired.
-pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_live(
+/// In a database that was set back, the session of an authentic token may be missing, or may seem
+/// to have expired.
+pub async fn an_authentic_token_is_stopped_even_if_its_session_is_unknown_or_seems_expired(
     store: &dyn Store,
 ) {
     let unknown = session(1);
@@ -339,13 +352,15 @@ pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_l
         assert_eq!((again.sessions, again.wrote, again.changed), (0, adds, false));
         let stopped =
             entries(store).await.into_iter().any(|entry| entry.revoked == fallback_entry.revoked);
-        assert!(stopped, "neither the session's own entry nor this one stops the token");
+        assert!(stopped, "neither the session's own entry nor the fallback entry stops the token");
     }
     assert_eq!(entries(store).await.len(), before.len() + 2);
     assert_unchanged(store, &[expired]).await;
 }
 
-pub async fn without_room_nothing_is_done_that_would_add_an_entry(store: &dyn Store) {
+pub async fn a_revocation_that_would_add_an_entry_to_a_full_blacklist_does_nothing(
+    store: &dyn Store,
+) {
     let there = create_all(store, [session(1), session(2), session(3)]).await;
     revoke_session(store, &there[2], after(1)).await;
     let token = TokenId::new([8; 16]);
@@ -370,8 +385,8 @@ pub async fn without_room_nothing_is_done_that_would_add_an_entry(store: &dyn St
     assert!(full(of_token(TokenId::new([9; 16]))).await);
     assert!(full(RevocationTarget::Tenant(Tenant::default())).await);
     assert_eq!(entries(store).await, before);
-    assert!(!full(RevocationTarget::Session(over.id)).await, "has ended already");
-    assert!(!full(of_token(token)).await, "replaces its former entry");
+    assert!(!full(RevocationTarget::Session(over.id)).await, "the session has ended already");
+    assert!(!full(of_token(token)).await, "the new entry replaces the token's earlier entry");
     assert_eq!(entries(store).await.len(), before.len());
     assert_unchanged(store, &[there[0].clone(), there[1].clone(), over]).await;
 }

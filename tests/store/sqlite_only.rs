@@ -53,9 +53,9 @@ async fn refusal(path: &Path) -> OpenError {
     }
 }
 
-/// If a locked file were called damaged, an operator might throw it away.
+/// If the error called a locked file damaged, an operator might delete the file.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_another_tool_has_locked_is_not_called_damaged() {
+async fn a_file_that_another_tool_has_locked_is_not_reported_as_damaged() {
     let (_home, path) = home();
     drop(open(&path).await);
     let mut tool = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
@@ -69,7 +69,7 @@ async fn a_file_that_another_tool_has_locked_is_not_called_damaged() {
     open(&path).await;
 }
 
-/// Runs statements without the store.
+/// Runs statements over a connection of its own, without the store.
 fn execute(path: &Path, sql: &str) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
@@ -77,7 +77,7 @@ fn execute(path: &Path, sql: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_is_there_after_opening_again() {
+async fn all_data_is_read_back_after_the_file_is_reopened() {
     let (_home, path) = home();
     let store = open(&path).await;
     let there = create_all(&store, (1..=3).map(rich_session)).await;
@@ -116,13 +116,13 @@ async fn everything_is_there_after_opening_again() {
     let outcome = revoke_session(&store, &there[2], after(11)).await;
     assert!(
         Some(outcome.position.seq) > entries_before.last().map(|entry| entry.seq),
-        "its seq goes on: {outcome:?}"
+        "the sequence numbers continue: {outcome:?}"
     );
 }
 
 /// The previous store of the same process may still be closing its connections.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_can_be_reopened_at_once_many_times() {
+async fn the_store_can_be_reopened_immediately_many_times() {
     let (_home, path) = home();
     for n in 0..50 {
         let store = open(&path).await;
@@ -131,7 +131,7 @@ async fn the_store_can_be_reopened_at_once_many_times() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_open_is_in_use() {
+async fn a_file_that_is_open_cannot_be_opened_a_second_time() {
     let (_home, path) = home();
     let store = open(&path).await;
     let there = create(&store, session(1)).await;
@@ -142,7 +142,7 @@ async fn a_file_that_is_open_is_in_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_is_damaged_and_left_as_it_was() {
+async fn a_file_that_is_no_database_is_reported_as_damaged_and_not_changed() {
     for garbage in [b"xy".to_vec(), b"not a database ".repeat(1000), vec![0; 4096]] {
         let (_home, path) = home();
         fs::write(&path, &garbage).unwrap();
@@ -152,7 +152,7 @@ async fn garbage_is_damaged_and_left_as_it_was() {
     }
 }
 
-/// Makes a database of many pages, and writes its log back into the file.
+/// Creates a database of many pages, and moves its write-ahead log into the file.
 async fn populated(path: &Path) {
     let store = open(path).await;
     create_all(&store, (0..200).map(rich_session)).await;
@@ -161,7 +161,7 @@ async fn populated(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_page_in_the_middle_is_found_and_left_as_it_was() {
+async fn a_damaged_page_is_found_and_the_file_is_not_changed() {
     const PAGE: usize = 4096;
     let (_home, path) = home();
     populated(&path).await;
@@ -169,8 +169,8 @@ async fn a_damaged_page_in_the_middle_is_found_and_left_as_it_was() {
     let middle = bytes.len() / PAGE / 2 * PAGE;
     bytes[middle..middle + PAGE].fill(0xa5);
     fs::write(&path, &bytes).unwrap();
-    // Without a record in the lock file, as after an upgrade, it is not known that the file was
-    // closed in good order.
+    // The lock file has no record, as after an upgrade. The store cannot tell whether the file was
+    // closed cleanly, so it checks the file.
     fs::write(path.with_extension("db.lock"), "").unwrap();
 
     let refused = refusal(&path).await;
@@ -179,7 +179,7 @@ async fn a_damaged_page_in_the_middle_is_found_and_left_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_cut_short_is_damaged() {
+async fn a_truncated_database_is_reported_as_damaged() {
     let (_home, path) = home();
     populated(&path).await;
     let length = fs::metadata(&path).unwrap().len();
@@ -189,7 +189,7 @@ async fn a_database_cut_short_is_damaged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
+async fn an_upgrade_gives_earlier_sessions_replays_within_the_grace() {
     let (_home, path) = home();
     let until_used = Session {
         policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy },
@@ -205,7 +205,7 @@ async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() {
+async fn requests_of_the_version_without_fingerprints_can_be_repeated_after_the_upgrade() {
     let (_home, path) = home();
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&path).await, request(1)).await;
@@ -239,7 +239,7 @@ async fn the_schema_of_a_newer_version_is_refused_and_left_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_is_not_there_is_an_io_error() {
+async fn a_missing_directory_is_an_io_error_and_is_not_created() {
     let (home, _) = home();
     let path = home.path().join("nowhere").join("countersign.db");
     let refused = refusal(&path).await;
@@ -260,10 +260,10 @@ async fn the_database_files_are_private_to_their_owner() {
     }
     names.sort();
     let all = ["countersign.db", "countersign.db-shm", "countersign.db-wal", "countersign.db.lock"];
-    assert_eq!(names, all, "the write-ahead log has sessions in it, too");
+    assert_eq!(names, all, "the write-ahead log contains sessions, too");
 }
 
-/// Neither may a session end, nor a token be superseded, without an entry in the blacklist.
+/// A session must not end, and a token must not be replaced, unless the blacklist entry is written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     let (_home, path) = home();
@@ -294,7 +294,8 @@ async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     assert_eq!(entries(&store).await.len(), 2, "the creation works again once the fault is gone");
 }
 
-/// A row that this service never writes is an error, and not a session in which values are guessed.
+/// If a row has values that this service never writes, the store returns an error. It does not
+/// guess values for the session.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_row_is_an_error() {
     let (_home, path) = home();
@@ -335,7 +336,7 @@ async fn the_database_of_another_program_is_refused_and_left_as_it_was() {
 
 /// An operator who edits the database may damage rows of keys. The other keys must stay usable.
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_are_no_keys_are_named() {
+async fn damaged_keys_are_reported_and_the_others_stay_usable() {
     let (_home, path) = home();
     let store = open(&path).await;
     let key = |kid: &str| SealedKey {
@@ -356,7 +357,7 @@ async fn rows_that_are_no_keys_are_named() {
     assert_eq!((ring.keys, ring.damaged), (vec![key("c")], vec!["a".to_owned(), "b".to_owned()]));
 }
 
-/// Returns the number of free pages of a database, and of all its pages.
+/// Returns the number of free pages of a database, and the number of all its pages.
 fn pages(path: &Path) -> (i64, i64) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
@@ -376,7 +377,7 @@ async fn mostly_empty(path: &Path) -> SqliteStore {
     store
 }
 
-/// Gives all space back. Returns the number of calls that it took.
+/// Releases all free space. Returns the number of calls that this took.
 async fn release(store: &SqliteStore) -> usize {
     let mut calls = 1;
     while store.release_space().await.unwrap() {
@@ -386,10 +387,10 @@ async fn release(store: &SqliteStore) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_space_of_deleted_rows_is_given_back_in_bounded_parts() {
+async fn the_space_of_deleted_rows_is_released_in_bounded_steps() {
     let (_home, path) = home();
     let store = mostly_empty(&path).await;
-    assert!(release(&store).await > 1, "all pages were given back at once");
+    assert!(release(&store).await > 1, "one call released all pages");
     let (free, all) = pages(&path);
     assert!(free * 8 <= all, "{free} of {all}");
     drop(store);
@@ -400,10 +401,10 @@ async fn the_space_of_deleted_rows_is_given_back_in_bounded_parts() {
     assert_eq!(list(&store, query(&rich_session(0).tenant)).await.len(), 100);
 }
 
-/// An old file must be rewritten as a whole before it can give space back, and a start must not do
-/// that.
+/// A file of an older version can release space only after the whole file was rewritten, and a
+/// start must not rewrite it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_an_older_version_gives_space_back_once_it_was_restored_from_a_backup() {
+async fn a_file_of_an_older_version_releases_space_after_it_was_restored_from_a_backup() {
     let (home, path) = home();
     drop(open(&path).await);
     execute(&path, "PRAGMA auto_vacuum = NONE; VACUUM");

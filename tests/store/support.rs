@@ -34,7 +34,7 @@ pub const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 /// The longest lifetime of an access token.
 pub const LONGEST_TOKEN: Duration = Duration::from_secs(3600);
 
-/// A limit above the number of rows that any test writes.
+/// A limit greater than the number of rows that any test writes.
 pub const ALL: i64 = 1_000_000;
 
 pub fn seconds(count: u64) -> Duration {
@@ -113,8 +113,10 @@ pub fn rich_session(n: u32) -> Session {
         audience: texts(&["orders", "billing", "a,b\"c"]),
         scopes: texts(&["orders:read", "orders:write", "openid"]),
         claims: claims(json!({
-            "roles": ["admin", "ops"], "quota": { "per_day": 18_446_744_073_709_551_615_u64, "debt": -7 },
-            "ratio": 0.5, "vip": true, "none": null, "deep": [[{ "k": [] }]], "emoji": "🦀", "quote": "\"\\/",
+            "roles": ["admin", "ops"],
+            "quota": { "per_day": 18_446_744_073_709_551_615_u64, "debt": -7 },
+            "ratio": 0.5, "vip": true, "none": null, "deep": [[{ "k": [] }]],
+            "emoji": "🦀", "quote": "\"\\/",
         })),
         authentication: Authentication {
             acr: text("urn:mace:incommon:iap:gold"),
@@ -147,7 +149,7 @@ pub fn rich_session(n: u32) -> Session {
     }
 }
 
-/// Returns a creation without a limit to the subject's sessions.
+/// Returns a creation that sets no limit on the number of the subject's sessions.
 pub fn unlimited(session: Session) -> Creation {
     Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse }
 }
@@ -178,7 +180,7 @@ pub async fn read(store: &dyn Store, session: &Session) -> Session {
     store.session(session.id).await.unwrap().expect("the session is there")
 }
 
-/// Checks that the store has these sessions, equal in every field.
+/// Checks that the store holds these sessions with every field unchanged.
 pub async fn assert_unchanged(store: &dyn Store, sessions: &[Session]) {
     for session in sessions {
         assert_eq!(read(store, session).await, *session);
@@ -252,7 +254,8 @@ pub async fn revoke_token(
     revoke(store, target, at).await.unwrap()
 }
 
-/// Ends the sessions that an entry covers, at most `limit` at a time. Returns the number of calls.
+/// Ends the sessions that an entry covers, at most `limit` at a time. Returns the number of calls
+/// that this took.
 pub async fn end_covered(store: &dyn Store, entry: &Unfinished, limit: i64) -> usize {
     let mut last = None;
     let mut calls = 1;
@@ -265,12 +268,13 @@ pub async fn end_covered(store: &dyn Store, entry: &Unfinished, limit: i64) -> u
     calls
 }
 
-/// Returns the end of a session for this reason and without a note.
+/// Returns the details of a session's end for this reason, without a note.
 pub fn ended_without_note(at: Timestamp, reason: EndReason) -> Ended {
     Ended { at, reason, note: Note::default() }
 }
 
-/// Reads the feed after a sequence number, as a replica that joins for this alone.
+/// Joins as a replica, reads at most `limit` entries of the feed after a sequence number, and
+/// leaves.
 pub async fn read_feed(store: &dyn Store, after: Seq, limit: i64) -> Answer {
     let mut reader = Reader::join(store).await;
     let answer = reader.read(after, limit).await;
@@ -278,14 +282,14 @@ pub async fn read_feed(store: &dyn Store, after: Seq, limit: i64) -> Answer {
     answer
 }
 
-/// Lets a replica join, and returns its client.
+/// Joins as this replica, and returns its renewal client.
 pub async fn join(store: &dyn Store, newcomer: Newcomer) -> Box<dyn RenewalClient> {
     let mut renewals = store.renewal_client();
     renewals.join(newcomer, seconds(60)).await.unwrap();
     renewals
 }
 
-/// A replica that reads the feed.
+/// A replica that only reads the feed.
 pub struct Reader {
     renewals: Box<dyn RenewalClient>,
     incarnation: Incarnation,
@@ -340,7 +344,7 @@ pub async fn entries(store: &dyn Store) -> Vec<FeedEntry> {
     read_feed(store, Seq::default(), ALL).await.entries
 }
 
-/// Returns the latest expiry of an entry that was ever deleted.
+/// Returns the latest expiry of all entries that were ever deleted.
 pub async fn purge_watermark(store: &dyn Store) -> Timestamp {
     read_feed(store, Seq::default(), ALL).await.purge_watermark
 }

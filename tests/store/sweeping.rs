@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 const TICK: Duration = Duration::from_micros(1);
-/// An instant at which everything that a test has written has expired.
+/// An instant at which everything that the tests write has expired.
 const LATE: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
 fn acme() -> Tenant {
@@ -34,7 +34,7 @@ async fn sweep(store: &dyn Store) -> usize {
     store.delete_expired_revocations(LATE, ALL).await.unwrap().deleted
 }
 
-/// Revokes tokens, so that their entries expire one second after another. Returns the entries.
+/// Revokes tokens whose entries expire one second after another. Returns the entries.
 async fn revoke_tokens(store: &dyn Store, count: u8) -> Vec<FeedEntry> {
     let there = create(store, session(1)).await;
     for n in 0..count {
@@ -57,7 +57,7 @@ pub async fn only_expired_entries_are_deleted(store: &dyn Store) {
     assert_eq!(entries(store).await, written[3..]);
 }
 
-pub async fn entries_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) {
+pub async fn one_call_deletes_no_more_entries_than_the_limit(store: &dyn Store) {
     revoke_tokens(store, 5).await;
     for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {
         assert_eq!(store.delete_expired_revocations(LATE, 2).await.unwrap().deleted, deleted);
@@ -65,7 +65,7 @@ pub async fn entries_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) 
     }
 }
 
-pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Store) {
+pub async fn the_latest_expiry_of_all_deleted_entries_is_recorded(store: &dyn Store) {
     assert!(purge_watermark(store).await <= after(0), "nothing has been swept");
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
     assert!(
@@ -96,53 +96,53 @@ async fn end_all_covered(store: &dyn Store) {
     }
 }
 
-/// Checks that the store keeps the tenant's entry until its sessions have been ended, and no
-/// longer.
-async fn assert_stays_until_ended(store: &dyn Store) {
-    assert_eq!(
-        sweep(store).await,
-        0,
-        "nothing but the entry says that these sessions must be ended"
-    );
+/// Checks that the store keeps the tenant's entry until the tenant's sessions have been ended, and
+/// deletes it in the first sweep after that.
+async fn assert_entry_is_kept_until_sessions_end(store: &dyn Store) {
+    assert_eq!(sweep(store).await, 0, "only the entry records that these sessions must be ended");
     end_all_covered(store).await;
     assert_eq!(sweep(store).await, 1);
     assert_eq!(store.unfinished().await.unwrap(), []);
 }
 
-pub async fn a_tenant_stays_until_its_sessions_have_ended(store: &dyn Store) {
+pub async fn the_entry_of_a_tenant_is_kept_until_its_sessions_have_ended(store: &dyn Store) {
     create_all(
         store,
         [session(1), session(2)].map(|session| Session { tenant: acme(), ..session }),
     )
     .await;
     revoke_tenant(store, &acme(), after(10)).await;
-    assert_stays_until_ended(store).await;
+    assert_entry_is_kept_until_sessions_end(store).await;
 }
 
-/// An entry covers sessions by the millisecond of their creation, so it covers the whole of its
-/// last millisecond.
-pub async fn a_tenant_stays_for_a_session_of_its_last_millisecond(store: &dyn Store) {
+/// An entry covers a session if the millisecond in the session's identifier is not after the
+/// entry's. So the entry covers every session of its last millisecond.
+pub async fn the_entry_of_a_tenant_is_kept_for_a_session_of_its_last_millisecond(
+    store: &dyn Store,
+) {
     let created_at = after(10).plus(Duration::from_micros(999));
     create(store, Session { tenant: acme(), created_at, ..session(10) }).await;
     revoke_tenant(store, &acme(), after(10)).await;
-    assert_stays_until_ended(store).await;
+    assert_entry_is_kept_until_sessions_end(store).await;
 }
 
-pub async fn a_tenant_stays_for_a_session_created_with_a_clock_ahead(store: &dyn Store) {
+pub async fn the_entry_of_a_tenant_is_kept_for_a_session_created_with_a_clock_ahead(
+    store: &dyn Store,
+) {
     let created_at = after(100).plus(Duration::from_micros(456));
     create(store, Session { tenant: acme(), created_at, ..session(100) }).await;
     revoke_tenant(store, &acme(), after(10)).await;
-    assert_stays_until_ended(store).await;
+    assert_entry_is_kept_until_sessions_end(store).await;
 }
 
-/// Creates a session of acme and revokes it, so that a revocation of the tenant leaves no session
-/// to be ended.
+/// Creates a session of the tenant acme and revokes it. A revocation of the tenant then finds no
+/// session that must still be ended.
 async fn create_revoked_session_of_acme(store: &dyn Store) {
     let over = create(store, Session { tenant: acme(), ..session(1) }).await;
     revoke_session(store, &over, after(2)).await;
 }
 
-pub async fn a_tenant_does_not_stay_for_sessions_created_since(store: &dyn Store) {
+pub async fn the_entry_of_a_tenant_is_not_kept_for_sessions_created_since(store: &dyn Store) {
     create_revoked_session_of_acme(store).await;
     revoke_tenant(store, &acme(), after(10)).await;
     let since = create(store, Session { tenant: acme(), ..session(11) }).await;
@@ -152,9 +152,12 @@ pub async fn a_tenant_does_not_stay_for_sessions_created_since(store: &dyn Store
     assert_unchanged(store, &[since, elsewhere]).await;
 }
 
-/// A replica whose clock is behind gives a new session an identifier with a time after the
-/// revocation, so that the revocation does not cover the session.
-pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store: &dyn Store) {
+/// The creation time of the session is before the revocation, because the clock of its replica is
+/// behind. But the time in its identifier is after the revocation, so the revocation does not cover
+/// the session.
+pub async fn the_entry_of_a_tenant_is_not_kept_for_a_later_session_created_with_a_clock_behind(
+    store: &dyn Store,
+) {
     create_revoked_session_of_acme(store).await;
     revoke_tenant(store, &acme(), after(10)).await;
     let id = SessionId::new(after(11), [0; 10]);
@@ -164,9 +167,9 @@ pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store:
     assert_unchanged(store, &[uncovered]).await;
 }
 
-/// Another transaction may have been creating the session while its tenant or subject was revoked,
-/// so that the revocation could not see it.
-pub async fn an_entry_that_covers_a_live_session_is_not_finished(
+/// If a session was being created in another transaction while its tenant or subject was revoked,
+/// the revocation could not see the session and marked its entry as finished.
+pub async fn an_entry_is_kept_while_it_covers_a_live_session(
     store: &dyn Store,
     database: &Database,
 ) {
@@ -187,7 +190,9 @@ pub async fn an_entry_that_covers_a_live_session_is_not_finished(
     assert_eq!(sweep(store).await, 2);
 }
 
-pub async fn a_tenant_that_stays_does_not_use_up_the_limit(store: &dyn Store) {
+pub async fn an_entry_that_must_be_kept_does_not_count_towards_the_limit_of_a_sweep(
+    store: &dyn Store,
+) {
     create(store, Session { tenant: acme(), ..session(1) }).await;
     revoke_tenant(store, &acme(), after(2)).await;
     let later = create(store, session(100)).await;
@@ -195,23 +200,25 @@ pub async fn a_tenant_that_stays_does_not_use_up_the_limit(store: &dyn Store) {
     assert_eq!(
         store.delete_expired_revocations(LATE, 1).await.unwrap().deleted,
         1,
-        "the sweeper stops after a batch that is smaller than the limit"
+        "a smaller batch would make the sweeper stop"
     );
     assert_eq!(store.unfinished().await.unwrap().len(), 1);
 }
 
-pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &dyn Store) {
+pub async fn sequence_numbers_are_not_reused_after_the_newest_entries_are_deleted(
+    store: &dyn Store,
+) {
     let newest = revoke_tokens(store, 3).await.last().unwrap().seq;
     assert_eq!(sweep(store).await, 3);
     let there = create(store, session(2)).await;
     let outcome = revoke_session(store, &there, after(20)).await;
     assert!(
         outcome.position.seq > newest,
-        "a reader that has come to {newest:?} would miss {outcome:?}"
+        "a replica that has read up to {newest:?} would miss {outcome:?}"
     );
 }
 
-pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
+pub async fn sessions_are_deleted_by_the_time_at_which_they_ended_or_expired(store: &dyn Store) {
     // The first session was ended long before it would have expired.
     let ended = create(
         store,
@@ -243,9 +250,9 @@ pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
     assert_unchanged(store, &[Session { expiry_recorded: true, ..edge }, live]).await;
 }
 
-/// The session had expired by the clock of the replica that recorded it. No revocation ends it
-/// afterwards, so nothing may make it live again.
-pub async fn a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went_back(
+/// The session had expired by the clock of the replica that recorded the expiry. Later revocations
+/// do not end such a session, so it must never count as live again.
+pub async fn a_session_whose_expiry_was_recorded_stays_expired_after_the_clock_goes_back(
     store: &dyn Store,
 ) {
     let there = create(store, session(1)).await;
@@ -263,7 +270,7 @@ pub async fn a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went
     assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::ExpiredIdle));
 }
 
-pub async fn sessions_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) {
+pub async fn one_call_deletes_no_more_sessions_than_the_limit(store: &dyn Store) {
     create_all(store, (1..=5).map(session)).await;
     record_expiries(store, LATE).await;
     for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {

@@ -37,7 +37,7 @@ async fn up_to(store: &dyn Store) -> Timestamp {
     match &entries[..] {
         [entry] => match &entry.revoked {
             Revoked::Tenant { up_to, .. } => *up_to,
-            other => panic!("a tenant's, not {other:?}"),
+            other => panic!("expected a revocation of a tenant, not {other:?}"),
         },
         other => panic!("one entry, not {other:?}"),
     }
@@ -63,7 +63,7 @@ pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: 
     assert_unchanged(store, &there).await;
 }
 
-pub async fn the_default_tenant_is_a_tenant_like_others(store: &dyn Store) {
+pub async fn the_default_tenant_can_be_revoked_like_any_other_tenant(store: &dyn Store) {
     let theirs = create(store, of_acme(1)).await;
     let ours = create(store, session(2)).await;
     let outcome = revoke_tenant(store, &Tenant::default(), after(3)).await;
@@ -75,13 +75,13 @@ pub async fn the_default_tenant_is_a_tenant_like_others(store: &dyn Store) {
     assert_unchanged(store, &[theirs, ours.end(ended(after(3)))]).await;
 }
 
-pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Store) {
+pub async fn a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position(store: &dyn Store) {
     create(store, of_acme(1)).await;
     let first = revoke_tenant(store, &acme(), after(2)).await;
     let second = revoke_tenant(store, &acme(), after(3)).await;
     assert!(
         second.position.seq > first.position.seq,
-        "a reader that waits for it must see it come: {first:?} {second:?}"
+        "a replica that waits for the second entry must see it in the feed: {first:?} {second:?}"
     );
     assert!(up_to(store).await >= after(3));
     assert_eq!(entries(store).await[0].seq, second.position.seq);
@@ -96,8 +96,8 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
     assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
 }
 
-/// The outcome does not depend on whether the job has ended the sessions by then.
-pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since(
+/// The outcome does not depend on whether the job has already ended the sessions.
+pub async fn a_repeated_revocation_of_a_tenant_reports_a_change_only_for_new_sessions(
     store: &dyn Store,
 ) {
     create_all(store, [of_acme(1), of_acme(2)]).await;
@@ -118,7 +118,11 @@ pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_si
     assert_eq!(revoke(10).await, (false, 0));
     let over = create(store, of_acme(11)).await;
     revoke_session(store, &over, after(12)).await;
-    assert_eq!(revoke(13).await, (true, 0), "its other tokens are covered now");
+    assert_eq!(
+        revoke(13).await,
+        (true, 0),
+        "the entry now covers a session that it did not cover before"
+    );
     assert_eq!(revoke(13).await, (false, 0));
     for tenant in store.unfinished().await.unwrap() {
         end_covered(store, &tenant, 10).await;
@@ -133,8 +137,10 @@ pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_si
     assert_eq!(revoke(15).await, (false, 0));
 }
 
-/// The revocations may be in one transaction or in several.
-pub async fn few_of_many_concurrent_revocations_of_a_tenant_change_something(store: &dyn Store) {
+/// The engine may put the revocations into one transaction or into several.
+pub async fn only_a_few_of_many_concurrent_revocations_of_a_tenant_report_a_change(
+    store: &dyn Store,
+) {
     create_all(store, (1..=5).map(of_acme)).await;
     let outcomes =
         join_all((0..64).map(|n| revoke(store, RevocationTarget::Tenant(acme()), after(10 + n))))
@@ -143,10 +149,13 @@ pub async fn few_of_many_concurrent_revocations_of_a_tenant_change_something(sto
     let changes: Vec<_> = outcomes.iter().filter(|outcome| outcome.changed).collect();
     // Each revocation that began before the first one committed may find no entry yet.
     assert!((1..=8).contains(&changes.len()), "{changes:?}");
-    assert!(outcomes.iter().all(|outcome| outcome.wrote && outcome.sessions == if outcome.changed { 5 } else { 0 }));
+    for outcome in &outcomes {
+        assert!(outcome.wrote, "{outcome:?}");
+        assert_eq!(outcome.sessions, if outcome.changed { 5 } else { 0 }, "{outcome:?}");
+    }
 }
 
-pub async fn sessions_that_are_over_are_not_counted(store: &dyn Store) {
+pub async fn ended_and_expired_sessions_of_a_revoked_tenant_are_not_counted(store: &dyn Store) {
     let over =
         create_all(store, [of_acme(1), Session { idle_expires_at: after(10), ..of_acme(2) }]).await;
     create(store, of_acme(3)).await;
@@ -154,7 +163,9 @@ pub async fn sessions_that_are_over_are_not_counted(store: &dyn Store) {
     assert_eq!(revoke_tenant(store, &acme(), after(10)).await.sessions, 1);
 }
 
-pub async fn sessions_created_with_a_clock_ahead_are_covered(store: &dyn Store) {
+pub async fn a_revocation_of_a_tenant_covers_sessions_created_with_a_clock_ahead(
+    store: &dyn Store,
+) {
     let ahead = create(store, of_acme(100)).await;
     let further_elsewhere = create(store, session(200)).await;
     revoke_tenant(store, &acme(), after(10)).await;
@@ -167,7 +178,7 @@ pub async fn sessions_created_with_a_clock_ahead_are_covered(store: &dyn Store) 
     assert!(read(store, &ahead).await.ended.is_some());
 }
 
-pub async fn a_clock_set_back_does_not_uncover_what_was_covered(store: &dyn Store) {
+pub async fn a_later_revocation_by_a_clock_behind_covers_no_less_than_the_first(store: &dyn Store) {
     let before = create(store, of_acme(90)).await;
     revoke_tenant(store, &acme(), after(100)).await;
     let covered = up_to(store).await;
@@ -179,7 +190,9 @@ pub async fn a_clock_set_back_does_not_uncover_what_was_covered(store: &dyn Stor
     assert!(up_to(store).await >= covered);
 }
 
-pub async fn revoked_tenants_are_listed_with_how_they_end(store: &dyn Store) {
+pub async fn unfinished_revocations_of_tenants_are_listed_with_how_their_sessions_end(
+    store: &dyn Store,
+) {
     let there = create_all(store, [rich_session(1), session(2), session(3)]).await;
     revoke_session(store, &there[1], after(4)).await;
     revoke_token(store, &there[2], there[2].access_token_id, after(4)).await;
@@ -214,7 +227,7 @@ pub async fn revoked_tenants_are_listed_with_how_they_end(store: &dyn Store) {
     );
 }
 
-pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dyn Store) {
+pub async fn covered_sessions_end_in_batches_and_later_sessions_do_not_end(store: &dyn Store) {
     let at = after(10);
     let with_id = |millis: u64, random| Session {
         id: SessionId::new(at.plus(Duration::from_millis(millis)), [random; 10]),
@@ -284,9 +297,11 @@ pub async fn a_tenant_revocation_does_not_change_sessions_that_had_ended_before(
     assert_unchanged(store, &[expired, revoked]).await;
 }
 
-/// A clock may have been ahead when a session was refreshed. The tokens of that session live
-/// accordingly longer, and so must the entry.
-pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(store: &dyn Store) {
+/// If a replica's clock was ahead when it refreshed a session, the tokens of that session expire
+/// later. The entry must be kept until they have expired.
+pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_be_valid(
+    store: &dyn Store,
+) {
     let mut sessions = create_all(store, [of_acme(1), of_acme(2)]).await;
     sessions.push(
         create(
@@ -307,10 +322,14 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(s
     let kept_until = entries(store).await[0].expires_at;
     let needed =
         sessions.iter().map(|session| BlacklistEntry::expiry_for(session, after(10))).max();
-    assert_eq!(Some(kept_until), needed, "and no longer, however long a replay may last");
+    assert_eq!(
+        Some(kept_until),
+        needed,
+        "the entry is kept no longer, however long a replay may last"
+    );
 }
 
-/// The job goes on with the entry as it read it before the newer revocation.
+/// The job still works with the entry as it was before the newer revocation.
 pub async fn a_late_job_does_not_undo_a_newer_revocation_of_the_tenant(store: &dyn Store) {
     let (idle_expires_at, expires_at) = (after(99_000), after(99_000));
     let policy = SessionPolicy { replay: Replay::UntilUsed, ..of_acme(1).policy };
@@ -350,11 +369,11 @@ pub async fn a_late_job_does_not_undo_a_newer_revocation_of_the_tenant(store: &d
     revoke_tenant(store, &acme(), after(12)).await;
     assert!(
         entries(store).await[0].expires_at >= kept_until,
-        "a repeated revocation does not shorten it either"
+        "a repeated revocation does not make the entry expire earlier either"
     );
 }
 
-/// The database may have lost sessions whose access tokens live on.
+/// The database may have lost sessions whose access tokens are still valid.
 pub async fn a_tenant_without_known_sessions_can_be_revoked(store: &dyn Store) {
     create(store, session(1)).await;
     for changed in [true, false] {
@@ -376,7 +395,7 @@ pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant
     assert_eq!(
         refreshed,
         Refreshed::Refused(RefreshRefusal::Ended),
-        "before the job has come to it"
+        "the session is refused although the job has not ended it yet"
     );
     assert_unchanged(store, &[before]).await;
 

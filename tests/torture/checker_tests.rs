@@ -1,5 +1,5 @@
-//! Tests of the checker on histories that are written by hand: it must find each violation, and
-//! must not report what is allowed.
+//! Tests of the checker on hand-written histories. The checker must find each violation, and must
+//! not report anything that is allowed.
 
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ fn subject() -> Target {
     Target::Subject { tenant: "acme".to_owned(), subject: "alice".to_owned() }
 }
 
-/// Returns a history of one session, created by 2 ms, with two tokens and these calls. No replica
-/// has to answer at the end of the run.
+/// Returns a history of one session, which was known to exist at 2 ms, with two tokens and these
+/// calls. No replica has to answer at the end of the run.
 fn history(calls: impl Into<Vec<Call>>) -> History {
     let session = Session {
         tenant: "acme".to_owned(),
@@ -146,7 +146,7 @@ fn an_expired_answer_is_right_if_tokens_expire_but_a_revoked_token_is_never_acti
 }
 
 #[test]
-fn subjects_and_tenants_are_revoked_with_the_sessions_that_they_were_known_to_have() {
+fn a_revocation_of_a_subject_or_tenant_covers_the_sessions_known_before_it() {
     for target in [subject(), Target::Tenant("acme".to_owned())] {
         let while_created = revoke(1, 20, target.clone(), Answer::Done);
         fine([while_created.clone(), validate(21, 30, Answer::Active)]);
@@ -180,7 +180,7 @@ fn subjects_and_tenants_are_revoked_with_the_sessions_that_they_were_known_to_ha
 }
 
 #[test]
-fn a_tenant_may_be_revoked_with_sessions_that_a_slow_clock_created_later() {
+fn a_revocation_of_a_tenant_may_cover_later_sessions_created_with_a_clock_behind() {
     let calls = [
         revoke(10, 20, Target::Tenant("acme".to_owned()), Answer::Done),
         validate(50, 60, REVOKED),
@@ -194,7 +194,7 @@ fn a_tenant_may_be_revoked_with_sessions_that_a_slow_clock_created_later() {
 }
 
 #[test]
-fn a_session_stays_refreshable_until_it_is_revoked_and_never_after() {
+fn a_session_can_be_refreshed_until_it_is_revoked_and_not_afterwards() {
     let revoked = revoke(10, 20, Target::Session(S), Answer::Done);
     fine([refresh(5, 9, Answer::Done), revoked.clone(), refresh(15, 25, Answer::Done)]);
     fine([revoked.clone(), refresh(15, 18, refused("SESSION_REVOKED"))]);
@@ -209,7 +209,7 @@ fn a_session_stays_refreshable_until_it_is_revoked_and_never_after() {
 }
 
 #[test]
-fn a_reuse_that_is_refused_as_such_is_an_acknowledged_revocation() {
+fn a_refusal_of_a_reuse_acknowledges_the_revocation_of_the_session() {
     let reuse = |answer| {
         call(10, 20, Ask::Refresh { session: S, is_reuse: true, supersedes: None }, answer)
     };
@@ -221,7 +221,7 @@ fn a_reuse_that_is_refused_as_such_is_an_acknowledged_revocation() {
 }
 
 #[test]
-fn a_refresh_that_supersedes_is_a_revocation_of_the_token_before() {
+fn a_refresh_that_supersedes_a_token_is_a_revocation_of_that_token() {
     let superseding = |answer| {
         call(10, 20, Ask::Refresh { session: S, is_reuse: false, supersedes: Some(T) }, answer)
     };
@@ -241,7 +241,7 @@ fn a_revocation_of_a_created_session_must_not_be_refused() {
 }
 
 #[test]
-fn connections_end_only_with_their_process() {
+fn a_lost_connection_is_allowed_only_during_an_outage_of_its_replica() {
     let outage =
         |replica, from, to: Option<u64>| Outage { replica, from: at(from), to: to.map(at) };
     let with = |outages: &[Outage]| {
@@ -260,18 +260,18 @@ fn connections_end_only_with_their_process() {
 }
 
 #[test]
-fn an_error_that_no_caller_may_see_is_found() {
+fn an_error_that_no_caller_may_see_is_reported() {
     broken(Rule::WrongError, [call(5, 9, Ask::Create, Answer::Wrong("INTERNAL".to_owned()))]);
     fine([call(5, 9, Ask::Create, not_now()), call(5, 9, Ask::Create, Answer::GivenUp)]);
 }
 
 #[test]
-fn a_process_that_ends_by_itself_is_found() {
+fn a_process_that_ends_by_itself_is_reported() {
     assert_eq!(rules(&History { fallen: vec![1], ..history([]) }), [Rule::ProcessEnded]);
 }
 
 #[test]
-fn in_the_end_every_replica_answers_for_every_token_and_revokes() {
+fn after_the_last_fault_every_replica_must_revoke_and_answer_for_every_token() {
     let ask = |replica, ask, answer| Call { replica, ..call(50, 60, ask, answer) };
     let answered = |replica, token| ask(replica, Ask::Validate(TokenNumber(token)), Answer::Active);
     let revoked =
@@ -319,7 +319,7 @@ fn a_revocation_may_be_undone_only_between_a_set_back_and_the_end_of_the_run() {
 }
 
 #[test]
-fn a_revocation_after_a_set_back_needs_a_kept_session_unless_it_is_by_token_or_tenant() {
+fn a_revocation_by_session_or_subject_after_a_set_back_holds_only_for_a_kept_session() {
     for (kept, target, is_promised) in [
         (5, Target::Session(S), true),
         (5, subject(), true),
@@ -336,7 +336,7 @@ fn a_revocation_after_a_set_back_needs_a_kept_session_unless_it_is_by_token_or_t
 }
 
 #[test]
-fn a_set_back_excuses_that_a_session_is_not_known_any_more() {
+fn a_session_may_be_unknown_after_a_set_back() {
     let calls = |after: u64| {
         [
             refresh(after, after + 1, refused("REFRESH_TOKEN_INVALID")),

@@ -1,5 +1,5 @@
-//! The database of a run. It is on a server that runs share, or on a server of its own with a
-//! standby that can take over.
+//! The database of a run. It is either on a server that all runs share, or on a server of its own
+//! with a standby that can take over.
 
 use std::{path::Path, process::Command, sync::Arc};
 
@@ -10,7 +10,7 @@ use countersign_test_support::{
 };
 use tokio::{sync::Mutex, task::block_in_place};
 
-/// A database, the servers that hold it, and which of them has been promoted.
+/// A database, and the servers that hold it.
 pub struct Database {
     name: String,
     primary: Arc<Server>,
@@ -21,7 +21,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Creates an empty database on this server; an existing one of this name is dropped.
+    /// Creates an empty database on this server. Drops an existing database of this name.
     pub async fn fresh(server: &Arc<Server>, name: &str) -> Self {
         let admin = server.url("postgres");
         execute(&admin, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
@@ -57,8 +57,8 @@ impl Database {
         self.primary.url(&self.name)
     }
 
-    /// Runs statements on the first primary and, if the standby was promoted, on that too. Errors
-    /// are ignored, because each server may be down.
+    /// Runs statements on the first primary and, if the standby was promoted, also on the new
+    /// primary. Ignores errors, because each server may be down.
     pub async fn try_execute(&self, sql: &str) {
         let _ = try_execute(&self.url(), sql).await;
         if let Some(successor) = &*self.successor.lock().await {
@@ -90,7 +90,8 @@ impl Database {
             .args(["--clean", "--if-exists", "--single-transaction", "--dbname"])
             .arg(self.url())
             .arg(file);
-        // Replicas write at the same time, so it may be chosen as the victim of a deadlock.
+        // Replicas write at the same time, so PostgreSQL may choose the restore as the victim of a
+        // deadlock.
         const ATTEMPTS: usize = 50;
         let mut problem = String::new();
         for _ in 0..ATTEMPTS {
@@ -113,7 +114,7 @@ impl Database {
         block_in_place(|| self.primary.put_copy_back());
     }
 
-    /// Promotes the standby, while the old primary keeps running; returns the URL of the new
+    /// Promotes the standby while the old primary keeps running. Returns the URL of the new
     /// primary, or `None` if the standby was promoted before.
     pub async fn promote(&self) -> Option<String> {
         let standby = self.standby.lock().await.take()?;

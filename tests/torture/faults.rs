@@ -1,5 +1,5 @@
-//! The faults of replicas, links and the database. Their kinds, times and durations follow from the
-//! seed of the run.
+//! The faults of replicas, links and the database. The seed of a run determines their kinds, times
+//! and durations.
 
 use std::time::Duration;
 
@@ -26,16 +26,16 @@ pub enum Kind {
     HoldReplies,
     /// The link delays both until the fault is over.
     Stall,
-    /// Open connections pass nothing any more, and end only after a while; new ones work.
+    /// Open connections pass nothing any more, and end only after a while. New connections work.
     Silence,
-    /// Open connections end; new ones work.
+    /// Open connections end. New connections work.
     Cut,
-    /// Open connections end, and new ones are refused for a while.
+    /// Open connections end, and new connections are refused for a while.
     Isolate,
-    /// The link is slow, one way or both.
+    /// The link is slow in one direction or in both.
     Slow,
-    /// Every answer of the database is delayed by three quarters of a lease, so that what it brings
-    /// is old when it arrives.
+    /// Every answer of the database is delayed by three quarters of a lease, so that its contents
+    /// are old when it arrives.
     SlowReplies,
     /// The database terminates the replica's connections.
     Terminate,
@@ -71,7 +71,7 @@ pub enum Disaster {
 #[derive(Clone, Copy, Debug)]
 pub struct Fault<K> {
     pub kind: K,
-    /// The time since the fault before.
+    /// The time since the previous fault.
     pub calm: Duration,
     pub lasts: Duration,
     /// The delays of a slow link, towards the database and back.
@@ -86,7 +86,7 @@ fn span(dice: &mut Dice, longest: Duration) -> Duration {
 }
 
 /// Returns an endless sequence of faults of these kinds, or an empty one if there are no kinds. A
-/// kind that is listed twice comes twice as often.
+/// kind that is listed twice occurs twice as often.
 pub fn schedule<K: Copy>(
     mut dice: Dice,
     kinds: &'static [K],
@@ -203,8 +203,8 @@ impl Fault<Disaster> {
         let from = fleet.recorder.now();
         put_back();
         fleet.recorder.set_back(kept, from);
-        // The set-back ends once no earlier lease is valid, the table of replicas is trusted again,
-        // and the lost revocations are written again.
+        // The set-back ends once no earlier lease is valid, the table of replicas counts as
+        // complete again, and the lost revocations are written again.
         sleep(LONG_WAIT + LONG_LEASE / 2).await;
         in_time("lost revocations are written again", fleet.await_restored()).await;
     }

@@ -1,5 +1,5 @@
-//! The replicas of a run. Each has a place, with a link of its own to the database; the process in
-//! it may be killed and started again.
+//! The replicas of a run. Each has a place, which has its own link to the database. The process in
+//! a place may be killed, and another one started there.
 
 use std::{
     collections::VecDeque,
@@ -25,13 +25,14 @@ pub const PERMANENT: usize = 3;
 /// The number of all places.
 pub const PLACES: usize = PERMANENT + 1;
 
-/// The number of connections to each replica. A connection takes a limited number of calls at a
-/// time, and calls to a paused replica are to wait there, not at the client.
+/// The number of connections to each replica. A connection carries a limited number of concurrent
+/// calls. With this many connections, calls to a paused replica wait at the replica and not at the
+/// client.
 const CHANNELS: usize = 12;
 
-/// The pause before something is tried again.
+/// The pause before the next attempt.
 const RETRY: Duration = Duration::from_millis(50);
-/// The most attempts to start a process.
+/// The largest number of attempts to start a process.
 const STARTS: usize = 200;
 /// The number of lines that are kept of each log.
 const LOG: usize = 40;
@@ -39,13 +40,13 @@ const LOG: usize = 40;
 /// A place, and the process in it if there is one.
 struct Place {
     link: Link,
-    /// The lock is held for as long as a fault acts on the process.
+    /// This lock is held for as long as a fault acts on the process.
     process: tokio::sync::Mutex<Option<Replica>>,
-    /// The connections to the process; none if there is no process.
+    /// The connections to the process. There are none if there is no process.
     channels: Mutex<VecDeque<Channel>>,
     /// Notified when a revocation is sent to the process.
     revoking: Notify,
-    /// The last lines that processes that have ended have logged.
+    /// The last log lines of the processes that have ended in this place.
     log: Mutex<Vec<String>>,
 }
 
@@ -59,7 +60,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Creates the places, without processes; `settings` has one element for each place.
+    /// Creates the places, without processes. `settings` has one element for each place.
     pub async fn new(
         database: Arc<Database>,
         recorder: Arc<Recorder>,
@@ -89,8 +90,8 @@ impl Fleet {
         self.places[place].revoking.notified().await;
     }
 
-    /// Starts a process and waits until it serves. Callers may call it as soon as it listens. If it
-    /// cannot start, because the database is down, it is started again.
+    /// Starts a process and waits until it serves. Callers may call the process as soon as it
+    /// listens. If the process cannot start, because the database is down, another one is started.
     pub async fn start(&self, index: usize) {
         let place = &self.places[index];
         let mut process = place.process.lock().await;
@@ -127,7 +128,7 @@ impl Fleet {
         }
     }
 
-    /// Stops the process with SIGTERM. Callers call it until it has ended.
+    /// Stops the process with SIGTERM. Callers continue to call the process until it has ended.
     pub async fn stop(&self, index: usize) {
         let place = &self.places[index];
         if let Some(mut replica) = place.process.lock().await.take() {
@@ -182,7 +183,7 @@ impl Fleet {
                 let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
                 is_ready
                     && count("the database has lost revocations")
-                        == count("the lost revocations hold again")
+                        == count("the lost revocations are in effect again")
             };
             while !is_restored().await {
                 sleep(RETRY).await;
@@ -221,14 +222,15 @@ impl Replicas for Fleet {
         Some(Client::new(next))
     }
 
-    /// Wakes those who wait for a revocation to be sent to this place.
+    /// Wakes the tasks that wait for a revocation to be sent to this place.
     fn notify_revocation(&self, place: usize) {
         self.places[place].revoking.notify_waiters();
     }
 }
 
 impl Place {
-    /// Keeps the last lines of a process that has ended, and lets nobody call it any more.
+    /// Keeps the last log lines of a process that has ended, and drops the connections to it, so
+    /// that callers no longer call it.
     fn keep_log(&self, replica: &mut Replica) {
         self.channels.lock().unwrap().clear();
         let mut log = self.log.lock().unwrap();

@@ -35,7 +35,7 @@ impl State {
         Path::new(env!("CARGO_TARGET_TMPDIR")).join("torture.json")
     }
 
-    /// Loads the saved totals; starts from zero if a seed is given or nothing is saved.
+    /// Loads the saved totals. Starts from zero if a seed is given or nothing is saved.
     fn load() -> Self {
         match env::var("COUNTERSIGN_TORTURE_SEED") {
             Ok(seed) => {
@@ -82,9 +82,9 @@ impl Length {
     }
 }
 
-#[ignore = "takes as long as it is told: scripts/torture"]
+#[ignore = "takes as long as scripts/torture is told"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn for_as_long_as_it_is_told() {
+async fn acknowledged_revocations_hold_in_as_many_runs_as_asked_for() {
     let length = Length::from_environment();
     let mut state = State::load();
     let server = server().await;

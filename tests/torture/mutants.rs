@@ -1,9 +1,10 @@
 //! Tests that the torture runs find broken rules of the protocol. If one rule is broken, a few runs
-//! of a profile must show a token that is active after its revocation was acknowledged. Unless a
-//! rule is broken, the same profile passes.
+//! of a profile must show a token that is active after its revocation was acknowledged. The same
+//! profile passes if no rule is broken.
 //!
-//! The service itself has no switch for this. A rule is broken from outside: by what the renewals
-//! of all replicas ask and are told (`altered.rs`), or by statements that alter the database.
+//! The service itself has no switch that breaks a rule. These tests break rules from outside: they
+//! change what the renewals of all replicas request and receive (`altered.rs`), or they alter the
+//! database by SQL statements.
 
 use std::env;
 
@@ -20,9 +21,9 @@ struct Mutant {
     name: &'static str,
     /// The profile that exercises the rule.
     profile: &'static str,
-    /// The settings that break it.
+    /// The settings that break the rule.
     settings: &'static [(&'static str, &'static str)],
-    /// The statements that break it.
+    /// The SQL statements that break the rule.
     sql: &'static str,
 }
 
@@ -30,7 +31,7 @@ const MUTANTS: [Mutant; 7] = [
     Mutant {
         name: "deadline-from-reply",
         profile: "late answers",
-        // The clocks of the replicas fall behind that of the database.
+        // The clocks of the replicas fall behind the clock of the database.
         settings: &[(RULE, "deadline-from-reply"), ("COUNTERSIGN_LEASE__MAX_CLOCK_SKEW", "25s")],
         sql: "",
     },
@@ -68,7 +69,7 @@ const MUTANTS: [Mutant; 7] = [
 ];
 
 /// Takes the positions of entries from a sequence, which does not keep the order of commits. The
-/// head of the feed is the last position that can be seen.
+/// head of the feed is then the last visible position.
 const FEED_BY_BIGSERIAL: &str = "
     CREATE SEQUENCE positions START 1000 INCREMENT 1000;
     ALTER TABLE feed_head RENAME TO feed_head_row;
@@ -101,7 +102,7 @@ const RENEW_BY_READ: &str = "
     CREATE TRIGGER write_nothing INSTEAD OF UPDATE ON replicas
     FOR EACH ROW EXECUTE FUNCTION write_nothing()";
 
-/// Lets the commit of a renewal not wait for the standby.
+/// Makes the commit of a renewal return without a wait for the standby.
 const RENEW_WITHOUT_STANDBY: &str = "
     CREATE FUNCTION wait_for_nobody() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -111,8 +112,8 @@ const RENEW_WITHOUT_STANDBY: &str = "
     CREATE TRIGGER wait_for_nobody AFTER UPDATE ON replicas
     FOR EACH ROW EXECUTE FUNCTION wait_for_nobody()";
 
-/// Leaves the retention margin out of the expiry of entries, by a clock that is ahead by the
-/// largest allowed skew.
+/// Lets entries expire 65 seconds earlier, as if they had no retention margin and the sweeper's
+/// clock were ahead by the largest allowed skew.
 const PURGE_AT_EXPIRY: &str = "
     CREATE FUNCTION shorten() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -122,7 +123,7 @@ const PURGE_AT_EXPIRY: &str = "
     CREATE TRIGGER shorten BEFORE INSERT ON blacklist
     FOR EACH ROW EXECUTE FUNCTION shorten()";
 
-/// The most runs in which a mutant must be found.
+/// A mutant must be found within this number of runs.
 const RUNS: usize = 12;
 
 #[ignore = "scripts/test runs it by itself, because it takes minutes"]

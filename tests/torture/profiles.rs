@@ -15,7 +15,7 @@ use crate::{
 pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
 
-/// The durations for runs in which replicas must still have their leases once the database is back.
+/// The durations for runs in which replicas must still have their leases when the database is back.
 /// They are shorter than the deadlines of most callers.
 pub const LONG_LEASE: Duration = Duration::from_secs(2);
 pub const LONG_WAIT: Duration = Duration::from_millis(2104);
@@ -36,8 +36,8 @@ const LONG_LEASES: &[(&str, &str)] = &[
 
 /// The settings of all replicas in all runs.
 const SETTINGS: &[(&str, &str)] = &[
-    // After a lapse all waiting batches are released at once, on a machine that runs four replicas
-    // of a slow build. Load shedding is not under test here.
+    // After a lapse all waiting batches are released at once. The machine runs four replicas of a
+    // slow build, so they would shed load, which is not under test here.
     ("COUNTERSIGN_LIMITS__MAX_BATCHES", "10000"),
     ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "1s"),
     ("COUNTERSIGN_DATABASE__ACQUIRE_TIMEOUT", "1s"),
@@ -56,7 +56,8 @@ const EXPIRING: &[(&str, &str)] = &[
     ("COUNTERSIGN_SWEEPER__SCHEDULE", "* * * * * *"),
 ];
 
-/// The seconds by which each place's wall clock is ahead, within what the service tolerates.
+/// The number of seconds by which the wall clock of each place is ahead. The service tolerates
+/// these differences.
 const CLOCKS: [&str; PERMANENT + 1] = ["-2", "2", "0", "1"];
 
 /// The settings of a process.
@@ -167,7 +168,7 @@ pub const PROFILES: &[Profile] = &[
         calm: Duration::from_millis(1500),
         expires: false,
     },
-    // No replica is killed here, so that the one that stays with the old primary lives on.
+    // No replica is killed here, so that the replica that stays with the old primary keeps running.
     Profile {
         name: "replaced primary",
         replicas: &[Kind::Slow],
@@ -176,7 +177,8 @@ pub const PROFILES: &[Profile] = &[
         calm: Duration::from_millis(3000),
         expires: false,
     },
-    // No replica is started or paused here: the guarantee is weaker then (decision 9, Limits).
+    // No replica is started or paused here, because the guarantee would be weaker then (decision 9,
+    // Limits).
     Profile {
         name: "set back",
         replicas: &[Kind::Slow],

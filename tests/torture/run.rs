@@ -26,7 +26,7 @@ use crate::{
     profiles::{Profile, Settings},
 };
 
-/// The time in which faults begin.
+/// The time during which new faults begin.
 const SPAN: Duration = Duration::from_secs(10);
 
 /// The result of a run.
@@ -98,7 +98,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "seed {seed} ({profile}): {} faults; {creates} creates, {refreshes} refreshes, \
-             {validations} validations, {checked} of them of what was revoked, {revocations} \
+             {validations} validations, {checked} of them of revoked tokens, {revocations} \
              revocations, {} acknowledged in {median:.1?}, at most {longest:.1?}, {waited} after \
              W or more; {} calls failed; recovered in {:.1?}; {} violations",
             faults.len(),
@@ -110,8 +110,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Makes a run of a profile. `settings` are added to those of the profile, and `sql` is executed on
-/// the empty database.
+/// Makes one run of a profile. `settings` are added to those of the profile, and `sql` is executed
+/// on the empty database.
 pub async fn run(
     server: &Arc<Server>,
     profile: &'static Profile,

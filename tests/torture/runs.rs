@@ -8,7 +8,7 @@ use crate::{
     run::{Report, run},
 };
 
-/// The most violations of each rule that are printed.
+/// The largest number of violations of each rule that are printed.
 const SHOWN: usize = 3;
 
 /// Starts the PostgreSQL server that runs share.
@@ -16,7 +16,7 @@ pub async fn server() -> Arc<Server> {
     Arc::new(tokio::task::spawn_blocking(Server::start).await.unwrap())
 }
 
-/// Makes the run of a seed, which also chooses the profile: the profiles take turns.
+/// Makes the run of a seed. Consecutive seeds use the profiles in turn.
 pub async fn run_seed(server: &Arc<Server>, seed: u64) -> Report {
     let profile = usize::try_from(seed).unwrap() % PROFILES.len();
     run(server, &PROFILES[profile], seed, &vec![], "").await
@@ -39,8 +39,8 @@ pub fn print_violations(report: &Report) {
 }
 
 /// Makes one run of each profile, in about two minutes. Replicas that break a rule fail in the
-/// first or second run of their profile (`mutants.rs`), so one run of each is worth something;
-/// `scripts/torture` makes as many as there is time for.
+/// first or second run of their profile (`mutants.rs`), so even one run of each profile is a useful
+/// test. `scripts/torture` makes as many runs as there is time for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_acknowledged_revocation_holds_whatever_happens() {
     let server = server().await;

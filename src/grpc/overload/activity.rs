@@ -11,16 +11,16 @@ use std::{
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// The calls of a connection, and its answers that wait for the client.
+/// The calls of a connection, and those of its answers that wait until the client reads them.
 #[derive(Debug, Default)]
 pub struct Activity {
     begun: AtomicU64,
     busy: AtomicUsize,
     /// The number of the current interval.
     interval: AtomicUsize,
-    /// The number of answers that became blocked in an interval with an even number, and of those
-    /// that did in one with an odd number. Two counts are enough: when an interval begins, no
-    /// answer is still blocked that became so in the one before the last.
+    /// The number of answers that are blocked now: first those that became blocked in an interval
+    /// with an even number, then those that did in an interval with an odd number. An interval
+    /// begins only when the count that it will use is zero, so two counts are enough.
     blocked: [AtomicUsize; 2],
 }
 
@@ -32,8 +32,8 @@ impl Activity {
         ActivityGuard { activity: self.clone(), blocked_since: None }
     }
 
-    /// Completes when an answer has been blocked for `timeout`, or at most twice as long. Only one
-    /// task may wait for this.
+    /// Completes once an answer has been blocked for a time between `timeout` and twice `timeout`.
+    /// Only one task may call this, because each call advances the interval.
     pub async fn unread(&self, timeout: Duration) {
         let mut ticks = interval_at(Instant::now() + timeout, timeout);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -42,7 +42,7 @@ impl Activity {
         }
     }
 
-    /// Completes when no call has been under way for `timeout`, or at most twice as long.
+    /// Completes once no call has been under way for a time between `timeout` and twice `timeout`.
     pub async fn idle(&self, timeout: Duration) {
         let mut ticks = interval_at(Instant::now() + timeout, timeout);
         let mut before = self.idle_since();
@@ -57,7 +57,7 @@ impl Activity {
     }
 
     /// Begins the next interval and returns true. If an answer was blocked throughout the current
-    /// one, returns false instead, and stays in it.
+    /// interval, the interval does not end, and the result is false.
     pub(super) fn next_interval(&self) -> bool {
         let next = self.interval.load(Ordering::Relaxed).wrapping_add(1);
         let has_progress = self.blocked(next).load(Ordering::Relaxed) == 0;
@@ -67,7 +67,7 @@ impl Activity {
         has_progress
     }
 
-    /// Returns the count of the answers that became blocked in this interval.
+    /// Returns the count of the blocked answers that became blocked in this interval.
     fn blocked(&self, interval: usize) -> &AtomicUsize {
         let [even, odd] = &self.blocked;
         if interval.is_multiple_of(2) { even } else { odd }
@@ -89,7 +89,7 @@ pub struct ActivityGuard {
 }
 
 impl ActivityGuard {
-    /// Notes that a part of the answer waits until the client has room for it.
+    /// Records that a part of the answer waits until the client has room for it.
     pub fn mark_blocked(&mut self) {
         self.mark_progress();
         let interval = self.activity.interval.load(Ordering::Relaxed);
@@ -97,15 +97,15 @@ impl ActivityGuard {
         self.blocked_since = Some(interval);
     }
 
-    /// Begins a blocked part of the answer, which waits for the client even after the call has
-    /// ended.
+    /// Returns a guard for a part of the answer that is blocked. The part counts as blocked until
+    /// its guard is dropped, even after the call has ended.
     pub fn begin_blocked_part(&self) -> Self {
         let mut part = self.activity.begin();
         part.mark_blocked();
         part
     }
 
-    /// Notes that the client has taken the blocked part.
+    /// Records that the client has taken the blocked part.
     pub fn mark_progress(&mut self) {
         if let Some(interval) = self.blocked_since.take() {
             self.activity.blocked(interval).fetch_sub(1, Ordering::Relaxed);
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_idle_while_no_call_is_under_way_and_each_call_is_counted() {
+    fn a_connection_is_idle_while_no_call_is_under_way() {
         let activity = Arc::new(Activity::default());
         assert_eq!(activity.idle_since(), Some(0));
         let (first, second) = (activity.begin(), activity.begin());
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_be_blocked_for_less_than_two_intervals() {
+    fn an_interval_ends_unless_an_answer_was_blocked_throughout_the_interval() {
         let activity = Arc::new(Activity::default());
         let (mut slow, mut quick) = (activity.begin(), activity.begin());
         for _ in 0..5 {
@@ -151,7 +151,7 @@ mod tests {
         assert!(activity.next_interval());
         quick.mark_blocked();
         assert!(!activity.next_interval(), "`quick` was blocked for the whole interval");
-        assert!(!activity.next_interval(), "and it still is");
+        assert!(!activity.next_interval(), "`quick` is still blocked");
         slow.mark_blocked();
         quick.mark_progress();
         assert!(activity.next_interval(), "the next part has only just become blocked");

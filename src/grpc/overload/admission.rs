@@ -57,9 +57,10 @@ pub fn admit(
     }
 }
 
-/// Returns the API key of a call. If the header holds anything else, or is repeated, the key is
-/// empty, which no caller has. If there were no key instead, the call could be admitted by its
-/// certificate.
+/// Returns the API key of a call, or `None` without an `authorization` header. If the header is
+/// repeated or holds anything but a bearer token, the key is empty, and no caller has an empty key,
+/// so the call is refused. If this returned `None` instead, the call could be admitted by its
+/// certificate in spite of the wrong header.
 fn api_key(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (first, second) = (values.next()?, values.next());
@@ -81,14 +82,14 @@ fn not_admitted() -> Status {
     AuthorityError::Internal.into()
 }
 
-/// Begins a reservation of memory for an answer. Only calls that change nothing make one: nothing
-/// is lost if such a call fails because there is no room for its answer.
+/// Begins a reservation of memory for an answer. Only calls that change nothing may do this: if
+/// such a call fails because there is no room for its answer, nothing is lost.
 pub fn reserve<T>(request: &Request<T>) -> Result<Reservation, Status> {
     Ok(Reservation::new(context(request)?.unsent.clone()))
 }
 
-/// Makes the response, and reserves the bytes that `reserved` does not cover yet. Fails if they
-/// exceed the limit. An answer of at most [`FREE_BYTES`] reserves nothing more.
+/// Makes the response, and reserves those of its bytes that `reserved` does not cover yet. Fails if
+/// these bytes exceed the limit. For an answer of at most [`FREE_BYTES`], no bytes are added.
 pub fn counted<M: Message>(message: M, mut reserved: Reservation) -> Result<Response<M>, Status> {
     let bytes = message.encoded_len();
     if let Some(more) = bytes.checked_sub(reserved.bytes())
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_follows_bearer_and_anything_else_is_a_wrong_key() {
+    fn an_authorization_header_other_than_one_bearer_token_is_an_empty_key() {
         let read = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

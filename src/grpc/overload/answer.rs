@@ -1,5 +1,5 @@
-//! The body of an answer, which counts as activity of its connection, and its larger parts as
-//! unsent bytes, until the client has taken them.
+//! The body of an answer. Until the client has taken it, the body counts as activity of its
+//! connection, and its larger parts count as unsent bytes.
 
 use std::{
     pin::Pin,
@@ -16,8 +16,8 @@ use super::{
 };
 use crate::grpc::calls::CallRecord;
 
-/// The body of an answer. Its connection is not idle while it is being sent. The library asks for
-/// the next part when the client has room for the one before.
+/// The body of an answer. While the body is being sent, its connection does not count as idle. The
+/// HTTP/2 library asks for the next part when the client has room for the previous part.
 #[derive(Debug)]
 pub struct Answer {
     body: Body,
@@ -29,8 +29,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Wraps the body of an answer to the call of `guard`, which `record` counts when it ends.
-    /// `reserved` are the bytes that already count for it.
+    /// Wraps the body of the answer to the call that `guard` tracks and that `record` counts.
+    /// `reserved` holds the bytes that were counted for the answer before.
     pub fn new(
         body: Body,
         guard: ActivityGuard,
@@ -40,8 +40,9 @@ impl Answer {
         Self { body, guard, record, is_waiting: false, reserved }
     }
 
-    /// Makes a part of the answer count until its last byte has been written. The library asks for
-    /// the next part, and ends the call, as soon as the client has room for a single byte.
+    /// Wraps a part of the answer so that it counts as unsent and blocked until its last byte has
+    /// been written. The part needs a guard of its own, because the library asks for the next part,
+    /// or ends the call, as soon as the client has room for a single byte of this part.
     fn unsent_part(&mut self, data: Bytes) -> Bytes {
         let mut reserved = self.reserved.take();
         reserved.grow_to(data.len());

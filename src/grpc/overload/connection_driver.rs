@@ -14,7 +14,7 @@ use crate::net::read_budget::ReadBudget;
 pub struct ConnectionDriver {
     /// The budget of bytes that one poll may read.
     pub read_budget: ReadBudget,
-    /// Runs the answers to its calls.
+    /// Runs the answers to the calls of the connection.
     pub spawner: Spawner,
 }
 
@@ -25,7 +25,7 @@ impl ConnectionDriver {
             self.read_budget.replenish();
             loop {
                 let polled = served.as_mut().poll(context);
-                // Inline answers are sent when the connection is polled once more.
+                // The connection is polled again, because only a poll writes the inline answers.
                 if polled.is_ready() || !self.spawner.flush_inline() {
                     return polled;
                 }

@@ -1,4 +1,4 @@
-//! Limits how many HTTP/2 frames a client may send that do not belong to a call.
+//! Limits the number of HTTP/2 frames that a client may send besides those that carry its calls.
 //!
 //! SETTINGS, PING, PRIORITY, WINDOW_UPDATE, RST_STREAM and unknown frames cost the server work, and
 //! neither HTTP/2 nor the library limits them. A client whose frames exceed the budget gets GOAWAY
@@ -18,18 +18,22 @@ use tokio::{
     time::Instant,
 };
 
-/// Frames that a client may send in a [`PERIOD`] even if it makes no calls. Keep-alive needs a few.
+/// The number of frames that a client may send in a [`PERIOD`] even if it makes no calls. A client
+/// needs a few frames for keep-alive.
 const FREE_FRAMES: u64 = 1_000;
-/// Frames that each part of a call allows in addition: HEADERS in either direction, and DATA that
-/// the server has sent. Clients that estimate the bandwidth send a PING and two WINDOW_UPDATEs
-/// after each answer; old browsers send a PRIORITY with each call.
+/// The number of additional frames that a client may send for each part of a call. A part is a
+/// HEADERS frame in either direction, or a DATA frame that the server has sent. Clients that
+/// estimate the bandwidth send a PING and two WINDOW_UPDATEs after each answer, and old browsers
+/// send a PRIORITY with each call.
 const FRAMES_A_PART: u64 = 8;
-/// The fewest bytes with which a DATA frame counts as a part of a call. Without this limit, a
-/// client that opens its window byte by byte would be allowed more frames for each byte, and its
-/// own empty frames would be free.
+/// The minimum length of a DATA frame that counts as data. A shorter DATA frame from the server
+/// allows no additional frames. Otherwise a client that opens its window byte by byte would gain
+/// frames with each byte. A shorter DATA frame from the client counts against the budget. Otherwise
+/// a client could send any number of empty DATA frames.
 const LEAST_DATA_BYTES: usize = 64;
-/// The counts are reset at the first frame beyond [`FREE_FRAMES`] that arrives at least this long
-/// after the last reset. The parts of earlier calls allow no more frames then.
+/// The minimum time between two resets of the counts. When this time has passed, the next frame
+/// beyond [`FREE_FRAMES`] resets the counts. After a reset, the parts of earlier calls allow no
+/// additional frames.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Length of the connection preface of a client (RFC 9113, section 3.4).
@@ -48,9 +52,9 @@ const GOAWAY: [u8; HEADER_BYTES + 8] =
 /// The number of frames in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
-    /// HEADERS.
+    /// HEADERS frames.
     headers: u64,
-    /// DATA of at least [`LEAST_DATA_BYTES`].
+    /// DATA frames of at least [`LEAST_DATA_BYTES`].
     data: u64,
     /// All other frames.
     others: u64,
@@ -59,9 +63,9 @@ struct Counts {
 /// Counts the frames in the bytes of one direction.
 #[derive(Debug, Default)]
 struct Scanner {
-    /// Bytes to skip: the rest of the preface, or of the payload of a frame.
+    /// The number of bytes to skip: the rest of the preface, or the rest of a frame's payload.
     skip: usize,
-    /// The first bytes of a header that has not arrived as a whole.
+    /// The first bytes of a header of which the rest has not arrived yet.
     header: [u8; HEADER_BYTES],
     header_bytes: usize,
     counts: Counts,
@@ -72,7 +76,7 @@ impl Scanner {
         while let Some(rest) = bytes.get(self.skip..) {
             bytes = rest;
             self.skip = 0;
-            // Fast path: the header has arrived as a whole.
+            // Fast path: all bytes of the header have arrived together.
             let header = match (self.header_bytes, bytes.split_first_chunk()) {
                 (0, Some((header, rest))) => {
                     bytes = rest;
@@ -107,7 +111,7 @@ impl Scanner {
     }
 }
 
-/// A connection that counts its frames, and is no longer read once they exceed the budget.
+/// Counts the frames of a connection, and stops reading from it once they exceed the budget.
 #[derive(Debug)]
 pub struct FrameBudget<C> {
     connection: C,
@@ -118,8 +122,7 @@ pub struct FrameBudget<C> {
     is_exceeded: bool,
 }
 
-/// Notifies one waiter that a connection has exceeded its budget. Nothing more is read from it
-/// then.
+/// Notifies one waiter that a connection has exceeded its budget.
 #[derive(Clone, Debug, Default)]
 pub struct Exceeded(Arc<Notify>);
 
@@ -161,7 +164,7 @@ impl<C> FrameBudget<C> {
             self.period_began = now;
             return false;
         }
-        // DATA from the client is limited by flow control, and allows it no more frames.
+        // DATA from the client does not count as a part. Flow control limits it already.
         let parts = received.headers.saturating_add(sent.headers).saturating_add(sent.data);
         received.others > FREE_FRAMES.saturating_add(FRAMES_A_PART.saturating_mul(parts))
     }
@@ -235,7 +238,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_are_counted_however_they_are_cut(
+        fn frames_are_counted_wherever_reads_split_them(
             frames in proptest::collection::vec(
                 (0u8..12, prop_oneof![Just(0usize), 1..100usize, Just(70_000)]),
                 0..20,
@@ -265,7 +268,7 @@ mod tests {
         }
     }
 
-    /// A client that has sent the preface, and the server's end of the connection.
+    /// Returns a client that has sent the preface, and the server's end of the connection.
     async fn connected() -> (DuplexStream, FrameBudget<DuplexStream>) {
         let (mut client, server) = duplex(1 << 20);
         client.write_all(&[0; PREFACE_BYTES]).await.unwrap();
@@ -295,9 +298,9 @@ mod tests {
             assert!(pass(&mut client, &mut server, &allowed).await, "{kind}");
             assert!(!pass(&mut client, &mut server, &frame(kind, payload)).await, "{kind}");
             timeout(Duration::ZERO, server.exceeded().wait()).await.unwrap();
-            let mut told = [0; GOAWAY.len()];
-            client.read_exact(&mut told).await.unwrap();
-            assert_eq!(told, GOAWAY);
+            let mut received = [0; GOAWAY.len()];
+            client.read_exact(&mut received).await.unwrap();
+            assert_eq!(received, GOAWAY);
             assert!(
                 !pass(&mut client, &mut server, &frame(HEADERS, 1)).await,
                 "nothing more is read"
@@ -336,10 +339,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn data_from_the_client_and_short_data_allow_no_more_frames() {
+    async fn data_from_the_client_and_short_data_allow_no_additional_frames() {
         let (mut client, mut server) = connected().await;
         let large = frame(DATA, 1000).repeat(100);
-        assert!(pass(&mut client, &mut server, &large).await, "flow control limits it");
+        assert!(pass(&mut client, &mut server, &large).await, "only flow control limits DATA");
         server.write_all(&frame(DATA, LEAST_DATA_BYTES - 1).repeat(100)).await.unwrap();
         let small = frame(DATA, 1).repeat(usize::try_from(FREE_FRAMES).unwrap());
         assert!(pass(&mut client, &mut server, &small).await);
@@ -347,14 +350,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_written_into_the_middle_of_a_frame() {
+    async fn goaway_is_not_written_into_the_middle_of_a_frame() {
         let (mut client, mut server) = connected().await;
         server.write_all(&frame(DATA, 300)[..100]).await.unwrap();
         let flood = frame(PING, 8).repeat(2 * usize::try_from(FREE_FRAMES).unwrap() + 100);
         assert!(!pass(&mut client, &mut server, &flood).await);
         drop(server);
-        let mut told = vec![];
-        client.read_to_end(&mut told).await.unwrap();
-        assert_eq!(told.len(), 100);
+        let mut received = vec![];
+        client.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received.len(), 100);
     }
 }

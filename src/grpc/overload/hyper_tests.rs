@@ -31,7 +31,14 @@ use super::{
     spawner::Spawner,
     unsent::{FREE_BYTES, Reservation, UnsentBytes},
 };
-use crate::net::read_budget::ReadBudget;
+use crate::{
+    grpc::{
+        calls::{CallRecord, counters},
+        methods::Method,
+    },
+    instruments::EventSource,
+    net::read_budget::ReadBudget,
+};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -136,7 +143,7 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// Opens a connection on which the client has sent its preface and these settings.
+/// Opens a connection. Its client has sent the preface and a SETTINGS frame with this payload.
 async fn connected(settings: &[u8]) -> (Client, DuplexStream) {
     let (client, server) = duplex(1 << 20);
     let mut client = Client(client);
@@ -145,7 +152,7 @@ async fn connected(settings: &[u8]) -> (Client, DuplexStream) {
     (client, server)
 }
 
-/// An executor that records each answer that hyper hands over, and does not run it.
+/// An executor that records when hyper hands over an answer, and runs none of the answers.
 #[derive(Clone)]
 struct Recorder(Arc<Mutex<Vec<&'static str>>>);
 
@@ -155,8 +162,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Recorder {
     }
 }
 
-/// `Spawner::run_next_inline` relies on this order. `ConnectionDriver` relies on one poll accepting
-/// all calls.
+/// `Spawner::run_next_inline` relies on hyper to hand over each answer before it accepts the next
+/// call. `ConnectionDriver` relies on hyper to accept all calls in one poll.
 #[tokio::test]
 async fn one_poll_accepts_all_calls_and_hands_over_each_answer_before_the_next_call() {
     let (mut client, server) = connected(&[]).await;
@@ -208,7 +215,7 @@ async fn the_refusals_of_a_poll_are_sent_by_one_write_in_the_same_poll() {
     }
 }
 
-/// A body of some parts of equal size, which counts how often it was asked for one.
+/// A body of several parts of equal size, which counts how often hyper polls it.
 struct Parts {
     left: usize,
     bytes: usize,
@@ -233,7 +240,7 @@ impl http_body::Body for Parts {
 /// `Answer` counts a poll for the next part as progress, and relies on hyper to hold each part
 /// until its last byte has been written.
 #[tokio::test]
-async fn a_part_is_polled_once_a_byte_of_the_one_before_fits_and_is_held_until_sent() {
+async fn a_part_is_polled_once_a_byte_of_the_previous_part_fits_and_is_held_until_it_is_sent() {
     const BYTES: usize = 2 * FREE_BYTES;
     let rest = u32::try_from(BYTES).unwrap() - 1;
     let (mut client, server) = connected(&NO_WINDOW).await;
@@ -243,7 +250,8 @@ async fn a_part_is_polled_once_a_byte_of_the_one_before_fits_and_is_held_until_s
     let (calls, counted, parts) = (activity.clone(), unsent.clone(), asked.clone());
     let service = service_fn(move |_: Request<Incoming>| {
         let body = Body::new(Parts { left: 2, bytes: BYTES, asked: parts.clone() });
-        let answer = Answer::new(body, calls.begin(), Reservation::new(counted.clone()));
+        let record = CallRecord::begin(&EventSource::new(Arc::new(counters())), Method::of("/"));
+        let answer = Answer::new(body, calls.begin(), record, Reservation::new(counted.clone()));
         async { Ok::<_, Infallible>(Response::new(answer)) }
     });
     tokio::spawn(

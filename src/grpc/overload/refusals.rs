@@ -13,9 +13,9 @@ use tonic::{Status, body::Body};
 use super::request_body::discard;
 use crate::callers::Refusal;
 
-/// Makes the answers to refused calls. A caller who calls too often is refused for the same reason
-/// again and again, and encoding the reason takes longer than finding it, so the last answer is
-/// kept.
+/// Makes the answers to refused calls, and keeps the last answer. A caller that calls too often is
+/// refused for the same reason again and again, and encoding the reason takes longer than finding
+/// it.
 #[derive(Debug, Default)]
 pub struct RefusalCache(Mutex<Option<(Refusal, HeaderMap)>>);
 
@@ -39,12 +39,12 @@ impl RefusalCache {
 
 /// The longest time to wait for the request message of a refused call before the answer is sent.
 const REST_TIMEOUT: Duration = Duration::from_millis(5);
-/// The most bytes of the request message that are read before the answer is sent.
+/// The maximum number of bytes of the request message that are read before the answer is sent.
 const MOST_BYTES: usize = 64 * 1024;
 
-/// Reads the rest of the request message of a refused call, unless it is slow to arrive or long.
-/// This saves the task that [`RequestBody`](super::request_body::RequestBody) spawns if it is
-/// dropped before its end.
+/// Reads the rest of the request message of a refused call, unless the message is long or arrives
+/// slowly. A [`RequestBody`](super::request_body::RequestBody) that has been read to its end spawns
+/// no task when it is dropped.
 pub async fn take_rest(body: &mut (impl http_body::Body<Data = Bytes> + Unpin)) {
     let _ = timeout(REST_TIMEOUT, discard(body, MOST_BYTES)).await;
 }
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(
             begun.elapsed(),
             REST_TIMEOUT / 5 * 4 + REST_TIMEOUT,
-            "the message does not end in time"
+            "reading stops at the timeout if the message does not end"
         );
 
         let (parts, message) = mpsc::unbounded_channel();
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(
             begun.elapsed(),
             REST_TIMEOUT / 5 * 4 + REST_TIMEOUT,
-            "reading stops at the limit"
+            "reading stops at the limit of bytes, without waiting"
         );
     }
 

@@ -1,10 +1,10 @@
 //! A request body that is read to its end even if it is dropped earlier.
 //!
-//! A call may be answered before its message has arrived: because it is refused, because the
-//! message is too long, or because its deadline has passed. The HTTP/2 library then resets the
-//! stream and counts frames that are still on their way as errors of the client. After too many
-//! errors (`max_local_error_reset_streams`) it closes the connection and fails all calls on it.
-//! Behind a proxy these may be the calls of many clients.
+//! A call may be answered before its message has arrived: because the call is refused, because the
+//! message is too long, or because the deadline has passed. The HTTP/2 library then resets the
+//! stream, and counts the frames of the message that are still on their way as errors of the
+//! client. After too many errors (`max_local_error_reset_streams`) it closes the connection and
+//! fails all calls on it. Behind a proxy, these may be the calls of many clients.
 
 use std::{
     future::poll_fn,
@@ -24,7 +24,7 @@ const REST_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct RequestBody<B: Unread> {
     body: Option<B>,
-    /// The most bytes that are read after the drop.
+    /// The largest number of bytes that are read after the drop.
     rest: usize,
 }
 
@@ -54,7 +54,7 @@ impl<B: Unread> Drop for RequestBody<B> {
     fn drop(&mut self) {
         let Some(mut body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         let rest = self.rest;
-        // Without a runtime the process is about to end, so the rest does not matter.
+        // If there is no runtime, the process is about to end, and the rest need not be read.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { timeout(REST_TIMEOUT, discard(&mut body, rest)).await });
         }

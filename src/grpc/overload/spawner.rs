@@ -1,7 +1,7 @@
 //! Runs the futures that answer a connection's calls. Most become tasks of their own. Answers that
-//! are ready at once, such as refusals, run inline: all together, after the connection has been
-//! polled. As tasks they would queue behind the very work that they refuse to add to; and if each
-//! ran as soon as it is handed over, each would be sent by a system call of its own.
+//! are ready immediately, such as refusals, run inline: all together, after the connection has been
+//! polled. As tasks they would wait behind the calls that keep the server busy. If each ran as soon
+//! as hyper hands it over, each would be sent by a system call of its own.
 
 use std::{
     fmt,
@@ -48,7 +48,7 @@ impl Spawner {
         let were_any = !inline.is_empty();
         for mut answering in inline {
             if answering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                // The connection has no room for it yet, so it goes on as a task.
+                // The connection has no room for the answer yet, so a task continues it.
                 tokio::spawn(answering);
             }
         }
@@ -80,9 +80,9 @@ mod tests {
         let (done, mut is_done) = oneshot::channel();
         spawner.run_next_inline();
         spawner.execute(async { _ = done.send(()) });
-        assert!(is_done.try_recv().is_err(), "the task waits for the flush");
+        assert!(is_done.try_recv().is_err(), "the answer waits for the flush");
         assert!(spawner.flush_inline());
-        assert!(is_done.try_recv().is_ok(), "before anything else runs");
+        assert!(is_done.try_recv().is_ok(), "the flush runs the answer before it returns");
         let (done, mut is_done) = oneshot::channel();
         spawner.execute(async { _ = done.send(()) });
         assert!(

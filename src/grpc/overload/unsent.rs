@@ -1,16 +1,17 @@
 //! Limits the memory of answers that clients have not read yet.
 //!
-//! HTTP/2 lets a client make calls without reading the answers. The server keeps them for
-//! `limits.call_timeout`, or up to twice as long. Each answer of more than [`FREE_BYTES`] therefore
-//! counts against the limits of its connection and of all connections until it has been sent.
+//! HTTP/2 lets a client make calls without reading the answers. The server keeps unread answers for
+//! a time between `limits.call_timeout` and twice that. Each answer of more than [`FREE_BYTES`]
+//! therefore counts against two limits, one for its connection and one for all connections, until
+//! it has been sent.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Answers up to this size do not count. Most answers of Validate are smaller, so counting costs
-/// them nothing.
+/// Answers up to this size do not count. Most answers of Validate are smaller, so they do not pay
+/// for the counting.
 pub const FREE_BYTES: usize = 1024;
 
 /// The unsent answers have reached their limit, or one more would exceed it.
@@ -45,7 +46,8 @@ impl UnsentBytes {
         Self { bytes: AtomicUsize::new(0), limit, all: Some(all) }
     }
 
-    /// Fails while the limit is reached, so that a call can be refused before it costs anything.
+    /// Fails while the limit is reached, so that a call can be refused before any work is done for
+    /// it.
     pub fn check(&self) -> Result<(), TooManyUnsentBytes> {
         if self.bytes.load(Ordering::Relaxed) < self.limit { Ok(()) } else { Err(self.too_many()) }
     }
@@ -83,7 +85,7 @@ impl UnsentBytes {
     }
 }
 
-/// The bytes of one answer. They count until this is dropped.
+/// The bytes of one answer. They count as unsent until the reservation is dropped.
 #[derive(Debug)]
 pub struct Reservation {
     unsent: Arc<UnsentBytes>,
@@ -96,7 +98,7 @@ impl Reservation {
         Self { unsent, bytes: 0 }
     }
 
-    /// The number of reserved bytes.
+    /// Returns the number of reserved bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -125,7 +127,7 @@ impl Reservation {
         }
     }
 
-    /// Moves the bytes to a reservation of their own.
+    /// Moves all bytes to a new reservation, and leaves none in this one.
     pub fn take(&mut self) -> Self {
         Self { unsent: self.unsent.clone(), bytes: std::mem::take(&mut self.bytes) }
     }
@@ -172,7 +174,7 @@ mod tests {
         let part = large.take();
         assert_eq!((large.bytes(), part.bytes()), (0, 75));
         drop(large);
-        assert!(one.check().is_err(), "its part is still unsent");
+        assert!(one.check().is_err(), "the part of the large answer is still unsent");
         let mut small = Reservation::new(other.clone());
         small.grow_to(7);
         small.grow_to(5);
@@ -185,7 +187,7 @@ mod tests {
             "others may use the bytes that were given back"
         );
         drop((part, small));
-        assert_eq!(Reservation::new(other).try_grow(10), Ok(()), "nothing is left behind");
+        assert_eq!(Reservation::new(other).try_grow(10), Ok(()), "all bytes were released");
         assert_eq!(one.all.as_ref().unwrap().bytes.load(Ordering::Relaxed), 0);
     }
 }

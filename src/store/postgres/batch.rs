@@ -1,5 +1,5 @@
-//! Commits a batch of writes in one transaction, or in two steps: the frequent ones in one
-//! statement, and then the others in a transaction.
+//! Commits a batch of writes, either in one transaction or in two steps: one statement makes the
+//! writes of the frequent kind, and then a transaction makes the others.
 
 use std::time::Duration;
 
@@ -21,16 +21,16 @@ pub trait BatchWrite: Send + Sync + Sized {
     /// The result of the write.
     type Outcome: Send + 'static;
 
-    /// Makes all writes. A fault means that none was made, or, if the connection is lost, that this
-    /// is not known.
+    /// Makes all writes. A fault means that no write was made, except if the connection is lost:
+    /// then it is not known whether they were made.
     async fn apply(
         connection: &mut PooledConnection<'_>,
         writes: &[Self],
     ) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
 }
 
-/// The writes of a batch that took longer than this to fail are not tried one by one, because each
-/// would take as long.
+/// If a batch took longer than this to fail, its writes are not tried one by one, because each of
+/// them would take as long.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// Commits a batch.
@@ -58,7 +58,7 @@ async fn apply<W: BatchWrite>(
 ) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
     let mut connection = pool.checkout().await?;
     let mut outcomes = pool.in_time(connection.origin(), W::apply(&mut connection, writes)).await;
-    // The warning may be about a commit whose wait for the standbys was cancelled. Such a commit is
+    // The server warns if it cancels the wait of a commit for the standbys. Such a commit is
     // visible, but may still be lost with the primary.
     if outcomes.is_ok() && connection.has_warned() {
         outcomes =
@@ -69,8 +69,8 @@ async fn apply<W: BatchWrite>(
 }
 
 /// Commits a batch in two steps: first all writes on the fast path, which skips those that need
-/// more work, and then those on the slow path. Whatever becomes of the second step, the first one
-/// stays committed.
+/// more work, and then the skipped writes on the slow path. The first step stays committed even if
+/// the second one fails.
 pub async fn commit_in_two<'a, W, F, S>(
     pool: &Pool,
     writes: &'a [W],

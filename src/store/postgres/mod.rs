@@ -1,5 +1,5 @@
-//! The PostgreSQL engine: native types, group commit with one statement for many rows, and a feed
-//! in the order of the commits.
+//! The PostgreSQL engine. It uses PostgreSQL's own column types, commits many writes by one
+//! statement (group commit), and keeps a feed whose entries are in the order of the commits.
 
 mod audit;
 mod batch;
@@ -10,6 +10,7 @@ mod ring;
 mod rows;
 mod schema;
 mod sessions;
+mod sizes;
 mod sql;
 
 pub use self::connection::{connect, open_error};
@@ -41,6 +42,7 @@ use super::{
     counts::StoreCounts,
     replicas::{Members, RenewalClient},
     ring::{RingChange, SealedRing},
+    sizes::Sizes,
 };
 use crate::domain::{
     audit::AuditEntry,
@@ -52,18 +54,18 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Two batches in flight are enough to keep the database busy; with more, batches are smaller and
-/// each write costs more. Batches are small because each creation under a quota takes an advisory
-/// lock, and a server has only some thousands of locks for all its clients.
+/// Two batches in flight are enough to keep the database busy. With more, batches are smaller, and
+/// each write costs more. Batches of creations are small because each creation under a quota takes
+/// an advisory lock, and a server has only some thousands of locks for all its clients.
 const CREATIONS: Shape = Shape { workers: 2, most: 128 };
 const REFRESHES: Shape = Shape { workers: 2, most: 512 };
 /// Two batches in flight keep the database busy here too. They write to the feed one after the
-/// other, because each locks the row of `feed_head` until it commits; but the reads and row locks
-/// before that overlap.
+/// other, because each batch locks the row of `feed_head` until it commits; but the reads and row
+/// locks before that can overlap.
 const REVOCATIONS: Shape = Shape { workers: 2, most: 512 };
 
-/// The pause between two reads of the head of the feed, for entries of other processes, while no
-/// notifications arrive.
+/// The pause between two reads of the head of the feed while no notifications arrive. These reads
+/// find the entries of other processes.
 const POLL: Duration = Duration::from_millis(25);
 /// The pause before the next read after the database failed.
 const POLL_RETRY: Duration = Duration::from_millis(200);
@@ -103,8 +105,8 @@ impl PostgresStore {
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let mut target = Target::load(options).await?;
         let prepared = open::prepare(&mut target, options.migrate).await?;
-        // The exposure is logged only once the database is open, because a process that waits for
-        // the database calls this function again and again.
+        // This warning is logged after the database has been opened, because a process that waits
+        // for the database calls this function again and again.
         if let Some(exposure) = target.exposure() {
             tracing::warn!(database = ?target, "{exposure}: use sslmode=verify-full");
         }
@@ -197,7 +199,7 @@ impl Shared {
         })
     }
 
-    /// Announces the newest entry of a committed batch to this process and to the others.
+    /// Announces the newest entry of a committed batch to this process and to the other replicas.
     fn announce<O>(
         &self,
         outcomes: BatchOutcome<O>,
@@ -211,8 +213,8 @@ impl Shared {
         outcomes
     }
 
-    /// Publishes a position that the feed may have reached. It replaces the last one even if that
-    /// is higher, so that the next read of the head corrects a wrong hint.
+    /// Publishes a position that the feed may have reached. It replaces the last published position
+    /// even if that one is higher, so that the next read of the head corrects a wrong hint.
     fn hint(&self, seq: Seq) {
         self.hints.send_if_modified(|newest| std::mem::replace(newest, seq) != seq);
     }
@@ -226,7 +228,7 @@ impl Shared {
     async fn poll(self: Arc<Self>, mut liveness: watch::Receiver<bool>) {
         loop {
             // Whenever notifications begin or cease to arrive, the head is read once more, because
-            // some may have been missed.
+            // some notifications may have been missed.
             let is_live = *liveness.borrow_and_update();
             let wait = match self.feed_head().await {
                 Ok(position) => {
@@ -260,9 +262,10 @@ impl Shared {
 
 /// Checks out a connection, runs one function on it, and returns it to the pool.
 ///
-/// The function runs in a task of its own, which goes on when the caller goes away. Otherwise the
-/// server would finish the statement over a connection that the pool no longer counts, and
-/// impatient callers would use up all connections that the server allows.
+/// The function runs in a task of its own, which goes on when the caller goes away. If the function
+/// were cancelled, the server would still finish the statement, over a connection that the pool no
+/// longer counts; callers that give up early would then use up all connections that the server
+/// allows.
 macro_rules! with_connection {
     ($store:expr, $function:path $(, $argument:expr)*) => {{
         let (mut answer, outcome) = tokio::sync::oneshot::channel();
@@ -369,6 +372,10 @@ impl Store for PostgresStore {
         with_connection!(self, audit::delete_old, until, limit)
     }
 
+    async fn sizes(&self, now: Timestamp) -> Result<Sizes, StoreError> {
+        with_connection!(self, sizes::read, now)
+    }
+
     fn counts(&self) -> StoreCounts {
         let queues = [self.creations.counts(), self.refreshes.counts(), self.revocations.counts()];
         StoreCounts { queues: queues.to_vec(), connections: Some(self.shared.pool.counts()) }
@@ -379,8 +386,8 @@ impl Store for PostgresStore {
             () = self.creations.stopped() => {}
             () = self.refreshes.stopped() => {}
             () = self.revocations.stopped() => {}
-            // The polling task shares the sender of hints with others, so that channel does not
-            // show that the task has ended. A token does.
+            // The polling task shares the sender of hints with other tasks, so the channel of hints
+            // does not close when the polling task ends. This token is cancelled when it ends.
             () = self.poll_stopped.cancelled() => {}
         }
     }

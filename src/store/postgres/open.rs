@@ -19,12 +19,13 @@ use super::{
 /// The migrations with their versions, in order. They are recorded in the table that Diesel's own
 /// tool uses.
 ///
-/// The previous version of the service must work on the schema that a migration leaves behind,
-/// because replicas are replaced one after the other. So a migration only adds
-/// (`a_migration_only_adds` below), and the next version removes what it makes needless.
+/// The previous version of the service must work with the schema that a migration leaves behind,
+/// because replicas are replaced one after the other. So a migration only adds to the schema; the
+/// test `a_migration_only_adds` checks this. What a migration makes obsolete may be removed only by
+/// the next version.
 const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/postgres_migrations.rs"));
-/// The storage settings of the tables. They are not a migration, because an engine without such
-/// settings works too.
+/// The storage settings of the tables. They are not part of a migration, because they may fail: an
+/// engine that lacks such settings works too.
 const TUNING: &str = include_str!("tuning.sql");
 
 /// The oldest version of PostgreSQL that works, in the form of `server_version_num`.
@@ -32,22 +33,22 @@ const OLDEST_VERSION: i64 = 130_000;
 
 /// The key of the advisory lock under which migrations run: "CSgn" in ASCII.
 const MIGRATION_LOCK: i64 = 1_129_539_438;
-/// The key of the advisory lock under which old audit records are attached. A process that finds it
-/// taken does not wait for it.
+/// The key of the advisory lock under which the old audit records are attached. A process that
+/// finds the lock taken does not wait for it.
 const ATTACH_LOCK: i64 = MIGRATION_LOCK + 1;
 
 /// The time for which each statement of a migration waits for the lock of a table, one value for
-/// each attempt. Writers of the table queue behind the waiting migration. The last attempt outlasts
-/// the server's `deadlock_timeout` (1 second), after which the server cancels an automatic vacuum
-/// that is in the way.
+/// each attempt. Writers of the table queue behind the waiting migration. The last attempt waits
+/// longer than the server's `deadlock_timeout` (1 second), after which the server cancels an
+/// automatic vacuum that holds the lock.
 const LOCK_TIMEOUTS: [&str; 5] = ["500ms", "500ms", "500ms", "500ms", "1500ms"];
 /// The pause between two attempts, in which the writers that have queued behind the migration
 /// proceed.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
-/// The largest size, in bytes, at which the table of audit records from before there were
-/// partitions is attached as part of the start. This takes less than a second. A larger table is
-/// attached later, so that no process waits for it before it serves.
+/// The largest size, in bytes, up to which the table of the audit records from before there were
+/// partitions is attached during the start. This takes less than a second. A larger table is
+/// attached later, so that the process can serve before that is done.
 const LARGEST_IN_PASSING: i64 = 8 << 20;
 
 /// The result of [`prepare`].
@@ -59,8 +60,8 @@ pub struct Prepared {
     pub has_detached_records: bool,
 }
 
-/// Checks the database, and brings its schema up to date if `may_migrate`. If several processes
-/// call this at once, one migrates and the others wait.
+/// Checks the database, and brings its schema up to date if `may_migrate` is true. If several
+/// processes call this function at once, one of them migrates and the others wait.
 pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared, OpenError> {
     let mut connection = target.connect().await?.connection;
     let database = target.name().to_owned();
@@ -94,8 +95,8 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared,
     Ok(Prepared { made, has_detached_records: detached.is_some() })
 }
 
-/// Attaches the audit records from before there were partitions as a partition, over a connection
-/// of its own. A failure is only logged.
+/// Makes the table of the audit records from before there were partitions a partition of the audit,
+/// over a connection of its own. A failure is only logged.
 pub async fn attach_audit(target: &Target) {
     match target.connect().await {
         Ok(mut connected) => {
@@ -108,8 +109,8 @@ pub async fn attach_audit(target: &Target) {
 const DETACHED: &str = "records of the audit from before the upgrade are still in audit_before, \
                         and not yet in audit: run `countersign migrate` again";
 
-/// Logs a warning if the old records could not be attached. They are safe, and the service needs
-/// none of them.
+/// Logs a warning if the old records could not be attached. The records are safe, and the service
+/// does not need them.
 fn warn_of_detached(attached: diesel::QueryResult<()>) {
     if let Err(error) = attached {
         tracing::warn!(%error, "{DETACHED}");
@@ -117,8 +118,8 @@ fn warn_of_detached(attached: diesel::QueryResult<()>) {
 }
 
 /// Returns the isolation level that YugabyteDB uses instead of READ COMMITTED, as it does by
-/// default. Returns none if READ COMMITTED is in effect. Other engines lack the function that tells
-/// the level.
+/// default. Returns none if READ COMMITTED is in effect. On other engines the answer is none,
+/// because they lack the function that returns the level in effect.
 async fn other_isolation(
     connection: &mut AsyncPgConnection,
 ) -> diesel::QueryResult<Option<String>> {
@@ -136,11 +137,12 @@ async fn other_isolation(
     Ok((!level.eq_ignore_ascii_case("read committed")).then_some(level))
 }
 
-/// Attaches the audit records from before there were partitions as a partition, unless this has
-/// been done or another process is doing it.
+/// Makes the table of the audit records from before there were partitions a partition of the audit,
+/// unless this has been done or another process is doing it.
 ///
-/// The attachment is not part of the migration's transaction, because the whole table is read and
-/// indexed first, which takes minutes if it is large. Nobody else writes to that table any more.
+/// The attachment is not part of the migration's transaction, because the server first reads and
+/// indexes the whole table, which takes minutes if the table is large. No process writes to that
+/// table any more.
 async fn attach_audit_before(
     target: &Target,
     connection: &mut AsyncPgConnection,
@@ -163,8 +165,8 @@ async fn attach_audit_before(
         connection.batch_execute(prepare).await?;
     }
     connection.batch_execute("COMMIT").await?;
-    // Moves the records that came after the migration in small steps, so that few are left to be
-    // moved under a lock.
+    // Moves the records that were written after the migration, in small steps, so that few are left
+    // to be moved under a lock.
     while is_left && statement::<()>(MOVE_TO_AUDIT_BEFORE).execute(connection).await? > 0 {}
     let mut lock_timeouts = LOCK_TIMEOUTS.iter().peekable();
     while let Some(lock_timeout) = lock_timeouts.next() {
@@ -185,8 +187,8 @@ async fn attach_audit_before(
     Ok(())
 }
 
-/// Returns the size, in bytes, of the table of audit records from before there were partitions, if
-/// it is not a partition yet.
+/// Returns the size, in bytes, of the table of the audit records from before there were partitions.
+/// Returns none if there is no such table, or if it is a partition already.
 async fn detached_bytes(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<i64>> {
     let sql = "SELECT pg_relation_size(c.oid)
         FROM pg_class AS c
@@ -195,8 +197,8 @@ async fn detached_bytes(connection: &mut AsyncPgConnection) -> diesel::QueryResu
     Ok(statement::<BigInt>(sql).load(connection).await?.into_iter().next())
 }
 
-/// Runs the pending migrations if `may_migrate`, and returns their versions. Otherwise it fails if
-/// a migration is pending.
+/// Runs the pending migrations if `may_migrate` is true, and returns their versions. If it is false
+/// and a migration is pending, this function fails.
 async fn update_schema(
     target: &mut Target,
     connection: &mut AsyncPgConnection,
@@ -204,8 +206,9 @@ async fn update_schema(
 ) -> Result<Vec<&'static str>, OpenError> {
     let database = target.name().to_owned();
     let other = |error: diesel::result::Error| OpenError::other(&database, &error);
-    // An engine without advisory locks refuses the statement here, and not within the transaction.
-    // If two processes migrate on such an engine, the second one fails and has to start again.
+    // An engine without advisory locks rejects this statement. It is sent before the transaction
+    // begins, because an error there would abort the transaction. If two processes migrate on such
+    // an engine, the second one fails and has to start again.
     let is_free = try_lock(connection, MIGRATION_LOCK).await;
     target.has_locks = is_free.is_ok();
     if !may_migrate {
@@ -235,8 +238,8 @@ async fn update_schema(
     }
 }
 
-/// Runs all pending migrations in one transaction. Each statement waits for the lock of a table for
-/// `lock_timeout` at most.
+/// Runs all pending migrations in one transaction. Each statement waits at most `lock_timeout` for
+/// the lock of a table.
 async fn try_to_migrate(
     target: &Target,
     connection: &mut AsyncPgConnection,
@@ -252,8 +255,8 @@ async fn try_to_migrate(
             statement::<()>("SELECT pg_advisory_xact_lock(?)").bind::<BigInt, _>(MIGRATION_LOCK);
         lock.execute(connection).await.map_err(other)?;
     }
-    // `lock_timeout` is set only after the advisory lock was taken, because it must not end the
-    // wait for another process that migrates.
+    // `lock_timeout` is set only after the advisory lock was taken, because it would otherwise end
+    // the wait for another process that migrates.
     connection
         .batch_execute(&format!("SET LOCAL lock_timeout = '{lock_timeout}'"))
         .await
@@ -275,8 +278,8 @@ async fn try_lock(connection: &mut AsyncPgConnection, lock: i64) -> diesel::Quer
         .await
 }
 
-/// Returns the migrations that the database lacks. Fails if it has one that this version does not
-/// know.
+/// Returns the migrations that have not been run on the database. Fails if the database records one
+/// that this version does not know.
 async fn pending(
     target: &Target,
     connection: &mut AsyncPgConnection,
@@ -304,8 +307,9 @@ async fn pending(
         .collect())
 }
 
-/// Returns whether the table of migrations exists. CREATE TABLE IF NOT EXISTS would not do, because
-/// it fails for a role without the right to create tables, even if the table exists.
+/// Returns whether the table of migrations exists. The statement CREATE TABLE IF NOT EXISTS cannot
+/// be used instead: for a role without the right to create tables, it fails even if the table
+/// exists.
 async fn is_recorded(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
     statement::<Bool>("SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL")
         .get_result(connection)
@@ -359,22 +363,23 @@ mod tests {
 
     /// Statements that only seem to remove something: they leave a table of the same name, on which
     /// the statements of older replicas work, as
-    /// `a_replica_of_the_version_before_partitions_writes_and_sweeps` in `tests/store` shows.
+    /// `a_replica_of_the_version_without_partitions_writes_and_sweeps` in `tests/store` shows.
     const EXCEPTIONS: [(&str, &str); 5] = [
         ("0011", "ALTER TABLE audit RENAME TO audit_before;"),
         ("0011", "ALTER INDEX audit_pkey RENAME TO audit_before_pkey;"),
-        // The following two change the new table, on which those statements work too.
+        // The following two change the new table. The statements of older replicas work on it too.
         ("0011", "ALTER TABLE audit DROP CONSTRAINT audit_pkey;"),
         ("0011", "CREATE UNIQUE INDEX audit_key ON audit (at, id);"),
-        // Nobody writes to this table any more.
+        // No process writes to this table any more.
         (
             "0011",
             "'ALTER TABLE audit_before ADD CONSTRAINT audit_before_at CHECK (at < %L) NOT VALID'",
         ),
     ];
 
-    /// A migration that removes something, or demands more of a row than before, breaks replicas of
-    /// the previous version. An index may be dropped if another one serves their statements.
+    /// A migration breaks replicas of the previous version if it removes something, or demands more
+    /// of a row than before. It may drop an index if another index serves the statements of those
+    /// replicas.
     #[test]
     fn a_migration_only_adds() {
         for (version, sql) in &MIGRATIONS[1..] {

@@ -1,4 +1,4 @@
-//! The sealed keys, which are read in one statement and changed by one process at a time.
+//! The sealed keys. One statement reads all of them, and only one process at a time changes them.
 
 use diesel::{
     ExpressionMethods, QueryDsl,
@@ -53,8 +53,8 @@ pub async fn change_ring(
     change: RingChange,
 ) -> Result<Option<FeedPosition>, Fault> {
     connection.begin().await?;
-    // The row stays locked until the commit, so another process that wants to change the keys finds
-    // a newer version than it expects.
+    // The row stays locked until the commit. So another process that wants to change the keys
+    // waits, and then finds a newer version of the key ring than it expects.
     let counted: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(
         "UPDATE feed_head
         SET ring = ring + 1, seq = seq + 1

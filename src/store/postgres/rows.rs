@@ -29,7 +29,8 @@ use crate::{
     store::{StoreError, Unfinished},
 };
 
-/// The instant from which PostgreSQL counts, in microseconds of Unix time: 2000-01-01T00:00:00Z.
+/// The instant from which PostgreSQL counts time, in microseconds of Unix time:
+/// 2000-01-01T00:00:00Z.
 const EPOCH: i64 = 946_684_800_000_000;
 /// The first and the last instant that PostgreSQL can store: 4714-11-24 BC and the end of 294276.
 const FIRST: i64 = -211_813_488_000_000_000;
@@ -43,8 +44,8 @@ pub fn timestamp(instant: PgTimestamp) -> Timestamp {
     Timestamp::from_micros(instant.0.saturating_add(EPOCH))
 }
 
-/// Converts a span to an interval of microseconds alone, because the length of a day depends on the
-/// calendar.
+/// Converts a duration to an interval that has only microseconds. It has no days, because the
+/// length of a day depends on the calendar.
 pub fn interval(span: Duration) -> PgInterval {
     PgInterval::from_microseconds(micros(span))
 }
@@ -71,8 +72,8 @@ pub fn array<'a, T: Deref<Target = str> + 'a>(texts: impl IntoIterator<Item = &'
     literal
 }
 
-/// The text of a `jsonb` value, not decoded yet. All rows of a page are loaded before the first one
-/// is converted, and decoded JSON may take many times as much memory.
+/// The text of a `jsonb` value that has not been decoded. All rows of a page are loaded before the
+/// first one is converted, and decoded JSON may take many times as much memory as its text.
 #[derive(FromSqlRow)]
 pub struct JsonbText(String);
 
@@ -126,7 +127,7 @@ pub struct SessionRow {
     is_over: bool,
 }
 
-/// Returns the error for a column that does not hold what its type says.
+/// Returns the error for a column whose value its domain type does not allow.
 fn damaged(column: &str, problem: impl fmt::Display) -> StoreError {
     StoreError::Damaged(format!("{column} {problem}"))
 }
@@ -153,8 +154,8 @@ fn bytes<const N: usize>(column: &str, bytes: &[u8]) -> Result<[u8; N], StoreErr
         .map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
 }
 
-/// Converts an interval. A day counts as 24 hours, as in UTC. Months are refused, because their
-/// length varies.
+/// Converts an interval. A day counts as 24 hours, as in UTC. An interval with months is refused,
+/// because the length of a month varies.
 fn span(column: &str, interval: PgInterval) -> Result<Duration, StoreError> {
     const DAY: i64 = 86_400_000_000;
     let total = i64::from(interval.days)
@@ -181,7 +182,7 @@ impl SessionRow {
     }
 }
 
-/// Reads how a session has ended, if it has.
+/// Reads the end of a session from its columns. Returns none if the session has not ended.
 fn ended(
     at: Option<PgTimestamp>,
     reason: Option<String>,
@@ -273,7 +274,7 @@ pub fn revoked_key(revoked: &Revoked) -> (&'static str, String) {
     }
 }
 
-/// Reads from the columns of an entry what it revokes.
+/// Reads the columns of an entry, and returns what the entry revokes.
 pub fn revoked(
     kind: &str,
     key: String,
@@ -370,7 +371,7 @@ impl From<SealedKey> for KeyRow {
     }
 }
 
-/// A row of `signing_keys`, in the order in which its columns are selected.
+/// The columns of a row of `signing_keys`, in the order in which they are selected.
 pub type KeyTuple = (
     PgTimestamp,
     String,
@@ -395,7 +396,7 @@ impl From<KeyTuple> for KeyRow {
 }
 
 impl KeyRow {
-    /// Returns the row with the name of its key.
+    /// Returns the row together with the name of its key.
     pub fn named(self) -> (String, Self) {
         (self.kid.clone(), self)
     }

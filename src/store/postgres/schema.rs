@@ -1,7 +1,8 @@
 //! The tables for Diesel. `migrations/postgres` documents the columns.
 
-/// Calls a macro with the columns of a new session, in the order of the table below. The second
-/// text is the cast to the type of the column, if the value is bound as another type.
+/// Calls a macro with the names of the columns that a new session has, in the order of the table
+/// below. The second string of each line is the cast to the column's type, which is needed if the
+/// value is bound as another type.
 macro_rules! with_new_columns {
     ($callback:ident! $($arguments:tt)*) => {
         $callback! {
@@ -42,7 +43,7 @@ macro_rules! with_new_columns {
 }
 pub(super) use with_new_columns;
 
-/// Expands to the names of the columns of a new session, each with a prefix.
+/// Expands to the names of the columns that a new session has, each with a prefix.
 macro_rules! new_columns {
     ($prefix:literal) => { with_new_columns!(new_columns! @names $prefix,) };
     (@names $prefix:literal, $first:literal $_:literal $(, $column:literal $__:literal)*) => {
@@ -53,7 +54,7 @@ pub(super) use new_columns;
 
 diesel::table! {
     /// All columns except `sweep_on`, which is not part of a session. The statements that write
-    /// sessions set it.
+    /// sessions set it themselves.
     sessions (id) {
         id -> Uuid,
         access_token_id -> Uuid,

@@ -1,5 +1,5 @@
 //! Hand-written statements that are prepared once per connection. Diesel's `sql_query` would
-//! prepare a statement each time, which costs a round trip and a new plan.
+//! prepare a statement on each use, which costs a round trip and a new plan.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use diesel::{
     sql_types::HasSqlType,
 };
 
-/// A statement and its values. `Row` is the SQL type of the rows that it returns.
+/// A statement and its values. `Row` is the SQL type of the rows that the statement returns.
 pub struct Statement<'a, Row> {
     text: &'static str,
     binds: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
@@ -73,7 +73,7 @@ impl<Row> QueryFragment<Pg> for Statement<'_, Row> {
     }
 }
 
-/// Diesel finds a prepared statement by its text.
+/// Without a static query id, Diesel finds a prepared statement by its text.
 impl<Row> QueryId for Statement<'_, Row> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
@@ -83,9 +83,9 @@ impl<Row> Query for Statement<'_, Row> {
     type SqlType = Row;
 }
 
-/// Expands to the lowest session identifier that is too late to be covered by the entry of a tenant
-/// or subject. An entry covers sessions by the millisecond of creation in their identifiers
-/// (`SessionId::created_millis`).
+/// Expands to the lowest session identifier that the entry of a tenant or subject no longer covers.
+/// An entry covers a session if the time of creation in the session's identifier, in milliseconds
+/// (`SessionId::created_millis`), is not later than `up_to`.
 macro_rules! first_uncovered {
     ($entry:literal) => {
         concat!(
@@ -105,7 +105,8 @@ macro_rules! first_uncovered {
 }
 pub(super) use first_uncovered;
 
-/// Expands to the condition that no entry of its tenant or subject covers a session.
+/// Expands to the condition that a session is covered neither by the entry of its tenant nor by the
+/// entry of its subject.
 macro_rules! is_uncovered {
     ($session:literal) => {
         concat!(

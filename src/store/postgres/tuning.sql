@@ -1,8 +1,8 @@
 -- Storage and vacuum settings of the tables. docs/decisions/0008-postgresql.md gives the reasons.
 -- An engine that lacks these settings works without them.
 
--- Leaves room on each page for the next version of some rows: a refresh then changes the page of
--- its row, and no index.
+-- Leaves room on each page for new versions of some rows. A refresh then writes the new version of
+-- a row to the same page, and changes no index.
 ALTER TABLE sessions SET (
     fillfactor = 85,
     autovacuum_vacuum_scale_factor = 0.05,
@@ -26,8 +26,8 @@ ALTER TABLE blacklist SET (
     vacuum_truncate = false
 );
 
--- These tables have one row, which is rewritten all the time. Its page has room for many versions,
--- which the next writer prunes.
+-- Each of these tables has one row, which is rewritten all the time. The page of the row has room
+-- for many versions of it, and the next writer prunes the old versions.
 ALTER TABLE feed_head SET (
     fillfactor = 10,
     autovacuum_vacuum_threshold = 1000,

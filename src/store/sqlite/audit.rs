@@ -1,4 +1,4 @@
-//! The audit table: rows are inserted many at a time, and deleted when they are old.
+//! The audit table. Rows are inserted many at a time, and deleted when they are old.
 
 use diesel::{
     RunQueryDsl, SqliteConnection, insert_or_ignore_into, prelude::Insertable, sql_query,

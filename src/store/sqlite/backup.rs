@@ -1,4 +1,4 @@
-//! Backs up a database while it is used, and restores it from a backup.
+//! Backs up a database while it is in use, and restores a database from a backup.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -31,14 +31,14 @@ const PARTIAL: &str = ".partial";
 const COPY: &str = ".restoring";
 
 /// The pause between two checks whether all connections to a copy are closed, and the largest
-/// number of checks.
+/// number of these checks.
 const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 const CLOSING_ATTEMPTS: usize = 500;
 
-/// A database cannot be backed up or restored.
+/// The reason why a database cannot be backed up or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// A database cannot be opened, or is damaged.
+    /// The database or the backup cannot be opened, or is damaged.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The file system reported an error.
@@ -49,10 +49,10 @@ pub enum BackupError {
         /// The reason.
         source: io::Error,
     },
-    /// A file of that name exists.
+    /// The file to be created exists already.
     #[error("{0} exists: a backup overwrites nothing, so name a file that does not exist")]
     Exists(PathBuf),
-    /// The file exists to which the backup is written first.
+    /// The temporary file to which the backup is written first exists already.
     #[error(
         "{0} exists: another backup is being written to it, or was interrupted: if none is \
          running, remove it and run the same command again"
@@ -71,17 +71,17 @@ pub enum BackupError {
         /// The message of SQLite.
         problem: String,
     },
-    /// The backup is the database.
+    /// The backup and the database are the same file.
     #[error("backup {0} is the database itself: name the file that `countersign backup` made")]
     Same(PathBuf),
     /// The backup is a folder or a device.
     #[error("backup {0} is not a regular file: name the file that `countersign backup` made")]
     NotAFile(PathBuf),
-    /// The backup has a log beside it, so it is not a whole database.
+    /// The backup has a log beside it, so the file alone may not be a whole database.
     #[error(
-        "backup {0} has a log beside it, {0}-wal, without which it is not whole: make a whole \
-         copy by `countersign backup --database-url sqlite://{0} FILE` and restore that, or, if \
-         it is whole, move the log away"
+        "backup {0} has a log beside it, {0}-wal, and may be incomplete without that log: make a \
+         complete copy by `countersign backup --database-url sqlite://{0} FILE` and restore that \
+         copy, or, if the backup is complete, move the log away"
     )]
     HasLog(PathBuf),
     /// The backup is an empty database.
@@ -105,7 +105,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     move |source| BackupError::Io { path, source }
 }
 
-/// Makes changes of the names in a folder durable.
+/// Makes the creation, renaming and removal of files in a folder durable.
 fn sync_folder(path: &Path) -> Result<(), BackupError> {
     let folder = folder_of(path);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error(folder))
@@ -118,12 +118,12 @@ fn remove_if_there(path: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// Removes a database and the files that SQLite keeps beside it, the database first.
+/// Removes a database, and then the files that SQLite keeps beside it.
 fn remove_all(path: &Path) -> Result<(), BackupError> {
     [""].into_iter().chain(SIDE_FILES).try_for_each(|end| remove_if_there(&beside(path, end)))
 }
 
-/// A backup that is being written under a temporary name, which is removed at the end.
+/// A backup that is being written to a file with a temporary name, which is removed at the end.
 struct Partial {
     path: PathBuf,
     file: File,
@@ -143,10 +143,11 @@ impl Partial {
         }
     }
 
-    /// Gives it the name of the backup, unless somebody else has taken that meanwhile.
+    /// Gives the file the name of the backup, unless another file has got that name in the
+    /// meantime.
     fn publish(mut self, backup: &Path) -> Result<(), BackupError> {
         let published = match fs::hard_link(&self.path, backup) {
-            // Some file systems have no hard links.
+            // Some file systems do not have hard links.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -174,8 +175,8 @@ impl Drop for Partial {
     }
 }
 
-/// Copies a database, as it is at one instant, to a new file, while others read and write it. The
-/// file appears under its name only when it is whole, checked, durable and marked as a copy.
+/// Copies a database, as it is at one instant, to a new file, while other processes read and write
+/// it. The file gets its name only once it is complete, checked, durable and marked as a copy.
 pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     let path = files::resolve(database)?;
     if backup.symlink_metadata().is_ok() {
@@ -189,11 +190,11 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
         backup: backup.to_owned(),
         problem,
     };
-    // Without a log, nobody has the database open, and SQLite has to create one, which needs the
-    // right to write.
+    // If there is no log, no process has the database open. Then SQLite has to create a log, which
+    // needs the right to write.
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
     let mut connection = open_with(&path, options)?;
-    // The call makes the copy keep track of its pages even if the database, made by an older
+    // With this setting, the copy keeps track of its pages even if the database, made by an older
     // version, does not.
     keep_track_in_copies(&mut connection).map_err(|error| problem(error.to_string()))?;
     sql_query("VACUUM INTO ?")
@@ -209,8 +210,9 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     sync_folder(backup)
 }
 
-/// Checks who can change a backup by the rule for the database, which it is to become. If others
-/// can read it, this logs a warning, because it contains what the database contains.
+/// Checks which users can change a backup, by the same rule as for the database, because the backup
+/// is to become the database. If other users can read it, this logs a warning, because it contains
+/// what the database contains.
 fn judge_backup(backup: &Path) -> Result<(), BackupError> {
     let metadata = fs::metadata(backup).map_err(io_error(backup))?;
     if !metadata.is_file() {
@@ -224,7 +226,7 @@ fn judge_backup(backup: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// Returns whether two names refer to one file.
+/// Returns whether two paths refer to the same file.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     match (fs::metadata(one), fs::metadata(other)) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
@@ -232,7 +234,8 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// The second names that were made for the files of a database that are to be moved aside.
+/// The second names (hard links) that were made for the files of a database that is to be moved
+/// aside.
 #[derive(Default)]
 struct Links(Vec<PathBuf>);
 
@@ -259,7 +262,7 @@ impl Links {
         Ok(())
     }
 
-    /// Removes the names that were made, and no file that somebody else has put there.
+    /// Removes the names that were made, and no other file.
     fn remove(self) {
         for name in self.0 {
             let _ = fs::remove_file(name);
@@ -267,8 +270,8 @@ impl Links {
     }
 }
 
-/// A restore in progress. It holds the lock of the database, so nobody else can open that
-/// meanwhile. Until [`Self::finish`], the database is unchanged.
+/// A restore in progress. It holds the lock of the database, so no other process can open the
+/// database in the meantime. The database is unchanged until [`Self::finish`] is called.
 #[derive(Debug)]
 pub struct Restoration {
     path: PathBuf,
@@ -277,11 +280,12 @@ pub struct Restoration {
 }
 
 impl Restoration {
-    /// Checks a backup and copies it next to the database.
+    /// Checks a backup, and copies it to a file beside the database.
     pub fn begin(database: &Path, backup: &Path) -> Result<Self, BackupError> {
         let path = files::resolve(database)?;
         let _lock = files::lock(&path)?;
-        // The path is resolved, because a log lies beside the file itself, and not beside a link.
+        // The path is resolved, because a log lies beside the file itself, and not beside a
+        // symbolic link to it.
         let backup = backup.canonicalize().map_err(io_error(backup))?;
         if is_same_file(&path, &backup) {
             return Err(BackupError::Same(backup));
@@ -295,8 +299,9 @@ impl Restoration {
         }
         let copy = beside(&path, COPY);
         let restoration = Self { path, copy, _lock };
-        // Removes the copy of an interrupted restore. The other file of that restore (`READY`)
-        // stays until this one is complete, because the database may be gone already.
+        // Removes the copy that an interrupted restore left. The other file of that restore (with
+        // the suffix `READY`) is kept until this restore is complete, because the database may be
+        // gone already.
         restoration.remove_copy()?;
         restoration.copy_from(&backup)?;
         stamp::clear_mark(&restoration.copy).map_err(|problem| BackupError::NotCopied {
@@ -315,26 +320,27 @@ impl Restoration {
         copied.map(drop).map_err(io_error(&self.copy))
     }
 
-    /// Returns the path of the copy, which is to be opened and changed as needed before it becomes
-    /// the database.
+    /// Returns the path of the copy. The caller opens the copy and changes it as needed before it
+    /// becomes the database.
     pub fn copy(&self) -> &Path {
         &self.copy
     }
 
-    /// Replaces the database by the copy, and moves the files of the database aside under free
-    /// names that begin with that of the database and `aside_end`. Returns the new name of the old
-    /// database, if there was one. The copy must have been closed.
+    /// Replaces the database with the copy. The files of the old database are moved aside, to free
+    /// names that begin with the name of the database and `aside_end`. Returns the new name of the
+    /// old database, if there was one. The caller must have closed the copy.
     ///
-    /// The process may be killed at any instant: the old files are complete under their old names
-    /// or under the new ones, and no start mistakes a part of them for the whole.
+    /// The process may be killed at any instant. The old files are then complete, either under
+    /// their old names or under the new ones, and a later start never takes only some of them for
+    /// the whole database.
     pub fn finish(self, aside_end: &str) -> Result<Option<PathBuf>, BackupError> {
         self.settle()?;
         let ready = beside(&self.path, READY);
         let aside = self.link_aside(aside_end, &ready)?;
-        // From here until the end, every start refuses the database.
+        // From here until the last renaming, every start rejects the database.
         fs::rename(&self.copy, &ready).map_err(io_error(&ready))?;
         sync_folder(&self.path)?;
-        // The database goes first: a start refuses a log without a database.
+        // The database file is removed first, because a start rejects a log without a database.
         remove_all(&self.path)?;
         sync_folder(&self.path)?;
         stamp::forget(&self.path)?;
@@ -347,7 +353,7 @@ impl Restoration {
     fn link_aside(&self, end: &str, ready: &Path) -> Result<Option<PathBuf>, BackupError> {
         let was_there = self.path.exists();
         if !was_there && ready.exists() {
-            // A restore was interrupted after all files had been given second names.
+            // An earlier restore was interrupted after it had given all files second names.
             return Ok(None);
         }
         let mut names = (1_u32..).map(|count| match count {
@@ -370,8 +376,9 @@ impl Restoration {
         Ok(was_there.then_some(aside))
     }
 
-    /// Writes the log of the copy back into it, so that it is one file. This waits until nobody has
-    /// it open any more, because a pool closes its connections on threads of its own.
+    /// Writes the log of the copy back into the copy, so that it is one file. This waits until no
+    /// connection has the copy open any more, because a pool closes its connections on threads of
+    /// its own.
     fn settle(&self) -> Result<(), BackupError> {
         let pauses =
             ConstantBuilder::new().with_delay(CLOSING_PAUSE).with_max_times(CLOSING_ATTEMPTS);
@@ -400,7 +407,7 @@ impl Restoration {
 
 impl Drop for Restoration {
     fn drop(&mut self) {
-        // Files that stay are removed by the next restore.
+        // Files that cannot be removed here are removed by the next restore.
         let _ = self.remove_copy();
     }
 }

@@ -7,20 +7,21 @@ use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 use super::error::OpenError;
 use crate::{domain::disk, store::StoreError};
 
-/// Lets a statement wait for a lock that another connection holds.
+/// Makes a statement wait for a lock that another connection holds, for up to 5 seconds.
 pub const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
 
 /// The settings of a connection that only reads.
 pub const READER_SETTINGS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";
 
-/// Opens a file with these options of SQLite (<https://www.sqlite.org/uri.html>).
+/// Opens a file with options in the form of SQLite's URI parameters
+/// (<https://www.sqlite.org/uri.html>).
 pub fn open_with(path: &Path, options: &str) -> Result<SqliteConnection, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     let mut connection = SqliteConnection::establish(&format!("file:{name}?{options}"))
         .map_err(|error| other(error.to_string()))?;
-    // A store of this process that was just dropped may still be writing its log back into the
-    // file. The file is not damaged then, so this waits.
+    // A store that this process has just dropped may still be writing its log back into the file.
+    // With this setting, reads wait for that, and the file does not seem to be damaged.
     connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
     Ok(connection)
 }
@@ -30,14 +31,13 @@ pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
     open_with(path, "mode=ro&immutable=1")
 }
 
-/// Opens the connection that writes. What it has committed survives a power cut
-/// (`synchronous=FULL`).
+/// Opens the connection that writes. Its commits survive a power failure (`synchronous=FULL`).
 pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     let unavailable = |error: &dyn std::fmt::Display| {
         StoreError::Unavailable(disk::explain(&error.to_string()).into_owned())
     };
-    // Without this check, SQLite would create a new, empty database in the place of one that was
-    // moved away.
+    // If the database was moved away, SQLite would create a new, empty database in its place. This
+    // check prevents that.
     if !path.exists() {
         return Err(StoreError::Unavailable(format!("{} is gone", path.display())));
     }

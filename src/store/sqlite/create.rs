@@ -1,4 +1,4 @@
-//! Creates sessions within the quotas of their subjects, a batch in one transaction.
+//! Creates sessions within the quotas of their subjects. Each batch is one transaction.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -54,13 +54,13 @@ fn create(state: &mut State<'_>, creation: &Creation) -> Result<Created> {
     Ok(Created::New { eviction })
 }
 
-/// The state on which the creations of a batch are decided.
+/// The state that decisions about the creations of a batch are based on.
 struct State<'a> {
     connection: &'a mut SqliteConnection,
     /// The number of creations in the batch.
     creations: usize,
-    /// The subjects whose live sessions have been read in this transaction, each with the limit for
-    /// which they were read.
+    /// The live sessions of subjects that have been read in this transaction, each with the limit
+    /// for which they were read.
     known: HashMap<(Tenant, Subject), (u32, LiveSessions)>,
 }
 
@@ -123,7 +123,8 @@ fn evict(
     Ok(eviction)
 }
 
-/// Returns the live sessions of a session's subject, as far as a limit needs them.
+/// Returns the live sessions of a session's subject, as many of them as are needed to enforce a
+/// limit.
 fn live_sessions(
     connection: &mut SqliteConnection,
     session: &Session,
@@ -146,8 +147,8 @@ fn oldest(
     most: usize,
 ) -> Result<VecDeque<(SessionId, Timestamp)>> {
     let now = session.created_at;
-    // The rows are read as far as they are needed. With a `LIMIT`, SQLite would plan the statement
-    // anew each time.
+    // The reading stops after `most` rows. A `LIMIT` would make SQLite plan the statement again on
+    // each use.
     let rows = sessions::table
         .filter(sessions::tenant.eq(&*session.tenant).and(sessions::subject.eq(&*session.subject)))
         .filter(sessions::is_over.eq(false).and(sessions::idle_expires_at.gt(now.micros())))
@@ -162,8 +163,8 @@ fn oldest(
         .collect()
 }
 
-/// Returns an upper bound of the number of a subject's live sessions, for a limit that is too great
-/// to read them all.
+/// Returns an upper bound for the number of a subject's live sessions. This is for a limit that is
+/// too great to read all sessions.
 fn count(
     connection: &mut SqliteConnection,
     session: &Session,
@@ -210,7 +211,8 @@ fn count(
     Ok(counted.try_into().unwrap_or_default())
 }
 
-/// Updates the number of a subject's sessions, if it is kept.
+/// Updates the number of a subject's sessions in `large_subjects`, if its limit is so great that
+/// the number is stored.
 fn keep_count(
     connection: &mut SqliteConnection,
     (tenant, subject): &(Tenant, Subject),

@@ -24,7 +24,7 @@ pub enum OpenError {
         /// The reason.
         source: io::Error,
     },
-    /// The name is a link that leads to no file. SQLite would create a new database there.
+    /// The name is a symbolic link that leads to no file. SQLite would create a new database there.
     #[error(
         "database {path} is a symbolic link to {target}, where there is no file: correct the \
          link, or remove it to have a new database made"
@@ -35,7 +35,7 @@ pub enum OpenError {
         /// The name to which it leads.
         target: PathBuf,
     },
-    /// The name is neither that of a file nor that of a link to one.
+    /// The name is that of neither a regular file nor a link to one.
     #[error("database {0} is not a regular file: name a file in database_url")]
     NotAFile(PathBuf),
     /// Other users have rights on the file.
@@ -52,7 +52,7 @@ pub enum OpenError {
         /// The message of the database.
         problem: String,
     },
-    /// The file is not a database, or a damaged one.
+    /// The file is not a database, or it is damaged.
     #[error("database {path} is damaged ({problem}): restore it from a backup")]
     Damaged {
         /// The file.
@@ -76,16 +76,17 @@ pub enum OpenError {
     },
     /// There is a write-ahead log, but no database.
     #[error(
-        "database {0} does not exist, but its log {0}-wal does, which holds changes of it: put \
-         the database back beside it, run `countersign restore` with a backup, or move the log \
-         away to have a new database made"
+        "database {0} does not exist, but its log {0}-wal does, and the log contains changes to \
+         that database: put the database back beside the log, run `countersign restore` with a \
+         backup, or move the log away to have a new database made"
     )]
     LogAlone(PathBuf),
     /// The write-ahead log belongs to another file.
     #[error(
-        "database {0} was exchanged while the log {0}-wal of the one before stayed, which would \
-         undo the exchange: run `countersign restore` with the backup, which keeps the data \
-         before, or move {0}-wal and {0}-shm away to go on with the file as it is"
+        "database {0} was replaced by another file while the log {0}-wal of the one before stayed, \
+         and that log would undo the replacement: run `countersign restore` with the backup, \
+         which keeps the present files under other names, or move {0}-wal and {0}-shm away to go \
+         on with the file as it is"
     )]
     ForeignLog(PathBuf),
     /// A restore was interrupted while it replaced files.

@@ -1,4 +1,4 @@
-//! Records the sessions that have expired, each of them once.
+//! Records that sessions have expired, once for each session.
 
 use diesel::{
     QueryableByName, RunQueryDsl, SqliteConnection, sql_query,
@@ -59,8 +59,9 @@ pub fn record(
     Ok(RecordedExpiries { entries, is_last })
 }
 
-/// Creates the record of an expired session. A damaged text is left out, and a row with a damaged
-/// identifier skipped, so that the other sessions are recorded nevertheless.
+/// Creates the audit record of an expired session. If the tenant or the subject in the row is
+/// damaged, the record leaves it out. A row with a damaged identifier is skipped. So the other
+/// sessions are recorded nevertheless.
 fn entry(row: ExpiredRow) -> Option<AuditEntry> {
     Some(AuditEntry::from(ExpiredSession {
         id: SessionId::from_bytes(row.id.as_slice().try_into().ok()?),

@@ -1,5 +1,5 @@
-//! The files of a database: their names, who may use them, and the lock that keeps other processes
-//! out.
+//! The files of a database: their names, the rights on them, and the lock that keeps other
+//! processes out.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -11,11 +11,11 @@ use std::{
 use super::error::OpenError;
 use crate::domain::file_access::{Access, Exposed, Identity, Role, Rule};
 
-/// The suffix of the prepared copy while a restore replaces the files of the database by it. As
-/// long as this copy exists, the database cannot be opened.
+/// The suffix of the prepared copy with which a restore replaces the files of the database. As long
+/// as a file with this suffix exists, the database cannot be opened.
 pub const READY: &str = ".restored";
 
-/// The suffixes of the files that SQLite keeps beside a database. They belong to it.
+/// The suffixes of the files that SQLite keeps beside a database, and that are part of it.
 pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// The suffix of the file beside a database whose lock keeps other processes out.
@@ -33,21 +33,22 @@ pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Returns the names of the database, of its lock, and of the files that SQLite keeps beside it,
-/// which SQLite creates with the mode of the database.
+/// Returns the paths of the database, of its lock file, and of the files that SQLite keeps beside
+/// it. SQLite creates the latter with the mode of the database.
 pub fn all(path: &Path) -> impl Iterator<Item = PathBuf> {
     ["", LOCK_FILE].into_iter().chain(SIDE_FILES).map(|end| beside(path, end))
 }
 
-/// Returns the path of the database file, to which `path` may be a symbolic link. Refuses a folder
-/// in which others could replace the file. The caller must use only the returned path afterwards.
+/// Returns the path of the database file. If `path` is a symbolic link, this is the file to which
+/// it leads. Refuses a folder in which other users could replace the file. The caller must use only
+/// the returned path afterwards.
 pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     let io_error = |source| OpenError::Io { path: path.to_owned(), source };
     let file = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => match path.canonicalize() {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => match end_of_links(path) {
-                // A restore was interrupted. When it is repeated, it puts the file there again.
+                // A restore was interrupted. When it is run again, it puts the file there.
                 Some(file) if has_ready_copy(&file) => file,
                 _ => {
                     let target = fs::read_link(path).unwrap_or_default();
@@ -67,7 +68,8 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(file)
 }
 
-/// Follows symbolic links, and returns the path to which they lead, even if no file is there.
+/// Follows symbolic links, and returns the path to which they lead, even if there is no file at
+/// that path.
 fn end_of_links(path: &Path) -> Option<PathBuf> {
     /// The largest number of links that Linux follows.
     const MOST: usize = 40;
@@ -81,15 +83,16 @@ fn end_of_links(path: &Path) -> Option<PathBuf> {
     None
 }
 
-/// Returns whether a restore into the database of this name was interrupted.
+/// Returns whether a restore of the database with this path was interrupted.
 pub fn is_restore_unfinished(path: &Path) -> bool {
     end_of_links(path).is_some_and(|file| has_ready_copy(&file))
 }
 
-/// Checks who has rights on a file or folder. One that does not exist is accepted.
+/// Checks which users have rights on a file or folder. A file or folder that does not exist is
+/// accepted.
 pub fn check_access(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
-    // A folder may be a symbolic link. A file may not: its path was resolved before, and SQLite
-    // creates no links beside a database.
+    // A folder may be a symbolic link. A file may not: the path of the database was resolved
+    // before, and SQLite creates no links beside it.
     let metadata =
         if role == Role::Folder { fs::metadata(path) } else { fs::symlink_metadata(path) };
     let metadata = match metadata {
@@ -130,9 +133,10 @@ pub fn make_private(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Refuses a file that cannot be written. SQLite would open it read-only without an error, and each
-/// write of a service that seems to work would fail. The file is not opened here, because closing
-/// it would end the locks that connections of this process hold on it (fcntl(2)).
+/// Rejects a file that cannot be written. SQLite would open it read-only without an error; the
+/// service would seem to work, and each of its writes would fail. The file is not opened here,
+/// because closing it would release the locks that connections of this process hold on it
+/// (fcntl(2)).
 pub fn require_writable(path: &Path) -> Result<(), OpenError> {
     match rustix::fs::access(path, rustix::fs::Access::WRITE_OK).map_err(io::Error::from) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -145,7 +149,7 @@ pub fn require_writable(path: &Path) -> Result<(), OpenError> {
 /// Takes the lock that keeps other processes out of the database. It is released when the file is
 /// closed.
 pub fn lock(path: &Path) -> Result<File, OpenError> {
-    // The canonical name is used, so that two names of one database have one lock.
+    // The canonical path is used, so that a database that has two names has one lock.
     let true_path = match path.canonicalize() {
         Ok(true_path) => true_path,
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
@@ -154,7 +158,7 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(&true_path, LOCK_FILE);
     let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
     let mut options = OpenOptions::new();
-    // A symbolic link in its place must not lead to the creation of a file elsewhere.
+    // If there is a symbolic link at this path, no file must be created at its target.
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(&lock_path).map_err(io_error)?;
     match file.try_lock() {
@@ -169,7 +173,7 @@ fn has_ready_copy(path: &Path) -> bool {
     beside(path, READY).symlink_metadata().is_ok()
 }
 
-/// Refuses a database if a restore was interrupted while it replaced the files.
+/// Rejects a database if a restore was interrupted while it replaced the files.
 pub fn refuse_unfinished_restore(path: &Path) -> Result<(), OpenError> {
     match has_ready_copy(path) {
         true => {

@@ -1,5 +1,5 @@
-//! The embedded engine, SQLite: one file, one connection that writes, a write-ahead log, and a sync
-//! at each commit.
+//! The embedded engine, SQLite. It uses one file, one connection that writes, and a write-ahead log
+//! that is synced at each commit.
 
 mod audit;
 pub mod backup;
@@ -13,6 +13,7 @@ mod renewals;
 mod ring;
 mod rows;
 mod schema;
+mod sizes;
 mod space;
 mod stamp;
 mod writes;
@@ -55,6 +56,7 @@ use super::{
     counts::{ConnectionCounts, StoreCounts},
     replicas::RenewalClient,
     ring::{RingChange, SealedRing},
+    sizes::Sizes,
 };
 use crate::domain::{
     audit::AuditEntry,
@@ -71,13 +73,13 @@ use crate::domain::{
 
 type Connection = SyncConnectionWrapper<SqliteConnection>;
 
-/// The number of connections that read the feed. They are separate, so that slow listings never
-/// delay an acknowledgement.
+/// The number of connections that read the feed. They are separate from those for other reads, so
+/// that a slow listing never delays an acknowledgement.
 const FEED_READERS: u32 = 1;
 /// The number of connections for other reads. Each of them occupies a blocking thread while it
-/// reads; further reads wait.
+/// reads. Further reads wait for a connection.
 const READERS: u32 = 4;
-/// The only timeline of the file: nothing that was committed is lost.
+/// The only timeline of the file. There is no failover in which committed writes could be lost.
 const TIMELINE: Timeline = Timeline(0);
 /// The longest wait of a read for a connection, after which the database counts as unavailable.
 const READER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,8 +92,8 @@ pub struct SqliteStore {
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<CountedRevocation, RevocationOutcome>,
-    /// The lock file, held open for its lock. A batch that is being written when the store is
-    /// dropped outlives the store, but nobody waits for its answer.
+    /// The lock file, which is kept open to hold the lock. A batch that is being written when the
+    /// store is dropped goes on after that, but no caller waits for its answer.
     _lock: File,
 }
 
@@ -105,8 +107,8 @@ impl From<diesel::result::Error> for StoreError {
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::{DatabaseErrorKind, Error};
         match error {
-            // Diesel has no kind of its own for a lock, a full disk, an I/O error or a missing
-            // file.
+            // Diesel reports a lock, a full disk, an I/O error and a missing file as these kinds,
+            // because it has no specific kind for any of them.
             Error::DatabaseError(
                 DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection,
                 info,
@@ -121,7 +123,7 @@ impl From<diesel::result::Error> for StoreError {
 }
 
 /// Brings the schema of a file up to date, and returns the migrations that were run. Creates the
-/// file if there is none.
+/// file if it does not exist.
 pub async fn migrate(path: &Path) -> Result<Vec<String>, OpenError> {
     Ok(prepare(path, true).await?.migrations)
 }
@@ -135,7 +137,7 @@ struct Prepared {
     migrations: Vec<String>,
 }
 
-/// Resolves the name of the file, takes the lock, and then checks and migrates the file.
+/// Resolves the name of the file and takes the lock. Then checks and migrates the file.
 async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> {
     let owned = path.to_owned();
     let preparing = tokio::task::spawn_blocking(move || {
@@ -150,12 +152,12 @@ async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> 
 }
 
 impl SqliteStore {
-    /// Opens the file, or creates it if there is none, and brings its schema up to date.
+    /// Opens the file, or creates it if it does not exist, and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
         Self::open_with(path, true).await
     }
 
-    /// Opens the file as it is. It must have the newest schema.
+    /// Opens the file without migrating it. Fails if the file does not have the newest schema.
     pub async fn open_migrated(path: &Path) -> Result<Self, OpenError> {
         Self::open_with(path, false).await
     }
@@ -189,9 +191,9 @@ impl SqliteStore {
         })
     }
 
-    /// Counts the live sessions of a tenant, or of a subject except one session, that the blacklist
-    /// entry of the tenant or subject does not cover. The covered ones have ended already, although
-    /// their rows may not have been marked as ended yet.
+    /// Counts the live sessions of a tenant or of a subject that its blacklist entry does not
+    /// cover. Covered sessions have ended already, although their rows may not be marked as ended
+    /// yet. For a subject, one session may be left out of the count.
     async fn count_uncovered(
         &self,
         tenant: Tenant,
@@ -211,8 +213,9 @@ impl SqliteStore {
     }
 }
 
-/// Lists the sessions that are not marked as over if `live`, and otherwise those that are. A query
-/// for live sessions alone also leaves out those that have expired but are not marked yet.
+/// Lists the sessions that are not marked as over if `live` is true, and otherwise those that are.
+/// A query for live sessions alone also leaves out sessions that have expired but are not marked
+/// yet.
 async fn list_sessions(
     reader: &mut Connection,
     query: &SessionQuery,
@@ -272,17 +275,19 @@ async fn connection(
 /// The only connection that writes.
 struct Writer {
     path: PathBuf,
-    /// The connection. It is taken out while it is used, and put back only after success, so that
-    /// one on which an error occurred is never used again.
+    /// The connection, if there is one. It is taken out while it is used, and put back only after
+    /// success, so that a connection on which an error occurred is never used again.
     connection: Mutex<Option<Connection>>,
-    /// The stamp of the file, which shows that the log beside it belongs to it.
+    /// The state of the stamp of the file. The stamp shows that the log beside the file belongs to
+    /// the file.
     stamping: Arc<std::sync::Mutex<Stamping>>,
-    /// The newest position that was committed to the feed. A change of it wakes the renewer.
+    /// The newest position that was committed to the feed. A change of this position wakes the
+    /// renewer.
     hints: watch::Sender<Seq>,
 }
 
 impl Writer {
-    /// Runs a transaction to its end, even if the caller goes away meanwhile.
+    /// Runs a transaction to its end, even if the caller goes away in the meantime.
     async fn transaction<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
@@ -397,8 +402,8 @@ impl Store for SqliteStore {
         match query.live {
             Some(live) => list_sessions(&mut reader, &query, live).await,
             None => {
-                // The live sessions are read first, so that a session that ends meanwhile is in
-                // both lists rather than in neither.
+                // The live sessions are read first. So a session that ends between the two reads is
+                // in both lists; in the other order it could be missing from both.
                 let live = list_sessions(&mut reader, &query, true).await?;
                 let over = list_sessions(&mut reader, &query, false).await?;
                 Ok(query.merge(live, over))
@@ -494,7 +499,8 @@ impl Store for SqliteStore {
     }
 
     async fn release_space(&self) -> Result<bool, StoreError> {
-        // A reader looks first, so that nothing waits for the writer while there is nothing to do.
+        // A reading connection counts the free pages, so that the writer is not needed while there
+        // is nothing to do.
         let mut reader = self.reader().await?;
         let surplus = reader.spawn_blocking(|connection| Ok(space::surplus(connection))).await??;
         drop(reader);
@@ -502,6 +508,11 @@ impl Store for SqliteStore {
             self.writer.transaction(move |connection| space::release(connection, surplus)).await?;
         }
         Ok(surplus > space::RELEASED_AT_ONCE)
+    }
+
+    async fn sizes(&self, now: Timestamp) -> Result<Sizes, StoreError> {
+        let mut reader = self.reader().await?;
+        reader.spawn_blocking(move |connection| Ok(sizes::read(connection, now))).await?
     }
 
     fn counts(&self) -> StoreCounts {
@@ -522,7 +533,7 @@ impl Store for SqliteStore {
 
     async fn ring(&self) -> Result<SealedRing, StoreError> {
         let mut reader = self.reader().await?;
-        // Keys and version are read in one transaction, so that they belong together.
+        // The keys and the version are read in one transaction, so that they belong together.
         let read = reader.spawn_blocking(|connection| Ok(connection.transaction(ring::ring))).await;
         read.map_err(StoreError::from).flatten()
     }

@@ -1,5 +1,4 @@
-//! Checks the file, which must be an intact database of this service, and brings its schema up to
-//! date.
+//! Checks that the file is an intact database of this service, and brings its schema up to date.
 
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -27,8 +26,8 @@ use crate::domain::{
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-/// The message of SQLite after it has waited too long for a lock. Diesel passes on the message, but
-/// not the code.
+/// The message of SQLite after it has waited too long for a lock. Diesel passes on the message of
+/// an error, but not its code.
 const LOCKED: &str = "database is locked";
 /// The messages of SQLite if it cannot create the files beside the database.
 const NOT_WRITABLE: [&str; 2] =
@@ -41,7 +40,7 @@ pub enum Depth {
     Header,
     /// Each page by itself.
     Quick,
-    /// Also each index against its table, which takes several times as long.
+    /// Also each index against its table. This takes several times as long as the quick check.
     Full,
 }
 
@@ -56,8 +55,8 @@ struct Header {
     tables: i64,
 }
 
-/// Checks the file, and brings its schema up to date if `may_migrate`. A file that is refused is
-/// left as it was. Returns the migrations that were run.
+/// Checks the file, and brings its schema up to date if `may_migrate` is true. A file that is
+/// rejected is left as it was. Returns the migrations that were run.
 pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     for file in files::all(path) {
@@ -65,8 +64,8 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
         files::require_writable(&file)?;
     }
     files::refuse_unfinished_restore(path)?;
-    // Checking all pages takes seconds for each gigabyte, so it is skipped if the file was closed
-    // in good order.
+    // Checking all pages takes seconds for each gigabyte, so this is skipped if the file was closed
+    // cleanly.
     let depth = if stamp::check(path)? { Depth::Header } else { Depth::Quick };
     let is_there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
     let applied = if is_there { check(path, depth)? } else { vec![] };
@@ -78,15 +77,15 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
         stamp::forget(path)?;
     }
     if !is_there {
-        // The file is created here, because SQLite would make it readable for everybody.
+        // The file is created here, because SQLite would create it readable for all users.
         let mut options = OpenOptions::new();
         let made = options.write(true).create(true).truncate(false).mode(0o600).open(path);
         made.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
     }
     let mut connection = SqliteConnection::establish(&path.to_string_lossy())
         .map_err(|error| other(error.to_string()))?;
-    // `KEEP_TRACK` is executed only if there are no tables yet, because SQLite writes the setting
-    // even if the file already has it.
+    // `KEEP_TRACK` is executed only if the file has no tables yet, because SQLite writes the
+    // setting to the file even if the file already has it.
     let first =
         if is_ours { BUSY_TIMEOUT.to_owned() } else { format!("{BUSY_TIMEOUT}; {KEEP_TRACK}") };
     let configured =
@@ -120,23 +119,24 @@ struct Applied {
     version: String,
 }
 
-/// Refuses a file that is damaged, foreign or too new. Otherwise returns the versions of the
-/// migrations that the file has, which are none if it has no tables.
+/// Rejects a file that is damaged, that belongs to another program, or that is too new. Otherwise
+/// returns the versions of the migrations that were run on the file; if it has no tables, there are
+/// none.
 ///
-/// The file is opened read-only, because closing a connection that could write, even to a refused
-/// file, would write the log of an earlier crash back into it.
+/// The file is opened read-only. If a connection that can write were closed, SQLite would write the
+/// log of an earlier crash back into the file, even into a rejected one.
 pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
-    // Without a log, the file is complete by itself, and can be read without any of the files
-    // beside it.
+    // If there is no log, the file is complete by itself, and can be read without the files beside
+    // it.
     let mut connection = match beside(path, "-wal").exists() {
         true => open_with(path, "mode=ro")?,
         false => open_ignoring_log(path)?,
     };
     let refused = |error: diesel::result::Error| {
         let problem = error.to_string();
-        // A lock or a full disk is no damage, and must not lead anybody to restore a backup.
+        // A lock or a full disk is no damage, and must not induce an operator to restore a backup.
         if problem == LOCKED || disk::remedy(&problem).is_some() {
             other(problem)
         } else {
@@ -152,12 +152,12 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
             sql::<Text>("PRAGMA integrity_check(1)").load(&mut connection).map_err(refused)?
         }
     };
-    // A page that cannot be read is not necessarily damaged.
+    // A page that cannot be read because of an I/O error is not necessarily damaged.
     if let Some(problem) = findings.iter().find_map(|finding| disk::io_error_in(finding)) {
         return Err(other(problem));
     }
     if let Some(finding) = findings.iter().find(|finding| *finding != "ok") {
-        // A finding may have several lines, but an error has one.
+        // A finding may have several lines, but an error message has one.
         return Err(damaged(finding.replace('\n', " ")));
     }
     let header: Header = sql_query(

@@ -1,4 +1,4 @@
-//! Reads the feed of a file that only one process uses, so there are no other replicas to inform.
+//! Reads the feed. Only one process uses the file, so there are no other replicas to inform.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ use crate::{
     },
 };
 
-/// Reads the feed over connections of its own.
+/// A client that reads the feed over connections of its own.
 pub struct SqliteRenewalClient {
     feed: Pool<Connection>,
 }
 
 impl SqliteRenewalClient {
-    /// Creates a client that reads over these connections.
+    /// Creates a client that reads over the connections of a pool.
     pub fn new(feed: Pool<Connection>) -> Self {
         Self { feed }
     }
@@ -55,8 +55,8 @@ impl RenewalClient for SqliteRenewalClient {
             .await?;
         let entries: Vec<FeedEntry> =
             rows.into_iter().map(FeedEntry::try_from).collect::<Result<_, _>>()?;
-        // The watermark is read after the entries, so it includes what was deleted before they were
-        // read.
+        // The watermark is read after the entries. So it covers all entries that were deleted
+        // before the entries were read.
         let purge_watermark =
             sweeper::table.select(sweeper::forgotten_until).get_result(&mut connection).await?;
         let ring = key_ring::table.select(key_ring::version).get_result(&mut connection).await?;
@@ -75,7 +75,7 @@ impl RenewalClient for SqliteRenewalClient {
 
     async fn ring(&mut self, _: Duration) -> Result<SealedRing, StoreError> {
         let mut connection = connection(&self.feed).await?;
-        // The version is read before the keys, so the keys may be newer than it says, but never
+        // The version is read before the keys. So the keys may be newer than the version, but never
         // older.
         connection.spawn_blocking(|connection| Ok(ring::ring(connection))).await?
     }

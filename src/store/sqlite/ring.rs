@@ -1,4 +1,4 @@
-//! The sealed keys in a file.
+//! Reads and changes the sealed keys.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl, SelectableHelper,
@@ -29,7 +29,7 @@ pub fn ring(connection: &mut SqliteConnection) -> Result<SealedRing, StoreError>
     Ok(SealedRing::of_rows(RingVersion(version), position, rows.into_iter().map(KeyRow::named)))
 }
 
-/// Changes the keys. The change takes no feed position of its own, because no other process has to
+/// Changes the keys. The change gets no feed position of its own, because no other process has to
 /// learn of it.
 pub fn change_ring(
     connection: &mut SqliteConnection,

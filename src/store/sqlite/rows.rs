@@ -62,7 +62,7 @@ pub struct SessionRow {
     is_over: bool,
 }
 
-/// Returns the error for a column that does not hold what its type says.
+/// Returns the error for a column whose value its domain type does not allow.
 fn damaged(column: &str, problem: impl std::fmt::Display) -> StoreError {
     StoreError::Damaged(format!("{column} {problem}"))
 }
@@ -241,7 +241,7 @@ fn claims_object(
 
 const SESSION: &str = "session";
 const TOKEN: &str = "token";
-/// The kind of a tenant's entry, by which queries select.
+/// The kind of a tenant's entry. Queries select entries by it.
 pub const TENANT: &str = "tenant";
 /// The kind of a subject's entry.
 pub const SUBJECT: &str = "subject";
@@ -262,7 +262,7 @@ pub struct NewBlacklistRow {
     unfinished: bool,
 }
 
-/// A row of the blacklist that another one for the same thing replaces.
+/// A row of the blacklist that a new row with the same kind and key replaces.
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = blacklist)]
 pub struct EarlierRow {
@@ -276,7 +276,7 @@ pub struct EarlierRow {
 }
 
 impl EarlierRow {
-    /// Returns what the new entry takes over.
+    /// Returns the parts that the new entry takes over.
     pub fn entry(&self) -> Result<EarlierEntry, StoreError> {
         let cut_off =
             self.up_to.map(|up_to| cut_off(up_to, self.session_id.as_deref())).transpose()?;
@@ -284,7 +284,7 @@ impl EarlierRow {
         Ok(EarlierEntry { cut_off, expires_at, unfinished: self.unfinished })
     }
 
-    /// Returns the end of the sessions that the entry covers.
+    /// Returns the time, reason and note of the end of the sessions that the entry covers.
     pub fn end(self) -> Result<Ended, StoreError> {
         Ok(Ended {
             at: Timestamp::from_micros(self.revoked_at),
@@ -340,7 +340,7 @@ pub struct FeedRow {
     expires_at: i64,
 }
 
-/// Reads a cut-off from its columns.
+/// Converts the columns of a cut-off.
 pub fn cut_off(up_to: i64, session_id: Option<&[u8]>) -> Result<CutOff, StoreError> {
     let spared = session_id
         .map(|id| bytes("blacklist.session_id", id).map(SessionId::from_bytes))
@@ -348,7 +348,7 @@ pub fn cut_off(up_to: i64, session_id: Option<&[u8]>) -> Result<CutOff, StoreErr
     Ok(CutOff { up_to: Timestamp::from_micros(up_to), spared })
 }
 
-/// Returns the tenant, and the subject if there is one, of an entry for all their sessions.
+/// Returns the tenant of a cut-off, and the subject if the cut-off is that of a subject.
 fn tenant_and_subject(
     kind: &str,
     tenant: String,
@@ -448,7 +448,7 @@ impl From<SealedKey> for KeyRow {
 }
 
 impl KeyRow {
-    /// Returns the row with the name of its key.
+    /// Returns the row together with the name of its key.
     pub fn named(self) -> (String, Self) {
         (self.kid.clone(), self)
     }

@@ -1,4 +1,4 @@
-//! Gives back to the file system the pages that deleted rows have left.
+//! Gives the pages that deleted rows have left back to the file system.
 
 use diesel::{
     QueryResult, RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql,
@@ -7,17 +7,17 @@ use diesel::{
 
 use crate::store::StoreError;
 
-/// Makes a new database keep track of what each page belongs to, so that pages can be moved into
-/// free ones (<https://www.sqlite.org/pragma.html#pragma_auto_vacuum>). This does not change a
-/// database that has tables.
+/// Makes a new database keep track of what each page belongs to, so that SQLite can move pages into
+/// free ones (<https://www.sqlite.org/pragma.html#pragma_auto_vacuum>). The setting has no effect
+/// on a database that already has tables.
 pub const KEEP_TRACK: &str = "PRAGMA auto_vacuum = INCREMENTAL";
 
-/// The value of that setting for `INCREMENTAL`.
+/// The value of the setting `auto_vacuum` for `INCREMENTAL`.
 const INCREMENTAL: i64 = 2;
 
-/// Makes the copies that `VACUUM INTO` creates over this connection keep track of their pages, if
-/// the database does not. A database that does is left alone, because the setting would be written
-/// to it.
+/// Makes the copies that `VACUUM INTO` creates over this connection keep track of their pages, even
+/// if the database does not. If the database does, nothing is set, because SQLite would write the
+/// setting to the database.
 pub fn keep_track_in_copies(connection: &mut SqliteConnection) -> QueryResult<()> {
     match sql::<BigInt>("PRAGMA auto_vacuum").get_result::<i64>(connection)? {
         INCREMENTAL => Ok(()),
@@ -29,12 +29,12 @@ pub fn keep_track_in_copies(connection: &mut SqliteConnection) -> QueryResult<()
 /// KiB.
 pub const RELEASED_AT_ONCE: i64 = 256;
 
-/// The number of pages in use for which one free page is kept for new rows. Usually as many rows
-/// are added as deleted, and a file that shrinks and grows again is written twice.
+/// One free page is kept for this many pages in use, for new rows. Usually as many rows are added
+/// as are deleted, and if the file shrank and grew again, its pages would be written twice.
 const KEPT_SHARE: i64 = 8;
 
-/// Returns the number of free pages that need not be kept. It is zero in a database of an older
-/// version, which has not kept track of its pages.
+/// Returns the number of free pages that need not be kept. This is zero for a database that an
+/// older version created, because such a database does not keep track of its pages.
 pub fn surplus(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
     let mut value = |pragma: &str| sql::<BigInt>(pragma).get_result::<i64>(connection);
     if value("PRAGMA auto_vacuum")? != INCREMENTAL {
@@ -45,10 +45,10 @@ pub fn surplus(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
     Ok((free - kept).max(0))
 }
 
-/// Gives up to this many pages back, and no more than [`RELEASED_AT_ONCE`]. The file is shorter
-/// once SQLite has written its log back into it.
+/// Gives `surplus` pages back, but no more than [`RELEASED_AT_ONCE`]. The file becomes shorter once
+/// SQLite has written its log back into it.
 pub fn release(connection: &mut SqliteConnection, surplus: i64) -> Result<(), StoreError> {
     let pages = surplus.min(RELEASED_AT_ONCE);
-    // The pragma takes one step a page, and only `batch_execute` runs it to the end.
+    // The pragma needs one step for each page, and only `batch_execute` runs all steps.
     Ok(connection.batch_execute(&format!("PRAGMA incremental_vacuum({pages})"))?)
 }

@@ -1,16 +1,19 @@
-//! Detects a write-ahead log (`-wal`) that belongs to another database file, so that it is not
-//! applied to the wrong one.
+//! Detects a write-ahead log (`-wal`) that belongs to another database file, so that SQLite does
+//! not apply the log to the wrong file.
 //!
-//! SQLite applies a log to whatever file lies beside it. If a backup is copied over the database
-//! after a crash, the log would silently turn it into the data from before the copy again. So each
-//! process stamps the file soon after it writes for the first time: it writes a random number into
-//! the header (`PRAGMA user_version`), and records that number and the schema version in the lock
-//! file beside the database. The number does not change until the next process writes.
+//! SQLite applies a log to whatever database file it finds beside the log. If an operator copies a
+//! backup over the database after a crash, the log of the crashed process would silently turn the
+//! backup into the data from before the copying. So each process stamps the file soon after its
+//! first write: it writes a random number into the header (`PRAGMA user_version`), and records this
+//! number and the schema version in the lock file beside the database. The number does not change
+//! until the next process writes.
 //!
-//! A copy that was made earlier has an older number, and one that was made by `countersign backup`
-//! has a mark instead. A copy by SQLite's own backup has a lower schema version. A higher schema
-//! version alone is no reason to refuse a file, because an operator may add an index; then the log
-//! must have the same number, and no older schema.
+//! A copy that was made during an earlier run of the service has an older number. A copy that was
+//! made by `countersign backup` has a mark instead of a number. A copy that was made by SQLite's
+//! own backup has a lower schema version. So the stamps of these copies differ from the recorded
+//! one. A higher schema version alone is no reason to reject a file, because an operator may have
+//! added an index. Then the number that is read through the log must be the same as in the file,
+//! and the schema version must not be lower.
 
 use std::{
     fmt,
@@ -39,15 +42,15 @@ use super::{
 /// The fields of a file's header that distinguish it from its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
 struct Stamp {
-    /// The random number of the last process that wrote, which is never negative; or [`COPY`].
+    /// The random number, never negative, of the last process that wrote to the file; or [`COPY`].
     #[diesel(sql_type = Integer)]
     user_version: i32,
-    /// The number of changes of the schema. In a copy by SQLite's backup it counts from 1.
+    /// The number of changes of the schema. In a copy by SQLite's own backup, it begins at 1 again.
     #[diesel(sql_type = Integer)]
     schema_version: i32,
 }
 
-/// The number in a copy that was made by `countersign backup`.
+/// The value of `user_version` in a copy that was made by `countersign backup`.
 const COPY: i32 = -1;
 
 const WORD: &str = "stamp";
@@ -75,21 +78,22 @@ impl FromStr for Stamp {
 const READ: &str =
     "SELECT user_version, schema_version FROM pragma_user_version, pragma_schema_version";
 
-/// The length of a log's header, in bytes. A log that is not longer contains no change.
+/// The length of a log's header, in bytes. A log that is not longer than its header contains no
+/// change.
 const LOG_HEADER: u64 = 32;
 
-/// Refuses a log that does not belong to the file. If there is no log, but the file is a copy, or
-/// not the one that was used here last, it is probably a backup that was put back by hand, and a
-/// warning is logged.
+/// Rejects a log that does not belong to the file. If there is no log, but the file is a copy, or
+/// another file than the one that was last used here, an operator has probably put a backup there
+/// by hand. Then a warning is logged.
 ///
-/// Returns whether the process that used the file here last has closed it in good order.
+/// Returns whether the process that last used this file closed it cleanly.
 pub fn check(path: &Path) -> Result<bool, OpenError> {
     let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > LOG_HEADER);
     let is_there = path.metadata().is_ok_and(|file| file.len() > 0);
     if !is_there {
         return if has_log { Err(OpenError::LogAlone(path.to_owned())) } else { Ok(false) };
     }
-    // If the file cannot be read, the check that comes next finds it to be damaged.
+    // A file that cannot be read is accepted here, because the next check reports the damage.
     let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| read(&mut file)) else {
         return Ok(false);
     };
@@ -100,7 +104,7 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
     match (is_known, has_log) {
         (true, _) if is_the_same => {}
         (true, true) => return Err(OpenError::ForeignLog(path.to_owned())),
-        // Without a record, as after an upgrade, any log is accepted.
+        // If no stamp is recorded, as after an upgrade, any log is accepted.
         (false, true) => {}
         (_, false) if found.user_version == COPY => tracing::warn!(
             database = %path.display(),
@@ -119,17 +123,17 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
     Ok(is_the_same && !has_log)
 }
 
-/// Returns whether a file is the recorded one after an operator has changed its schema (`CREATE
-/// INDEX`).
+/// Returns whether a file is the one of the recorded stamp, and an operator has changed its schema
+/// since (for example by `CREATE INDEX`).
 fn continues(path: &Path, recorded: Stamp, found: Stamp, has_log: bool) -> bool {
     let is_changed = found.user_version == recorded.user_version
         && found.schema_version > recorded.schema_version;
     is_changed && (!has_log || log_continues(path, found))
 }
 
-/// Returns whether the log beside a file belongs to it: read through the log, the number must be
-/// the same, and the schema not older. A log that cannot be read is left to the check that comes
-/// next.
+/// Returns whether the log beside a file belongs to it. Read through the log, the number must be
+/// the same as in the file, and the schema version not lower. A log that cannot be read counts as
+/// belonging to the file, because the next check reports the damage.
 fn log_continues(path: &Path, found: Stamp) -> bool {
     let seen = open_with(path, "mode=ro").ok().and_then(|mut both| read(&mut both));
     seen.is_none_or(|seen| {
@@ -148,12 +152,13 @@ fn set_number(path: &Path, number: i32) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Marks a file that nobody has open as a copy.
+/// Marks a file as a copy. No process may have the file open.
 pub fn mark_as_copy(path: &Path) -> Result<(), String> {
     set_number(path, COPY)
 }
 
-/// Removes the mark of a copy from a file that nobody has open, and that is to become the database.
+/// Removes the mark of a copy from a file that is to become the database. No process may have the
+/// file open.
 pub fn clear_mark(path: &Path) -> Result<(), String> {
     set_number(path, 0)
 }
@@ -166,13 +171,14 @@ pub fn forget(path: &Path) -> Result<(), OpenError> {
     forgotten.map_err(|source| OpenError::Io { path, source })
 }
 
-/// The pause after a failure to stamp the file, for instance because a reader uses an old snapshot.
+/// The pause after the file could not be stamped, for instance because a reader uses an old
+/// snapshot.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// The state of the stamp of a process that writes to a file.
 #[derive(Debug)]
 pub struct Stamping {
-    /// The instant from which the file may be stamped; none if it has been.
+    /// The instant from which the file may be stamped; none if it has been stamped.
     due: Option<Instant>,
 }
 
@@ -187,9 +193,9 @@ impl Stamping {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// Stamps the file and records the stamp, without waiting for readers. If this fails, it is due
-    /// again later, and nothing else fails: the service can do without a stamp, and still validates
-    /// when its disk is full.
+    /// Stamps the file and records the stamp, without waiting for readers. If this fails, it is
+    /// tried again later, and no other operation fails: the service works without a stamp, and
+    /// still validates when its disk is full.
     pub fn renew(&mut self, path: &Path, connection: &mut SqliteConnection) {
         let renewed =
             forget(path).map_err(|error| error.to_string()).and_then(|()| renew(path, connection));
@@ -210,8 +216,8 @@ struct Number {
     number: i32,
 }
 
-/// The result of a checkpoint: whether another connection prevented it, the number of frames in the
-/// log, and the number of those that are in the file.
+/// The result of a checkpoint. It shows whether another connection prevented the checkpoint, how
+/// many frames the log has, and how many of them have been copied to the file.
 #[derive(QueryableByName)]
 struct Checkpoint {
     #[diesel(sql_type = BigInt)]
@@ -230,11 +236,11 @@ fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
     connection
         .batch_execute(&format!("PRAGMA user_version = {}", random.number))
         .map_err(database)?;
-    // The checkpoint copies the stamp from the log into the file, where it is read later. Being
-    // passive, it waits for nobody.
+    // The checkpoint copies the stamp from the log into the file, from where it is read later. A
+    // passive checkpoint does not wait for other connections.
     let Checkpoint { busy, log, checkpointed } =
         sql_query("PRAGMA wal_checkpoint(PASSIVE)").get_result(connection).map_err(database)?;
-    // If another connection prevents the checkpoint altogether, SQLite returns busy, and -1 for
+    // If another connection prevents the checkpoint altogether, SQLite returns `busy`, and -1 for
     // both numbers.
     if busy != 0 || checkpointed < log {
         return Err("another connection reads it".to_owned());
@@ -249,7 +255,7 @@ fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
 }
 
 fn record_file(path: &Path) -> io::Result<File> {
-    // No other process writes the file, because this one holds its lock.
+    // No other process writes to the lock file, because this process holds the lock.
     OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
@@ -266,8 +272,8 @@ mod tests {
 
     use super::*;
 
-    /// Creates a database with a recorded stamp, and returns it with a connection that has written
-    /// to it.
+    /// Creates a database with a recorded stamp. Returns it together with a connection that has
+    /// written to it.
     fn stamped() -> (TempDir, PathBuf, SqliteConnection) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.db");
@@ -286,7 +292,7 @@ mod tests {
         (folder, path, connection)
     }
 
-    /// Copies the database as a crash would leave it now.
+    /// Copies the database in the state in which a crash at this instant would leave it.
     fn crashed(folder: &TempDir, path: &Path, name: &str) -> PathBuf {
         let copy = folder.path().join(name);
         for end in ["", "-wal", LOCK_FILE] {
@@ -296,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_an_operator_has_changed_is_no_reason_to_refuse_the_log() {
+    fn a_log_is_accepted_after_an_operator_has_changed_the_schema() {
         let (folder, path, mut service) = stamped();
         let mut operator = open_with(&path, "mode=rw").unwrap();
         operator
@@ -318,11 +324,11 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_refused_beside_each_kind_of_copy() {
+    fn a_log_is_rejected_beside_each_kind_of_copy() {
         let (folder, path, mut service) = stamped();
         let copy = folder.path().join("vacuumed.db");
         service.batch_execute(&format!("VACUUM INTO '{}'", copy.display())).unwrap();
-        // The schema changes too, so that the log contains the page with its version.
+        // The schema is changed too, so that the log contains the page with the schema version.
         service
             .batch_execute(
                 "INSERT INTO t VALUES (2); CREATE TABLE v (a); DROP TABLE v; DROP TABLE u",
@@ -350,8 +356,8 @@ mod tests {
             fs::copy(copy, &crashed).unwrap();
             assert!(matches!(check(&crashed), Err(OpenError::ForeignLog(_))), "{name}");
         }
-        // A copy by SQLite's backup counts its schema from 1. In the second case, the schema in the
-        // log is older.
+        // A copy by SQLite's own backup counts its schema versions from 1. In the second case, the
+        // schema version in the log is lower than that of the file.
         for schema in [1, far] {
             fs::copy(older(stamp.user_version, schema), &crashed).unwrap();
             assert!(matches!(check(&crashed), Err(OpenError::ForeignLog(_))), "{schema}");
@@ -359,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_that_a_reader_holds_up_is_due_again() {
+    fn a_stamp_that_failed_because_of_a_reader_is_tried_again_later() {
         let (_folder, path, mut service) = stamped();
         let mut reader = open_with(&path, "mode=ro").unwrap();
         reader.batch_execute("BEGIN; SELECT * FROM t").unwrap();

@@ -1,9 +1,9 @@
-//! The statements within a transaction. Any error rolls back the whole transaction.
+//! The statements that run within a transaction. Any error rolls back the whole transaction.
 //!
-//! A query by a key that finds at most one row does not use `first`. That adds a `LIMIT` with a
-//! parameter, whose value SQLite reads when it plans (`sqlite3ExprIsInteger`). So SQLite would plan
-//! the statement anew each time, which takes longer than everything else that such a statement
-//! does.
+//! A query by a key, which finds at most one row, does not use `first`. That method would add a
+//! `LIMIT` with a parameter, and SQLite reads the value of this parameter when it plans the
+//! statement (`sqlite3ExprIsInteger`). So SQLite would plan the statement again on each use, which
+//! takes longer than everything else that such a statement does.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
@@ -39,7 +39,7 @@ use crate::{
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Runs a closure in a transaction that may write from its start.
+/// Runs a closure in an immediate transaction, which may write from its start.
 pub fn transaction<T>(
     connection: &mut SqliteConnection,
     work: impl FnOnce(&mut SqliteConnection) -> Result<T>,
@@ -88,8 +88,8 @@ fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Result<(
     Ok(())
 }
 
-/// A revocation, with a count of the uncovered live sessions if it is of a tenant or a subject.
-/// There may be very many, so a reading connection counts them, and not the writer.
+/// A revocation. For a tenant or a subject, it comes with the number of live sessions that no entry
+/// covers. There may be very many of them, so a reading connection counts them, and not the writer.
 #[derive(Clone, Debug)]
 pub struct CountedRevocation {
     pub revocation: Revocation,
@@ -101,7 +101,7 @@ pub fn revoke(
     counted: &CountedRevocation,
 ) -> Result<RevocationOutcome> {
     let CountedRevocation { revocation, uncovered } = counted;
-    // A revocation that adds no entry returns this position.
+    // If the revocation adds no entry, it returns this position.
     let newest = newest_position(connection)?;
     let mut state = State { connection, at: revocation.ended.at, uncovered: *uncovered };
     let decision = revocation.decide(&mut state)?;
@@ -113,7 +113,7 @@ pub fn revoke(
     Ok(RevocationOutcome::new(&decision, position.unwrap_or(newest)))
 }
 
-/// The state on which a revocation at an instant is decided.
+/// The state that the decision about a revocation is based on, at the instant `at`.
 struct State<'a> {
     connection: &'a mut SqliteConnection,
     at: Timestamp,
@@ -147,7 +147,7 @@ impl RevocationState for State<'_> {
     }
 }
 
-/// Reads the newest session and the entry of a tenant or of a subject.
+/// Reads the newest session and the cut-off of a tenant or of a subject.
 fn coverage(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -185,8 +185,8 @@ pub fn covered(
     entry.and_then(|(up_to, session_id)| Some(cut_off(up_to?, session_id.as_deref()))).transpose()
 }
 
-/// Counts the live sessions of a tenant, or of a subject except one session, that its entry does
-/// not cover.
+/// Counts the live sessions of a tenant, or of a subject, that its entry does not cover. The
+/// session `except` is not counted.
 pub fn count_uncovered(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -214,8 +214,8 @@ pub fn count_uncovered(
     Ok(UncoveredCount { sessions, covered })
 }
 
-/// Returns the last instant up to which the session's tenant or subject was revoked, if that covers
-/// the session.
+/// Returns the last instant up to which the session's tenant or subject was revoked, if the
+/// revocation covers the session.
 pub fn covered_up_to(
     connection: &mut SqliteConnection,
     session: &Session,
@@ -225,7 +225,7 @@ pub fn covered_up_to(
     Ok(revocation::covered_up_to([of_tenant, of_subject].into_iter().flatten(), session.id))
 }
 
-/// Ends a live session and stops its tokens.
+/// Ends a live session, and writes the entry that stops its tokens.
 pub fn end_session(
     connection: &mut SqliteConnection,
     session: Session,
@@ -262,8 +262,8 @@ fn position(seq: i64) -> FeedPosition {
     FeedPosition { timeline: TIMELINE, seq: Seq(seq) }
 }
 
-/// Writes an entry in the place of an older one for the same thing, so that a repeated revocation
-/// adds no row and undoes nothing.
+/// Writes an entry. If there is an older entry for the same session, token, subject or tenant, the
+/// new entry replaces it, so that a repeated revocation adds no row and undoes nothing.
 fn insert_entry(connection: &mut SqliteConnection, entry: BlacklistEntry) -> Result<FeedPosition> {
     let (kind, key) = revoked_key(&entry.revoked);
     let earlier = blacklist::table
@@ -291,8 +291,8 @@ pub fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<S
     row.map(Session::try_from).transpose()
 }
 
-/// Reads a subject's live sessions, the oldest first: as many as can be ended at once, and one
-/// more, which shows that there are others.
+/// Reads a subject's live sessions, the oldest first. It reads as many as one transaction may end,
+/// and one more, which shows that there are others.
 fn live_sessions(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -316,7 +316,8 @@ pub fn end_covered_sessions(
 ) -> Result<Option<EndedBatch>> {
     let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
     let Some(last) = covered_ids(connection, entry, &after, limit)?.pop() else {
-        // If the same was revoked again, its entry has another `seq`, and so stays unfinished.
+        // If the tenant or subject was revoked again, its entry has another `seq` now, and so stays
+        // unfinished.
         dsl::update(blacklist::table.find(entry.seq.0))
             .set(blacklist::unfinished.eq(false))
             .execute(connection)?;
@@ -325,7 +326,7 @@ pub fn end_covered_sessions(
     let covered = Covered { entry, after: &after, last: &last };
     let needed_until = covered.needed_until(connection)?;
     let sessions = covered.end(connection)?;
-    // The entry is written again, so that the index keeps it as long.
+    // The entry is written again with a later expiry, so that the index keeps it for long enough.
     let needed_until = needed_until.map(|at| at.plus(RETENTION_MARGIN));
     if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
     {
@@ -334,8 +335,8 @@ pub fn end_covered_sessions(
     Ok(Some(EndedBatch { last: session_id(&last)?, sessions }))
 }
 
-/// Returns the first identifiers after `after` of sessions that a cut-off covers and that are not
-/// over.
+/// Returns the identifiers, in order and beginning after `after`, of sessions that a cut-off covers
+/// and that are not marked as over.
 fn covered_ids(
     connection: &mut SqliteConnection,
     entry: &Unfinished,
@@ -357,17 +358,18 @@ fn covered_ids(
 
 type Statement<'a> = BoxedSqlQuery<'a, Sqlite, SqlQuery>;
 
-/// The sessions that a cut-off covers and that are not over, in a range of their identifiers.
+/// The sessions that a cut-off covers and that are not marked as over, in a range of their
+/// identifiers.
 struct Covered<'a> {
     entry: &'a Unfinished,
-    /// The identifier before the first of them.
+    /// The range begins after this identifier.
     after: &'a [u8],
-    /// The identifier of the last of them.
+    /// The range ends with this identifier.
     last: &'a [u8],
 }
 
 impl<'a> Covered<'a> {
-    /// Returns the condition for these sessions.
+    /// Returns the SQL condition for these sessions.
     fn condition(&self) -> &'static str {
         match self.entry.subject {
             None => "tenant = ? AND is_over = FALSE AND id > ? AND id <= ?",
@@ -385,8 +387,8 @@ impl<'a> Covered<'a> {
         statement.bind::<Binary, _>(self.after).bind::<Binary, _>(self.last)
     }
 
-    /// Returns the instant until which any of their tokens may be valid. Also of those that have
-    /// expired: a token may have been issued with a clock that was ahead.
+    /// Returns the latest instant at which a token of these sessions may be valid. Sessions that
+    /// have expired count too, because a token may have been issued with a clock that was ahead.
     fn needed_until(&self, connection: &mut SqliteConnection) -> Result<Option<Timestamp>> {
         let condition = self.condition();
         let statement = sql_query(format!(
@@ -409,8 +411,8 @@ impl<'a> Covered<'a> {
         Ok(needed_until.at.map(Timestamp::from_micros))
     }
 
-    /// Ends those that are live, and returns their number. Rows are not read as sessions: a damaged
-    /// one must not keep the others from ending.
+    /// Ends those of the sessions that are live, and returns their number. The rows are not
+    /// converted to sessions, because a damaged row must not keep the other sessions from ending.
     fn end(&self, connection: &mut SqliteConnection) -> Result<usize> {
         let (condition, ended) = (self.condition(), &self.entry.ended);
         let statement = sql_query(format!(
@@ -515,8 +517,8 @@ pub fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations> {
-    // As in `end_covered_sessions`, the entry of a tenant or subject covers sessions by the
-    // millisecond of creation in their identifiers.
+    // As in `end_covered_sessions`, the entry of a tenant or subject covers a session if the time
+    // of creation in the session's identifier, in milliseconds, is not later than `up_to`.
     sql_query(
         "UPDATE blacklist AS b
         SET unfinished = TRUE

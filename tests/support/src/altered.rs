@@ -1,7 +1,7 @@
-//! A replica in a process of this test program. It runs the same code as the binary, but something
-//! around it is altered: its wall clock is wrong, or what its renewals ask and are told is changed,
-//! which breaks a rule of the lease protocol. `cluster.rs` starts such a process for the settings
-//! [`WALL_CLOCK`] and [`RULE`].
+//! A replica in a process of this test program. It runs the same code as the binary, but either its
+//! wall clock is wrong, or the requests and answers of its renewals are changed so that it breaks a
+//! rule of the lease protocol. `cluster.rs` starts such a process for the settings [`WALL_CLOCK`]
+//! and [`RULE`].
 
 use std::{
     collections::HashMap,
@@ -43,8 +43,9 @@ use crate::{
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Serves in this process, as the settings in its environment say, until it is stopped. Does
-/// nothing without such a setting, because somebody may run all ignored tests.
+/// Serves in this process, as the settings in its environment say, until the process is stopped.
+/// Does nothing if neither [`WALL_CLOCK`] nor [`RULE`] is set, because somebody may run all ignored
+/// tests.
 pub fn serve() {
     let (rule, wall_clock) = (env::var(RULE).ok(), env::var(WALL_CLOCK).ok());
     if rule.is_none() && wall_clock.is_none() {
@@ -79,7 +80,7 @@ async fn serve_altered(config: &Config, rule: Option<String>, clock: Arc<Altered
     app::serve(config, listeners, store, system, shutdown).await.unwrap();
 }
 
-/// The clocks of the system, altered.
+/// The clocks of the system, with errors.
 struct AlteredClock {
     /// The number of microseconds by which the wall clock is ahead.
     ahead: i64,
@@ -130,15 +131,15 @@ fn renewal_client(
     }
 }
 
-/// Sets the clocks back by the time that an answer took, so that the lease lasts as if it counted
-/// from the answer.
+/// Sets the clocks back by the time that an answer took, so that the lease lasts as if it were
+/// counted from the answer and not from the request.
 struct DeadlineFromReply {
     real: Box<dyn RenewalClient>,
     clock: Arc<AlteredClock>,
 }
 
-/// The shortest time of an answer that is late. Quick answers leave the clocks alone, because waits
-/// for acknowledgements use them, too.
+/// An answer that takes longer than this is late. Quick answers do not set the clocks back, because
+/// waits for acknowledgements use the clocks, too.
 const LATE: Duration = Duration::from_millis(50);
 
 #[async_trait]
@@ -187,8 +188,9 @@ impl RenewalClient for SkippedMembers {
     }
 }
 
-/// Deletes the replica's row once the index is loaded, and joins only with the next renewal. Other
-/// replicas do not wait for it meanwhile, as if it had loaded the index before it joined.
+/// Deletes the replica's row once the index is loaded, and joins again only with the next renewal.
+/// In between, other replicas do not wait for this replica, as if it had loaded the index before it
+/// joined.
 struct LateToJoin {
     real: Box<dyn RenewalClient>,
     store: Arc<dyn Store>,
@@ -249,9 +251,9 @@ impl RenewalClient for LateToJoin {
     }
 }
 
-/// Renews a row that has not the number of the last confirmed renewal, always, or if the answer
-/// would otherwise be that the row is gone. Then a replica does not notice that its database was
-/// set back, and no epoch ends.
+/// Renews the row without comparing it with the number of the last confirmed renewal: always, or
+/// only if the answer would otherwise be that the row is gone. The replica then does not notice
+/// that its database was set back, and no epoch ends.
 struct UncheckedNumber {
     real: Box<dyn RenewalClient>,
     is_always: bool,
@@ -278,7 +280,7 @@ impl RenewalClient for UncheckedNumber {
     }
 }
 
-/// Gives the last answer once more if the database does not answer soon.
+/// Returns the last answer a second time if the database does not answer within [`LATE`].
 struct EarlierAnswer {
     real: Arc<Mutex<Box<dyn RenewalClient>>>,
     /// The renewal that is under way.
@@ -316,7 +318,7 @@ impl RenewalClient for EarlierAnswer {
     }
 }
 
-/// Returns the renewal, without the number of the last confirmed one.
+/// Returns the renewal request without the number of the last confirmed renewal.
 fn unchecked(renewal: &RenewalRequest) -> RenewalRequest {
     RenewalRequest { confirmed: 0, ..*renewal }
 }

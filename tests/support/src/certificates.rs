@@ -17,7 +17,8 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Creates an authority, and writes ca.pem, and server.pem and server.key for this machine.
+    /// Creates an authority. Writes its certificate as ca.pem, and server.pem and server.key for a
+    /// server on this machine.
     pub fn new(folder: &Path) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -44,7 +45,7 @@ impl Certificates {
         self.certificate_of(&self.authority, name, names, change);
     }
 
-    /// Issues a certificate of another authority, and writes NAME.pem and NAME.key.
+    /// Issues a certificate that `issuer` signs, and writes NAME.pem and NAME.key.
     pub fn certificate_of(
         &self,
         issuer: &Issuer<'_, KeyPair>,

@@ -30,14 +30,15 @@ const HANGS: Duration = Duration::from_secs(120);
 /// The polling interval for conditions without an event to wait for.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Waits for an event that must happen, and fails rather than hang.
+/// Waits for an event that must happen. Panics if that takes longer than [`HANGS`].
 pub async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANGS, event)
         .await
         .unwrap_or_else(|_| panic!("not within {HANGS:?}: {what}"))
 }
 
-/// Polls until a condition holds that has no event to wait for, and fails rather than hang.
+/// Polls until `look` returns a value, for a condition without an event to wait for. Panics if that
+/// takes longer than [`HANGS`].
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {
@@ -58,7 +59,7 @@ pub async fn becomes(url: &str, sql: &str, expected: i64) {
     .await;
 }
 
-/// One process of a cluster. It connects to the database under a name of its own.
+/// One process of a cluster. It connects to the database under an application name of its own.
 pub struct Replica {
     server: Server,
     name: String,
@@ -78,9 +79,10 @@ impl DerefMut for Replica {
 }
 
 impl Replica {
-    /// Waits until it serves.
+    /// Waits until the replica serves.
     pub async fn await_serving(&mut self) {
-        // The proxy that it connects through may run on this thread.
+        // The replica may connect through a proxy that runs on this thread, so this wait must not
+        // block the other tasks of the thread.
         tokio::task::block_in_place(|| self.server.await_serving());
     }
 
@@ -89,14 +91,14 @@ impl Replica {
         &self.name
     }
 
-    /// Returns its resident memory in MiB.
+    /// Returns the resident memory of the process in MiB.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
     }
 
-    /// Returns the query that counts its connections whose state is like this.
+    /// Returns the query that counts its connections whose state matches this pattern of `LIKE`.
     pub fn connections(&self, state: &str) -> String {
         let name = self.name();
         format!(
@@ -106,9 +108,9 @@ impl Replica {
     }
 }
 
-/// A setting that breaks a rule of the lease protocol by its name, see `altered.rs`.
+/// The setting that names the rule of the lease protocol to be broken, see `altered.rs`.
 pub const RULE: &str = "ALTERED_RULE";
-/// A setting that makes the wall clock wrong by a number of seconds.
+/// The setting for the number of seconds by which the wall clock is ahead.
 pub const WALL_CLOCK: &str = "ALTERED_WALL_CLOCK";
 
 /// Returns a command for a replica in a process of this test program, see `altered.rs`.
@@ -209,7 +211,8 @@ impl Cluster {
         self.replicas[index].kill();
         becomes(&self.url, &self.replicas[index].connections("%"), 0).await;
     }
-    /// Starts three replicas, each behind a link of its own to this database.
+
+    /// Starts three replicas, each of which reaches this database through a link of its own.
     pub async fn linked(url: &str, settings: &[(&str, &str)]) -> (Self, [Link; 3]) {
         let links = [Link::to(url).await, Link::to(url).await, Link::to(url).await];
         let urls = links.each_ref().map(Link::url);
@@ -234,7 +237,7 @@ impl Cluster {
     pub async fn assert_consistent(&self) {
         for (what, sql) in [
             (
-                "sessions that ended without an entry although a token of them may live",
+                "ended sessions without an entry although one of their tokens may be unexpired",
                 "SELECT count(*) FROM sessions AS s WHERE s.ended_at + s.access_token_ttl > now() \
                  AND NOT EXISTS (SELECT 1 FROM blacklist AS b WHERE b.kind = 'session' AND b.key \
                  = s.id::text) AND NOT EXISTS (SELECT 1 FROM blacklist AS b WHERE b.kind = \
@@ -242,7 +245,7 @@ impl Cluster {
                  b.up_to)",
             ),
             (
-                "sessions that live on although their tokens are stopped",
+                "live sessions whose tokens are revoked",
                 "SELECT count(*) FROM blacklist AS b JOIN sessions AS s ON s.id::text = b.key AND \
                  b.kind = 'session' OR b.kind = 'subject' AND (b.tenant, b.subject) = (s.tenant, \
                  s.subject) AND s.created_at <= b.up_to WHERE s.ended_at IS NULL",
@@ -289,7 +292,7 @@ impl Cluster {
     }
 }
 
-/// Waits until a replica has heard that a token is revoked.
+/// Waits until a replica knows that a token is revoked.
 pub async fn becomes_inactive(client: &mut Client, token: &str) {
     eventually("the revocation arrives", async || {
         (!validate(client, token).await.active).then_some(())

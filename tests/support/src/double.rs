@@ -1,5 +1,5 @@
-//! A test double of the store, which calls the real one unless a test holds the calls or makes them
-//! fail.
+//! A test double of the store. It passes calls on to the real store, unless a test holds the calls
+//! or makes them fail.
 
 use std::{
     sync::{
@@ -27,6 +27,7 @@ use countersign::{
         counts::StoreCounts,
         replicas::{Members, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::{RingChange, SealedRing},
+        sizes::Sizes,
     },
 };
 use tokio::sync::watch;
@@ -75,7 +76,7 @@ impl Gate {
     }
 }
 
-/// A failure to write to the table of the audit.
+/// A failure to write to the audit table.
 #[derive(Clone)]
 pub struct AuditFailure {
     /// Returns whether a record makes its batch fail.
@@ -89,13 +90,14 @@ pub struct AuditFailure {
 /// Returns a renewal client for a store.
 type RenewalClientSource = Box<dyn Fn(&Arc<dyn Store>) -> Box<dyn RenewalClient> + Send + Sync>;
 
-/// The double.
+/// The test double.
 pub struct Double {
     real: Arc<dyn Store>,
     renewals: RenewalClientSource,
-    /// The clock of the test, if it replaces that of the database.
+    /// The clock of the test, if it replaces the database's clock.
     clock: Option<Arc<dyn Clock>>,
-    /// The error of all calls about sessions. The feed is not affected.
+    /// The error that all calls about sessions return. Renewals, which read the feed, still
+    /// succeed.
     failure: Mutex<Option<StoreError>>,
     /// Holds calls before a session is created.
     pub creations: Gate,
@@ -103,28 +105,29 @@ pub struct Double {
     pub committed_revocations: Gate,
     /// Holds renewals before they read the feed.
     pub feed: Arc<Gate>,
-    /// The seconds by which the clock of the database is ahead of that of the test.
+    /// The seconds by which the database's clock is ahead of the test's clock.
     pub skew: Arc<AtomicI64>,
-    /// The number of sweeps that have begun, and the instant up to which the last one deleted.
+    /// The number of sweeps that have begun, and the instant up to which the last of them deletes.
     sweeps: watch::Sender<(usize, Timestamp)>,
-    /// Holds calls before a batch is written to the table of the audit.
+    /// Holds calls before a batch is written to the audit table.
     pub audit: Gate,
-    /// The failure of writes to the table of the audit.
+    /// The failure of writes to the audit table.
     failing_audit: Mutex<Option<AuditFailure>>,
-    /// The number of records in each batch for the table of the audit.
+    /// The number of records in each batch for the audit table.
     audits: watch::Sender<Vec<usize>>,
-    /// The number of queries whether a session needs a refresh key.
+    /// The number of queries that asked whether a session needs a refresh key.
     holders_asked: watch::Sender<usize>,
 }
 
 impl Double {
-    /// Creates a double whose clock replaces that of the database.
+    /// Creates a double in which `clock` replaces the database's clock.
     pub fn of(real: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         let renewals = Box::new(|real: &Arc<dyn Store>| real.renewal_client());
         Self::new(real, renewals, Some(clock))
     }
 
-    /// Creates a double that renews by other clients than those of the store.
+    /// Creates a double whose renewals go through the clients that `renewals` returns, and not
+    /// through the store's own.
     pub fn with_renewals(
         real: Arc<dyn Store>,
         renewals: impl Fn(&Arc<dyn Store>) -> Box<dyn RenewalClient> + Send + Sync + 'static,
@@ -154,7 +157,8 @@ impl Double {
         }
     }
 
-    /// Returns a receiver that changes with each query whether a session needs a refresh key.
+    /// Returns a receiver that changes with each query that asks whether a session needs a refresh
+    /// key.
     pub fn holders_asked(&self) -> watch::Receiver<usize> {
         self.holders_asked.subscribe()
     }
@@ -170,24 +174,24 @@ impl Double {
     }
 
     /// Waits until a sweep that begins after this call has ended. Returns the instant up to which
-    /// it deleted.
+    /// the sweep deleted.
     pub async fn whole_sweep(&self) -> Timestamp {
         let mut sweeps = self.sweeps.subscribe();
         let (before, _) = *sweeps.borrow_and_update();
-        // The next sweep may have read the clock already. The one after it has not, and it has
-        // ended when a third one begins.
+        // The next sweep may already have read the clock. The sweep after that has not, and has
+        // ended when a third sweep begins.
         let (_, until) =
             *in_time("a sweep", sweeps.wait_for(|(count, _)| *count >= before + 2)).await.unwrap();
         in_time("another sweep", sweeps.wait_for(|(count, _)| *count >= before + 3)).await.unwrap();
         until
     }
 
-    /// Makes batches for the table of the audit fail from now on, or work again.
+    /// Makes batches for the audit table fail from now on, or work again.
     pub fn fail_audit_with(&self, failure: Option<AuditFailure>) {
         *self.failing_audit.lock().unwrap() = failure;
     }
 
-    /// Returns the number of records in each batch for the table of the audit, failed or not.
+    /// Returns the number of records in each batch for the audit table, failed or not.
     pub fn audits(&self) -> watch::Receiver<Vec<usize>> {
         self.audits.subscribe()
     }
@@ -318,6 +322,10 @@ impl Store for Double {
     ) -> Result<SweptRevocations> {
         self.sweeps.send_modify(|(count, last)| (*count, *last) = (*count + 1, until));
         self.real.delete_expired_revocations(until, limit).await
+    }
+
+    async fn sizes(&self, now: Timestamp) -> Result<Sizes> {
+        self.real.sizes(now).await
     }
 
     fn counts(&self) -> StoreCounts {

@@ -18,7 +18,7 @@ use crate::server::Server;
 pub struct Forge {
     /// The keys of the service.
     pub ring: KeyRing,
-    /// The keys that encrypt them.
+    /// The master keys that encrypt `ring`.
     pub masters: MasterKeys,
 }
 
@@ -44,7 +44,7 @@ impl Forge {
         )
     }
 
-    /// Signs a header and a payload as they are written.
+    /// Signs a header and a payload exactly as they are given.
     pub fn sign(&self, header: &str, payload: &str) -> String {
         self.sign_parts(&URL_SAFE_NO_PAD.encode(header), &URL_SAFE_NO_PAD.encode(payload))
     }

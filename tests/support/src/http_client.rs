@@ -53,7 +53,7 @@ impl Metrics {
         )
     }
 
-    /// Returns the value of a metric. Its name is without the prefix that all have.
+    /// Returns the value of a metric. `name` lacks the prefix that the names of all metrics have.
     #[track_caller]
     pub fn get(&self, name: &str) -> f64 {
         self.find(name).unwrap_or_else(|| panic!("no {name} in {:#?}", self.0))

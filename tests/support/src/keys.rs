@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Server {
-    /// Returns a client of the service of keys.
+    /// Returns a client of the key service.
     pub fn keys(&self) -> KeyServiceClient<Channel> {
         KeyServiceClient::new(self.channel.clone())
     }
@@ -40,7 +40,7 @@ impl Server {
         self.find(KeyPurpose::AccessToken, state).await
     }
 
-    /// Rotates the keys for this purpose. Returns the one that is active then.
+    /// Rotates the keys for this purpose, and returns the key that is active afterwards.
     pub async fn rotate(&self, purpose: KeyPurpose, force: bool) -> Result<Key, Status> {
         let request = RotateKeyRequest { purpose: purpose.into(), force };
         Ok(self.keys().rotate_key(request).await?.into_inner().active.unwrap())
@@ -64,7 +64,7 @@ impl Server {
             .collect()
     }
 
-    /// Waits until the schedule has made this key active.
+    /// Waits until the scheduled rotation has made this key active.
     pub async fn becomes_active(&self, kid: &str) {
         eventually("the key is active", async || {
             let keys = self.ring().await;

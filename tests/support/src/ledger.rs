@@ -1,5 +1,5 @@
-//! Records the answers that a client got, and checks that a server still knows all of them, and
-//! that no call was applied in part.
+//! Records the answers that a client got. Checks that a server has kept everything that it
+//! acknowledged, and that no call was applied in part.
 
 use countersign::proto::{
     CreateSessionRequest, CreateSessionResponse, EndReason, GetSessionRequest, InactiveReason,
@@ -10,7 +10,7 @@ use countersign::proto::{
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
 
-/// A client of the service of sessions.
+/// A client of the session service.
 pub type Client = SessionServiceClient<Channel>;
 
 /// A generator of pseudo-random numbers (SplitMix64), which are the same for the same seed.
@@ -72,7 +72,7 @@ impl Account {
         Self { subject, sessions: vec![], calls: 0, unanswered: None }
     }
 
-    /// Returns whether it has as many sessions as it should.
+    /// Returns whether the account needs no further sessions.
     pub fn is_full(&self) -> bool {
         self.sessions.len() >= 3
     }
@@ -309,7 +309,7 @@ async fn refresh_with(
     }
 }
 
-/// Creates a session, again and again while the server may not know the latest revocations.
+/// Creates a session. Repeats the call while the server may not know the latest revocations.
 pub async fn create(
     client: &mut Client,
     request: CreateSessionRequest,
@@ -317,12 +317,12 @@ pub async fn create(
     create_with(client, request, Repeat::UntilCurrent).await
 }
 
-/// Refreshes a session, again and again while the server may not know the latest revocations.
+/// Refreshes a session. Repeats the call while the server may not know the latest revocations.
 pub async fn refresh(client: &mut Client, token: &str) -> Result<RefreshResponse, Status> {
     refresh_with(client, token, Repeat::UntilCurrent).await
 }
 
-/// Validates a token without demands, again and again while the server may not know the latest
+/// Validates a token without demands. Repeats the call while the server may not know the latest
 /// revocations.
 pub async fn validate(client: &mut Client, token: &str) -> ValidateResponse {
     let request = ValidateRequest { access_token: token.to_owned(), ..Default::default() };

@@ -51,8 +51,8 @@ pub fn logged() -> String {
     String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap()
 }
 
-/// Checks that a text holds no twenty consecutive characters of a secret, or that it does not hold
-/// a shorter secret as a whole.
+/// Checks that a text holds no twenty consecutive characters of a secret. A secret that is shorter
+/// must not be in the text as a whole.
 pub fn hidden(seen: &str, name: &str, secret: &str) {
     let characters: Vec<char> = secret.chars().collect();
     assert!(characters.len() >= 16, "{name} is too short to be looked for");
@@ -71,8 +71,8 @@ pub struct Secrets(HashMap<Vec<u8>, String>);
 
 impl Secrets {
     /// Adds a token and the name of its sender. Only pieces that begin at multiples of [`PIECE`]
-    /// are kept, so every leak of base64url text, such as a part of a token, is found if it has at
-    /// least twice that length.
+    /// are kept, so every leak of base64url text, such as a part of a token, is found if it is at
+    /// least twice as long as a piece.
     pub fn keep(&mut self, name: &str, token: &str) {
         let runs = token.as_bytes().split(|byte| !is_of_token(*byte));
         for piece in runs.flat_map(|run| run.chunks_exact(PIECE)) {

@@ -1,5 +1,5 @@
 //! Three PostgreSQL servers that Patroni manages with a single etcd, and HAProxy in front of them.
-//! All are Debian's packages, as throw-away processes.
+//! All of these programs come from Debian's packages, and run as throw-away processes.
 
 use std::{
     fs,
@@ -46,7 +46,8 @@ while read -r _; do :; done
 kill -9 "$pid" 2>/dev/null
 if read -r postmaster <"$dir/data/postmaster.pid" 2>/dev/null; then
     kill -CONT "$postmaster" 2>/dev/null
-    kill -QUIT "$postmaster" 2>/dev/null && while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done
+    kill -QUIT "$postmaster" 2>/dev/null &&
+        while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done
 fi
 rm -rf "$dir"
 "#;
@@ -112,8 +113,9 @@ impl Node {
         format!("node{index}")
     }
 
-    /// Returns the process identifiers. Patroni is first, so that it cannot react to the signals of
-    /// the others, and the postmaster is before its children.
+    /// Returns the process identifiers in the order in which the processes get a signal. Patroni is
+    /// first, so that it cannot react to what happens to the server. Then come the postmaster and
+    /// its children.
     fn pids(&self, part: Part) -> Vec<String> {
         let first_line = |file: &str| {
             let text = fs::read_to_string(self.process.dir.join(file)).unwrap();
@@ -132,7 +134,8 @@ impl Node {
     }
 }
 
-/// The servers, the etcd by which Patroni elects the leader, and the HAProxy that leads to it.
+/// The servers, the etcd by which Patroni elects the leader, and the HAProxy that forwards
+/// connections to the leader.
 pub struct Patroni {
     nodes: Vec<Node>,
     haproxy: Option<Kept>,
@@ -145,8 +148,8 @@ fn words(command: &str) -> Vec<String> {
 }
 
 impl Patroni {
-    /// Starts everything but HAProxy, and waits until the cluster is complete. If it does not
-    /// become complete in time, another cluster is started, because these tests are not about that.
+    /// Starts everything but HAProxy, and waits until the cluster is complete. If that takes too
+    /// long, another cluster is started, because these tests do not test the start of a cluster.
     pub async fn start() -> Self {
         for _ in 1..STARTS {
             let cluster = Self::begin();
@@ -195,7 +198,7 @@ impl Patroni {
     }
 
     /// Starts HAProxy in front of the servers, configured as in `docs/postgresql.md`. Returns the
-    /// URL of a database through HAProxy, once it leads to the leader.
+    /// URL of a database through HAProxy, once HAProxy forwards connections to the leader.
     pub async fn start_haproxy(&mut self, database: &str) -> String {
         let port = free_address().port();
         let process = Kept::start(|dir| {
@@ -226,8 +229,8 @@ impl Patroni {
         });
         self.haproxy = Some(process);
         let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
-        // Before its first checks, HAProxy considers all servers healthy, and leads to each in
-        // turn.
+        // Before its first checks, HAProxy considers all servers healthy, and forwards connections
+        // to each in turn.
         let is_leader =
             "DO $$ BEGIN IF pg_is_in_recovery() THEN RAISE EXCEPTION 'a standby'; END IF; END $$";
         self.wait("HAProxy has found the leader", async || {
@@ -282,7 +285,7 @@ impl Patroni {
         lines
     }
 
-    /// Returns the members as the first Patroni that answers knows them.
+    /// Returns the members of the cluster, as the first Patroni that answers reports them.
     async fn members(&self) -> Option<Vec<Value>> {
         for node in &self.nodes {
             if let Some(text) = request(node.patroni, "GET", "/cluster", "").await {
@@ -322,7 +325,7 @@ impl Patroni {
     /// Sends a signal to processes of a node.
     pub fn signal(&self, index: usize, part: Part, signal: &str) {
         let pids = self.nodes[index].pids(part);
-        // The later ones may have ended with the first.
+        // The later processes may already have ended with the first.
         let _ = Command::new("kill")
             .args(["-s", signal])
             .args(pids)
@@ -332,7 +335,7 @@ impl Patroni {
     }
 
     /// Waits until some server accepts a commit. A server that wrongly believes itself to be the
-    /// leader does not.
+    /// leader accepts none.
     pub async fn accepts_a_commit(&self, database: &str) {
         self.wait("a commit is accepted", async || {
             let commits = (0..NODES).map(async |index| {
@@ -340,7 +343,8 @@ impl Patroni {
                 let commit =
                     "CREATE TABLE IF NOT EXISTS ha_probe (at timestamptz); INSERT INTO ha_probe \
                      VALUES (now())";
-                matches!(timeout(Duration::from_secs(1), try_execute(&url, commit)).await, Ok(Ok(())))
+                let commit = timeout(Duration::from_secs(1), try_execute(&url, commit));
+                matches!(commit.await, Ok(Ok(())))
             });
             futures_util::future::join_all(commits).await.contains(&true).then_some(())
         })
@@ -367,8 +371,8 @@ async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> O
     let length = body.len();
     let text = format!("{method} {path} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{body}");
     let answer = tokio::spawn(async move { ask(address, &text).await });
-    // A Patroni that is stopped accepts connections, and one that is killed meanwhile never
-    // answers.
+    // A suspended Patroni accepts connections but does not answer. Neither does a Patroni that is
+    // killed during the request.
     let answer = timeout(Duration::from_secs(20), answer).await.ok()?.ok()?;
     (answer.status == 200).then_some(answer.body)
 }

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// The first port that is used. People run their own services on lower ones.
+/// The first port that is used. Developers run their own services on lower ports.
 const FIRST: u32 = 10_000;
 
 /// Returns an address of this machine on which nobody listens, and which no other test of this

@@ -1,5 +1,4 @@
-//! A throw-away PostgreSQL server for the tests of one process, and a new database for each of
-//! them.
+//! A throw-away PostgreSQL server for the tests of one process, with a new database for each test.
 
 use std::{
     env, fs,
@@ -25,8 +24,8 @@ set -u
 bin=$1 dir=$2 primary=$3
 shift 3
 serve() {
-    "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= -c max_connections=1000 \
-        -c lc_messages=C "$@" >>"$dir/log" 2>&1 &
+    "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= \
+        -c max_connections=1000 -c lc_messages=C "$@" >>"$dir/log" 2>&1 &
     server=$!
 }
 stop() {
@@ -36,9 +35,11 @@ stop() {
     done
 }
 if [ "$primary" ]; then
-    "$bin/pg_basebackup" -h "$primary" -U postgres -D "$dir/data" -R --checkpoint=fast --no-sync >"$dir/log" 2>&1
+    "$bin/pg_basebackup" -h "$primary" -U postgres -D "$dir/data" -R --checkpoint=fast --no-sync \
+        >"$dir/log" 2>&1
 else
-    "$bin/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$dir/log" 2>&1
+    "$bin/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync \
+        >"$dir/log" 2>&1
 fi
 serve "$@"
 while read -r order; do
@@ -48,7 +49,8 @@ while read -r order; do
     # The copy gets its name only when it is complete.
     copy)
         rm -rf "$dir/copy" "$dir/copying"
-        "$bin/pg_basebackup" -h "$dir" -U postgres -D "$dir/copying" --checkpoint=fast --no-sync >>"$dir/log" 2>&1 &&
+        "$bin/pg_basebackup" -h "$dir" -U postgres -D "$dir/copying" --checkpoint=fast --no-sync \
+            >>"$dir/log" 2>&1 &&
             mv "$dir/copying" "$dir/copy"
         ;;
     put_back) rm -rf "$dir/data" && mv "$dir/copy" "$dir/data" ;;
@@ -59,7 +61,8 @@ stop
 rm -rf "$dir"
 "#;
 
-/// A locale with other messages than those that the code might depend on by mistake.
+/// A locale whose messages are not English. It is for a test that the code does not depend on the
+/// words of messages.
 pub const GERMAN: &str = "de_DE.UTF-8";
 
 /// The variable that names the locale of all servers' messages. `scripts/test` sets it to run the
@@ -134,7 +137,8 @@ pub async fn texts(url: &str, sql: &str) -> Vec<String> {
     texts
 }
 
-/// Returns the folder of the server's programs: that in the PATH, or else Debian's newest.
+/// Returns the folder of the server's programs: the one in the PATH, or else that of the newest
+/// version that Debian's packages have installed.
 fn binaries() -> PathBuf {
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<_> = debian.map(|entry| entry.path().join("bin")).collect();
@@ -180,8 +184,8 @@ fn make_locale(folder: &Path, locale: &str) {
     );
 }
 
-/// Returns the user and group to run PostgreSQL as, which refuses to run as root; `None` if this
-/// process is not root.
+/// Returns the user and group to run PostgreSQL as, because PostgreSQL refuses to run as root.
+/// Returns `None` if this process is not root, and can run PostgreSQL as its own user.
 pub fn user() -> Option<(u32, u32)> {
     let is_root =
         fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
@@ -213,9 +217,9 @@ impl Server {
         Self::launch(Path::new(""), settings)
     }
 
-    /// Starts a standby of this server, which follows it and can be read.
+    /// Starts a standby, which follows this server and can be read.
     pub fn start_standby(&self) -> Self {
-        // A statement of a test finishes there, even if that delays the replay.
+        // The standby lets a query of a test finish, even if that delays the replay.
         Self::launch(&self.dir, |_| vec!["max_standby_streaming_delay=-1".to_owned()])
     }
 
@@ -264,12 +268,12 @@ impl Server {
         }
     }
 
-    /// Suspends all its processes: the server still accepts connections, but never answers.
+    /// Suspends all processes of the server, which still accepts connections, but never answers.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
 
-    /// Resumes its processes.
+    /// Resumes the processes of the server.
     pub fn thaw(&self) {
         self.signal("-CONT");
     }
@@ -285,13 +289,13 @@ impl Server {
         send(&children.split_whitespace().collect::<Vec<_>>());
     }
 
-    /// Copies its files while it runs.
+    /// Copies the server's files while it runs.
     pub fn copy(&self) {
         self.order("copy");
         self.await_file("copy");
     }
 
-    /// Stops the server as a crash would, and starts it with the copied files: with an earlier
+    /// Stops the server as a crash would, and starts it with the copied files, which are an earlier
     /// state of the same timeline.
     pub fn put_copy_back(&self) {
         self.crash();
@@ -299,8 +303,8 @@ impl Server {
         self.restart();
     }
 
-    /// Promotes a standby. This takes no statement, because recovery may cancel any statement
-    /// there.
+    /// Promotes a standby. `pg_ctl` does this, and not a statement, because recovery may cancel any
+    /// statement on a standby.
     pub fn promote(&self) {
         self.order("promote");
         self.await_file("promoted");
@@ -312,7 +316,7 @@ impl Server {
         self.wait();
     }
 
-    /// Waits until an order has been carried out, which a file in the server's folder shows.
+    /// Waits until a file in the server's folder shows that an order has been carried out.
     fn await_file(&self, name: &str) {
         const STEP: Duration = Duration::from_millis(5);
         let mut waited = Duration::ZERO;

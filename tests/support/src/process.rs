@@ -1,5 +1,5 @@
-//! Runs the real binary as a process of its own. Its log lines are read as they are written, its
-//! exit can be awaited, and no process outlives its test.
+//! Runs the real binary as a process of its own. A test reads the log lines as the process writes
+//! them, and can wait for its exit. No process outlives its test.
 
 use std::{
     env,
@@ -16,12 +16,12 @@ use countersign::proto::session_service_client::SessionServiceClient;
 use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
 
-/// The longest wait. A test that would otherwise wait for ever fails after it.
+/// The longest time that a test waits. A test that would otherwise hang fails after this time.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// Returns the path of the binary. Cargo builds it before the integration tests and beside the
-/// folder that holds them. It tells only the tests themselves where that is, in a variable at
-/// compile time.
+/// Returns the path of the binary. Cargo builds the binary before the integration tests, into the
+/// folder above theirs. It passes the path only to the tests themselves, in a variable at compile
+/// time, so this library derives the path from that of the running test.
 pub fn executable() -> PathBuf {
     let test = env::current_exe().unwrap();
     let folder = test.ancestors().nth(2).expect("a test is in target/PROFILE/deps");
@@ -37,8 +37,8 @@ pub fn countersign() -> Command {
     command
 }
 
-/// Removes the settings in the environment of the test from a command, and makes it use any free
-/// port for HTTP, because many run at once.
+/// Removes the settings in the environment of the test from a command, and makes the command use
+/// any free port for HTTP, because many processes run at once.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in
         env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_"))
@@ -48,8 +48,8 @@ pub fn without_settings(command: &mut Command) {
     command.env("COUNTERSIGN_HTTP_LISTEN", "127.0.0.1:0").stdin(Stdio::null());
 }
 
-/// Returns a command for `serve` on a free port. It stops without grace, because in tests no load
-/// balancer must learn of the stop first.
+/// Returns a command for `serve` on a free port. The server stops without a grace period, because
+/// in tests there is no load balancer that must learn of the stop first.
 pub fn serve(data_dir: &Path) -> Command {
     let mut command = countersign();
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).env(GRACE, "0s");
@@ -71,8 +71,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Returns its standard output if it succeeded. On standard error it may have logged audit
-    /// records only.
+    /// Returns the standard output. Panics if the command failed, or if it wrote anything but audit
+    /// records to standard error.
     #[track_caller]
     pub fn ok(self) -> String {
         let others =
@@ -81,14 +81,14 @@ impl Run {
         self.stdout
     }
 
-    /// Returns its standard output as JSON if it succeeded.
+    /// Returns the standard output as JSON. Panics in the same cases as [`Run::ok`].
     #[track_caller]
     pub fn json(self) -> Value {
         serde_json::from_str(&self.ok()).expect("--json prints JSON")
     }
 
-    /// Checks that it failed with `code`, and returns the only line on standard error besides log
-    /// lines of its start.
+    /// Checks that the command failed with `code`, and returns the only line on standard error that
+    /// follows the log lines of the start.
     #[track_caller]
     pub fn error(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -111,7 +111,7 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Run {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = KilledOnDrop(child.expect("the binary runs"));
     let mut stdin = child.0.stdin.take().unwrap();
-    // A command that does not read its input may have ended.
+    // The command may have ended without reading its input.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let stdout = read_all(child.0.stdout.take().unwrap());
@@ -142,7 +142,7 @@ impl Drop for KilledOnDrop {
     }
 }
 
-/// A process that serves. Dropping it kills it as `kill -9` does.
+/// A process that serves. Dropping this value kills the process as `kill -9` does.
 pub struct Server {
     child: KilledOnDrop,
     lines: Receiver<String>,
@@ -173,14 +173,14 @@ impl Server {
         Self::launch(&mut serve(data_dir))
     }
 
-    /// Runs a command that serves, and waits until it serves.
+    /// Starts a server by this command, and waits until it serves.
     pub fn launch(command: &mut Command) -> Self {
         let mut server = Self::spawn(command);
         server.await_serving();
         server
     }
 
-    /// Waits until it serves.
+    /// Waits until the server serves.
     #[track_caller]
     pub fn await_serving(&mut self) {
         assert!(
@@ -190,8 +190,8 @@ impl Server {
         );
     }
 
-    /// Waits until it accepts calls, which it may refuse until it serves. Returns false if it has
-    /// ended instead.
+    /// Waits until the server listens. Until it serves, it may refuse calls. Returns false if the
+    /// process has ended instead.
     #[track_caller]
     pub fn listens(&mut self) -> bool {
         let starting = self.comes("starting");
@@ -201,7 +201,7 @@ impl Server {
         self.address.is_some()
     }
 
-    /// Runs a command, and does not wait for it.
+    /// Starts a server by this command, and does not wait for it.
     pub fn spawn(command: &mut Command) -> Self {
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = KilledOnDrop(child.expect("the binary runs"));
@@ -250,13 +250,13 @@ impl Server {
         line
     }
 
-    /// Returns all lines that it has logged so far.
+    /// Returns all lines that the server has logged so far.
     pub fn log(&mut self) -> &[String] {
         self.seen.extend(self.lines.try_iter());
         &self.seen
     }
 
-    /// Returns whether it has ended.
+    /// Returns whether the process has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.0.try_wait().unwrap().is_some()
     }
@@ -272,13 +272,13 @@ impl Server {
         assert!(kill.unwrap().success());
     }
 
-    /// Ends it as `kill -9` does.
+    /// Ends the process as `kill -9` does.
     pub fn kill(&mut self) {
         self.child.0.kill().unwrap();
         self.child.0.wait().unwrap();
     }
 
-    /// Waits until it exits.
+    /// Waits until the process exits.
     #[track_caller]
     pub fn exit(&mut self) -> ExitStatus {
         let began = Instant::now();
@@ -293,7 +293,7 @@ impl Server {
         }
     }
 
-    /// Stops it gracefully, and returns its log lines.
+    /// Stops the server gracefully, and returns its log lines.
     #[track_caller]
     pub fn stop(mut self) -> Vec<String> {
         self.signal("TERM");
@@ -306,12 +306,12 @@ impl Server {
         &self.seen
     }
 
-    /// Returns the address on which it listens for gRPC.
+    /// Returns the address on which the server listens for gRPC.
     pub fn address(&self) -> SocketAddr {
         self.address.unwrap()
     }
 
-    /// Returns the address on which it listens for HTTP.
+    /// Returns the address on which the server listens for HTTP.
     pub fn http(&self) -> SocketAddr {
         self.http.unwrap()
     }

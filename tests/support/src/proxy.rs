@@ -1,4 +1,5 @@
-//! A TCP proxy between a replica and its PostgreSQL server, which can be made slow, silent or dead.
+//! A TCP proxy between a replica and its PostgreSQL server. A test can make the proxy slow or
+//! silent, or make it close or refuse connections.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -24,7 +25,8 @@ struct Conditions {
     /// Connections with a lower number are closed. They are numbered in the order in which they are
     /// accepted.
     cut_before: u64,
-    /// On connections with a lower number nothing passes any more, not even their end.
+    /// On connections with a lower number nothing passes any more, not even the end of the
+    /// connection.
     silent_before: u64,
 }
 
@@ -37,7 +39,7 @@ const GOOD: Conditions = Conditions {
 };
 
 /// A link to a server. Each replica has a link of its own, so that links can fail one by one.
-/// Dropping it closes all connections.
+/// Dropping a link closes all of its connections.
 pub struct Link {
     address: SocketAddr,
     database: String,
@@ -48,7 +50,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Creates a good link to the database of this URL, whose server listens on a Unix socket.
+    /// Creates a link without faults to the database of this URL, whose server listens on a Unix
+    /// socket.
     pub async fn to(url: &str) -> Self {
         let config: tokio_postgres::Config = url.parse().unwrap();
         let (socket, server) = watch::channel(socket_of(&config));
@@ -109,19 +112,19 @@ impl Link {
         self.conditions.send_modify(|link| link.to_client = None);
     }
 
-    /// Lets nothing arrive on the present connections, for ever. New ones work.
+    /// Lets nothing arrive on the present connections, for ever. New connections work.
     pub fn silence(&self) {
         let next = *self.next.borrow();
         self.conditions.send_modify(|link| link.silent_before = next);
     }
 
-    /// Closes the present connections. New ones work.
+    /// Closes the present connections. New connections work.
     pub fn cut(&self) {
         let next = *self.next.borrow();
         self.conditions.send_modify(|link| link.cut_before = next);
     }
 
-    /// Closes new connections at once. The present ones still work.
+    /// Closes new connections at once. The present connections still work.
     pub fn refuse(&self) {
         self.conditions.send_modify(|link| link.refusing = true);
     }
@@ -161,7 +164,7 @@ async fn carry_all(
     }
 }
 
-/// Carries one connection until both sides have ended it, or it is cut.
+/// Forwards one connection until both sides have ended it, or it is cut.
 async fn carry(
     number: u64,
     client: TcpStream,
@@ -186,7 +189,8 @@ async fn carry(
     }
 }
 
-/// Carries one direction. Bytes that were sent before the end arrive before it.
+/// Forwards one direction of a connection. The end of the stream arrives after all bytes that were
+/// sent before it.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

@@ -1,5 +1,5 @@
-//! A primary with a standby that commits may wait for, that can fall behind, and that can take
-//! over.
+//! A primary and a standby. Commits may wait for the standby, and the standby can fall behind and
+//! take over.
 
 use tokio::task::{block_in_place, spawn_blocking};
 
@@ -19,7 +19,7 @@ pub struct Pair {
 /// Changes a setting of a running server.
 async fn set(server: &Server, setting: &str, value: &str) {
     let admin = server.url("postgres");
-    // The two statements are apart, because ALTER SYSTEM cannot run in a transaction.
+    // The two statements are sent separately, because ALTER SYSTEM cannot run in a transaction.
     execute(&admin, &format!("ALTER SYSTEM SET {setting} = '{value}'")).await;
     execute(&admin, "SELECT pg_reload_conf()").await;
 }
@@ -52,8 +52,8 @@ impl Pair {
         Server::url_of(&[&self.primary, &self.standby], database)
     }
 
-    /// Waits until the standby has everything that has been committed, and then cuts it off from
-    /// later commits.
+    /// Waits until the standby has everything that has been committed, and then cuts the standby
+    /// off from later commits.
     pub async fn part(&self) {
         let (primary, standby) = (self.primary.url("postgres"), self.standby.url("postgres"));
         let written = number(&primary, "SELECT (pg_current_wal_lsn() - '0/0')::bigint").await;

@@ -29,7 +29,7 @@ use tonic_health::pb::{
 
 use crate::{database::Database, double::Double};
 
-/// The time at which every test starts. It is not a whole second, so that rounding shows.
+/// The time at which every test starts. It is not a whole second, so that wrong rounding shows.
 pub const START: Timestamp = Timestamp::from_micros(1_800_000_000_250_000);
 
 /// The smallest step of the clock.
@@ -59,7 +59,7 @@ grace = "0s"
 drain = "60s"
 "#;
 
-/// The folder, the database and the clock of a service, which remain when it stops.
+/// The folder, the database and the clock of a service, which remain when the service stops.
 pub struct Home {
     folder: TempDir,
     /// The database.
@@ -129,7 +129,7 @@ impl Home {
         server
     }
 
-    /// Prepares the store, starts a service, and does not wait for it.
+    /// Prepares the store, starts a service, and does not wait until it serves.
     pub async fn launch(self, prepare: impl FnOnce(&Double)) -> Server {
         let config = self.config();
         let store =
@@ -150,7 +150,7 @@ impl Home {
             })
         };
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        // A service that refuses to start may have closed its port before.
+        // A service that refuses to start may already have closed its port.
         let channel = endpoint.connect().await.unwrap_or_else(|_| endpoint.connect_lazy());
         Server {
             clock: self.clock.clone(),
@@ -166,23 +166,23 @@ impl Home {
 
 /// A running service and its client.
 pub struct Server {
-    /// The files and services that remain when it stops.
+    /// The folder, the database and the clock, which remain when the service stops.
     pub home: Home,
     /// The clock of the service.
     pub clock: Arc<SettableClock>,
     /// The store of the service.
     pub store: Arc<Double>,
-    /// A connection to it.
+    /// A connection to the service.
     pub channel: Channel,
-    /// The address on which it listens for HTTP.
+    /// The address on which the service listens for HTTP.
     pub http: SocketAddr,
-    /// The handle that stops it.
+    /// The handle that stops the service.
     pub shutdown: Shutdown,
-    /// The task that runs it.
+    /// The task that runs the service.
     pub running: JoinHandle<Result<(), AppError>>,
 }
 
-/// Sends an API key with each call, unless it is empty.
+/// Sends an API key with each call, unless the key is empty.
 #[derive(Clone)]
 pub struct ShowKey(pub String);
 
@@ -263,7 +263,7 @@ impl Server {
         Home::new("").await.start().await
     }
 
-    /// Stops gracefully, and returns the folder and the database.
+    /// Stops the service gracefully, and returns what remains of it.
     pub async fn stop(self) -> Home {
         let Self { home, store, channel, shutdown, running, .. } = self;
         drop(channel);
@@ -274,7 +274,7 @@ impl Server {
         home
     }
 
-    /// Stops gracefully, and starts again.
+    /// Stops the service gracefully, and starts it again.
     pub async fn restart(self) -> Self {
         self.stop().await.start().await
     }
@@ -332,8 +332,8 @@ impl Server {
             .await
     }
 
-    /// Validates an access token with demands, and checks that an inactive answer has nothing but
-    /// the reason and the instant.
+    /// Validates an access token with demands. If the token is inactive, checks that the answer has
+    /// nothing but the reason and the time of the check, and returns the reason.
     pub async fn demand(&self, request: proto::ValidateRequest) -> Result<(), InactiveReason> {
         let answer = self.validate(request).await.unwrap();
         if answer.active {
@@ -349,7 +349,7 @@ impl Server {
         Err(answer.inactive_reason())
     }
 
-    /// Revokes, and returns the number of sessions that ended.
+    /// Makes a revocation, and returns the number of sessions that ended.
     pub async fn revoke(&self, request: proto::RevokeRequest) -> Result<i64, Status> {
         Ok(self.client().revoke(request).await?.into_inner().revoked_sessions)
     }
@@ -407,14 +407,15 @@ pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Waits for an event that must happen, and fails rather than hang.
+/// Waits for an event that must happen. Panics if that takes more than a minute.
 pub async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
     tokio::time::timeout(seconds(60), event)
         .await
         .unwrap_or_else(|_| panic!("not within a minute: {what}"))
 }
 
-/// Polls until a condition holds that has no event to wait for, and fails rather than hang.
+/// Polls until `look` returns a value, for a condition without an event to wait for. Panics if that
+/// takes more than a minute.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {

@@ -1,5 +1,5 @@
 //! The real binary as a process with a folder and a database of its own, which logs everything that
-//! it does, and the checks of what must be true of it after any bad input.
+//! it does. After any bad input, the tests check that the process is still in order.
 
 use std::{
     collections::HashSet,
@@ -29,7 +29,8 @@ use crate::{
     server::{Rows, SignedIn},
 };
 
-/// The pause between the calls of other clients during an attack, so that they leave room for it.
+/// The pause between the calls of other clients during an attack, so that they do not take the
+/// processor from the attack.
 const PACE: Duration = Duration::from_millis(2);
 
 /// A process that serves.
@@ -40,11 +41,11 @@ pub struct Site {
     secrets: Mutex<Secrets>,
     /// A live session after its last refresh.
     good: Mutex<SignedIn>,
-    /// The address in tokens that name one. The service must never connect to it.
+    /// The listener whose address the bad tokens contain. The service must never connect to it.
     trap: TcpListener,
-    /// The address on which it listens for gRPC.
+    /// The address on which the process listens for gRPC.
     pub address: SocketAddr,
-    /// A connection to it.
+    /// A connection to the process.
     pub channel: Channel,
 }
 
@@ -53,7 +54,7 @@ pub struct Keys {
     /// The keys that sign and encrypt.
     pub forge: Forge,
     /// A token whose key was deleted.
-    pub fallback_entry: String,
+    pub token_of_deleted_key: String,
 }
 
 impl Site {
@@ -72,12 +73,12 @@ impl Site {
         let prepare = async |folder: &TempDir, database: &Database| {
             let process = serve(folder);
             let channel = process.channel().await;
-            let fallback_entry = sign_in(&channel).await.access;
+            let token_of_deleted_key = sign_in(&channel).await.access;
             let rotate = RotateKeyRequest { force: true, ..Default::default() };
             KeyServiceClient::new(channel).rotate_key(rotate).await.unwrap();
             process.stop();
             database.released().await;
-            let gone = header(&fallback_entry)["kid"].as_str().unwrap().to_owned();
+            let gone = header(&token_of_deleted_key)["kid"].as_str().unwrap().to_owned();
             database.execute(&format!("DELETE FROM signing_keys WHERE kid = '{gone}'")).await;
             let config =
                 Config::load(Some(&folder.path().join("countersign.toml")), &Flags::default())
@@ -86,7 +87,7 @@ impl Site {
             let forge = Forge::open(&folder.path().join("data/master.key"), &*store).await;
             drop(store);
             database.released().await;
-            Keys { forge, fallback_entry }
+            Keys { forge, token_of_deleted_key }
         };
         Self::launch("trace", sections, prepare).await
     }
@@ -144,7 +145,7 @@ impl Site {
         SessionServiceClient::new(self.channel.clone()).max_encoding_message_size(usize::MAX)
     }
 
-    /// Returns its resident memory in MiB.
+    /// Returns the resident memory of the process in MiB.
     pub fn resident(&self) -> u64 {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.process.lock().unwrap().id()))
@@ -161,9 +162,9 @@ impl Site {
         }
     }
 
-    /// Sends bad input with these secrets, and then checks that no row was added or deleted, that
-    /// the process has connected to nobody and is running, and that good calls are answered, also
-    /// those that need the database.
+    /// Sends bad input that contains these secrets. Then checks that no row was added or deleted,
+    /// that the process is running and has opened no connection, and that it answers good calls,
+    /// also those that need the database.
     pub async fn survives<T>(
         &self,
         name: &str,
@@ -206,8 +207,8 @@ impl Site {
         client.validate(ask).await.unwrap().into_inner().active
     }
 
-    /// Waits for an event, and checks meanwhile that another client with its own connection is
-    /// served, repeatedly and at least once.
+    /// Waits for an event. In the meantime checks repeatedly, and at least once, that another
+    /// client is served on a connection of its own.
     pub async fn while_others_are_served<T>(&self, event: impl Future<Output = T>) -> T {
         let mut client = SessionServiceClient::new(connect(self.address).await);
         let mut event = std::pin::pin!(event);
@@ -221,8 +222,7 @@ impl Site {
         }
     }
 
-    /// Returns the TCP and UDP sockets of the process whose local port is not one on which it
-    /// listens.
+    /// Returns the TCP and UDP sockets of the process, except those on the ports where it listens.
     fn outgoing(&self) -> Vec<String> {
         let (id, ports) = {
             let process = self.process.lock().unwrap();
@@ -252,7 +252,8 @@ impl Site {
             .collect()
     }
 
-    /// Stops it gracefully, and checks that its log has no piece of the secrets that were sent.
+    /// Stops the process gracefully, and checks that its log has no piece of the secrets that were
+    /// sent.
     pub async fn finish(self) {
         drop(self.channel);
         let mut secrets = self.secrets.into_inner().unwrap();

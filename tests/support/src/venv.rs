@@ -7,10 +7,10 @@ use std::{
 };
 
 /// Creates a virtual environment with these packages in a folder, and returns the folder of its
-/// programs. It is kept from one run to the next.
+/// programs. The environment is kept from one run to the next.
 pub fn venv(folder: &Path, packages: &str) -> PathBuf {
     let venv = folder.join("venv");
-    // The programs of the environment contain its path, so it cannot be moved.
+    // The programs of the environment contain the path of the environment, so it cannot be moved.
     let wanted = format!("{} {packages}", venv.display());
     let installed = folder.join("venv-has");
     if fs::read_to_string(&installed).unwrap_or_default() != wanted {

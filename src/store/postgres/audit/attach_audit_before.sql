@@ -1,6 +1,7 @@
--- Attaches the table of audit records from before there were partitions, which
--- migrations/postgres/0011_audit_by_day has set aside. Does nothing unless audit_before_key exists
--- and the CHECK has been validated, because the server would otherwise do both under a lock.
+-- Makes audit_before a partition of the audit. This table has the records from before there were
+-- partitions; migrations/postgres/0011_audit_by_day set it aside. The block does nothing unless
+-- audit_before_key exists and the CHECK has been validated, because the server would otherwise
+-- create the index and validate the CHECK under a lock.
 DO $$
 DECLARE
     next_day timestamptz;
@@ -17,7 +18,8 @@ BEGIN
     IF next_day IS NULL THEN
         RETURN;
     END IF;
-    -- Moves the records that came after the migration.
+    -- Moves the records from before next_day that were written after the migration, and so went to
+    -- audit_default.
     LOCK TABLE audit_default IN ACCESS EXCLUSIVE MODE;
     WITH moved AS (DELETE FROM audit_default WHERE at < next_day RETURNING *)
     INSERT INTO audit_before SELECT * FROM moved ON CONFLICT DO NOTHING;

@@ -1,6 +1,6 @@
-//! The audit table. Rows are inserted many at a time, and removed when they are old, most of them
-//! with the partition of their day. No row is ever updated or locked, so that the right to do so
-//! can be taken from the service.
+//! The audit table. Rows are inserted many at a time. Old rows are removed, most of them with the
+//! partition of their day. No row is ever updated or locked, so an operator can revoke the right to
+//! do so from the service's role.
 
 pub mod partitions;
 
@@ -21,7 +21,7 @@ pub async fn append(
     connection: &mut PooledConnection<'_>,
     entries: &[AuditEntry],
 ) -> Result<(), Fault> {
-    /// Returns one column of all rows.
+    /// Returns the values of one column for all rows.
     fn column<'a, T>(entries: &'a [AuditEntry], of: impl Fn(&'a AuditEntry) -> T) -> Vec<T> {
         entries.iter().map(of).collect()
     }
@@ -63,8 +63,8 @@ pub async fn append(
     Ok(())
 }
 
-/// Expands to a statement that deletes the oldest rows of a table: those before an instant, up to a
-/// limit.
+/// Expands to a statement that deletes the oldest rows of a table, up to a limit, if they are older
+/// than an instant.
 macro_rules! delete_from {
     ($table:literal) => {
         concat!(
@@ -77,8 +77,8 @@ macro_rules! delete_from {
     };
 }
 
-/// Drops the partitions of old days, and deletes the old records that are in no daily partition,
-/// row by row. Returns the number of records.
+/// Drops the partitions of old days. Old records that are in no daily partition are deleted row by
+/// row. Returns the number of records that were removed.
 pub async fn delete_old(
     connection: &mut PooledConnection<'_>,
     until: Timestamp,

@@ -1,9 +1,9 @@
-//! The daily partitions of the audit, which are created some days ahead and dropped when they are
+//! The daily partitions of the audit. They are created some days ahead, and dropped when they are
 //! old.
 //!
-//! Every replica that sweeps maintains them. Writers do not depend on that: a record of a day
-//! without a partition goes to `audit_default`. Days are in UTC, by the clock of the database, so a
-//! replica whose clock jumps creates no wrong partitions.
+//! Every replica that sweeps maintains the partitions. Writers do not depend on this: a record of a
+//! day without a partition goes to `audit_default`. Days are in UTC, by the clock of the database,
+//! so a replica whose clock jumps creates no wrong partitions.
 
 use std::sync::Once;
 
@@ -19,22 +19,24 @@ use crate::domain::time::Timestamp;
 /// The number of days after today for which partitions are created.
 const DAYS_AHEAD: i64 = 3;
 
-/// The size of `audit_default`, in bytes, beyond which no partition is created, because the server
-/// would read all of it while its writers wait.
+/// The size of `audit_default`, in bytes, beyond which no partition is created: to create one, the
+/// server reads all of `audit_default` while the writers of that table wait.
 const LARGEST_DEFAULT: i64 = 64 << 20;
 
-/// Begins a transaction that changes partitions, under a lock that one sweeper holds at a time.
-/// Writers of the audit wait behind it for no longer than the time-out. After a time-out, the
-/// change is left to the next sweep.
+/// Begins a transaction that changes partitions, under a lock that only one sweeper at a time can
+/// hold. Writers of the audit may have to wait while such a transaction waits for its own locks,
+/// but for no longer than the time-out. If the time-out ends the transaction, the next sweep tries
+/// the change again.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '100ms'; \
                      LOCK TABLE ONLY audit IN SHARE UPDATE EXCLUSIVE MODE";
 
-/// Attaches the table of records from before there were partitions, once its CHECK has been
-/// validated.
+/// Makes the table of records from before there were partitions a partition, once its CHECK has
+/// been validated.
 pub const ATTACH_AUDIT_BEFORE: &str = include_str!("attach_audit_before.sql");
 
-/// Moves some of the records that came after the migration to the table where they belong once it
-/// is attached. Each transaction moves a few, so that no writer waits.
+/// Moves some of the records from `audit_default` to `audit_before`: those that were written after
+/// the migration, but are of a day that `audit_before` covers once it is attached. Each transaction
+/// moves a few records, so that no writer waits.
 pub const MOVE_TO_AUDIT_BEFORE: &str = "WITH bound AS (
         SELECT substring(pg_get_constraintdef(oid) FROM '''([^'']+)''')::timestamptz AS next_day
         FROM pg_constraint
@@ -75,8 +77,8 @@ macro_rules! partition {
     };
 }
 
-/// Creates and drops partitions. Returns `None` if this process does not maintain them, so that old
-/// records have to be deleted from the whole table.
+/// Creates and drops partitions. Returns `None` if this process does not maintain partitions; old
+/// records must then be deleted from the whole table.
 pub async fn maintain(
     connection: &mut AsyncPgConnection,
     until: Timestamp,
@@ -122,13 +124,15 @@ pub async fn maintain(
 /// The result of [`maintain`].
 #[derive(Clone, Copy, Debug)]
 pub struct Maintained {
-    /// The number of records in the dropped partitions, by the server's estimate where it has one.
+    /// The number of records in the dropped partitions. This is the server's estimate, where it has
+    /// one.
     pub dropped: usize,
     /// True if there is a partition with the records from before there were daily partitions.
     pub has_audit_before: bool,
 }
 
-/// Skips a change that has waited too long for a lock. The next sweep tries it again.
+/// Rolls back a change that has waited too long for a lock. The next sweep tries it again. Any
+/// other error is returned.
 async fn skip_if_locked(
     connection: &mut AsyncPgConnection,
     changed: QueryResult<()>,
@@ -144,9 +148,9 @@ async fn skip_if_locked(
 /// The audit table and its partitions as they are now.
 struct Audit {
     schema: String,
-    /// The owner, if that is another role than this one.
+    /// The owner of the table, if it is not the role of this process.
     owner: Option<String>,
-    /// True if this role may change it.
+    /// True if the role of this process may change the table.
     is_ours: bool,
     default_size: i64,
     has_audit_before: bool,
@@ -156,7 +160,8 @@ struct Audit {
 }
 
 impl Audit {
-    /// Reads the table. Returns `None` if it lacks the partitions that the migration creates.
+    /// Reads the state of the table. Returns `None` if the table lacks the partitions that the
+    /// migration creates.
     async fn read(connection: &mut AsyncPgConnection) -> QueryResult<Option<Self>> {
         let row: Option<(String, String, bool, bool, i64, bool, bool)> =
             statement::<(Text, Text, Bool, Bool, BigInt, Bool, Bool)>(
@@ -206,21 +211,21 @@ async fn attach_audit_before(connection: &mut AsyncPgConnection) -> QueryResult<
     connection.batch_execute("COMMIT").await
 }
 
-/// Creates a partition for each day that has none. It creates all or none of them.
+/// Creates a partition for each day that has none: either all of them or, after an error, none.
 async fn make_missing(connection: &mut AsyncPgConnection, audit: &Audit) -> QueryResult<()> {
     if missing_days(connection).await?.is_empty() {
         return Ok(());
     }
     connection.batch_execute(BEGIN).await?;
-    // Another sweeper may have changed the partitions since.
+    // Another sweeper may have changed the partitions since the first look.
     for day in missing_days(connection).await? {
         connection.batch_execute(&day.sql(audit)).await?;
     }
     connection.batch_execute("COMMIT").await
 }
 
-/// A day in UTC that has no partition: its name, its beginning, and the beginning of the next day,
-/// as SQL writes them.
+/// A day in UTC that has no partition. The fields are the suffix of the partition's name, the
+/// beginning of the day, and the beginning of the next day, as SQL writes them.
 struct Day {
     name: String,
     first: String,
@@ -228,7 +233,7 @@ struct Day {
 }
 
 impl Day {
-    /// Returns the statements that create its partition, and move its records there from the
+    /// Returns the statements that create the day's partition, and move its records there from the
     /// default partition.
     fn sql(&self, Audit { schema, owner, .. }: &Audit) -> String {
         let Self { name, first, until } = self;
@@ -269,8 +274,8 @@ impl Day {
     }
 }
 
-/// Returns the days from today on of which no partition covers any part. A day is left out if the
-/// name of its partition is taken, because somebody has detached that partition.
+/// Returns the days from today on that no partition covers, not even in part. A day is left out if
+/// a table with the name of its partition exists, because an operator has detached that partition.
 async fn missing_days(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Day>> {
     let days: Vec<(String, String, String)> = statement::<(Text, Text, Text)>(concat!(
         partition!(),
@@ -299,8 +304,8 @@ async fn missing_days(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Day
 }
 
 /// Drops the partitions whose whole day is before `until`, one after the other, and adds the number
-/// of their records to `dropped`. A partition that may still be written to, by the clock of the
-/// database, stays.
+/// of their records to `dropped`. A partition whose day has not ended by the clock of the database
+/// is kept, because it may still be written to.
 async fn drop_old(
     connection: &mut AsyncPgConnection,
     schema: &str,
@@ -309,7 +314,7 @@ async fn drop_old(
 ) -> QueryResult<()> {
     while oldest_before(connection, until).await?.is_some() {
         connection.batch_execute(BEGIN).await?;
-        // Another sweeper may have changed the partitions since.
+        // Another sweeper may have changed the partitions since the first look.
         let Some(oldest) = oldest_before(connection, until).await? else {
             return connection.batch_execute("COMMIT").await;
         };
@@ -334,8 +339,8 @@ struct Partition {
 }
 
 impl Partition {
-    /// Counts its rows. A partition without an estimate has few, because the server analyzes a
-    /// table once it has grown.
+    /// Counts the rows of the partition. If the server has no estimate for a partition, the
+    /// partition has few rows, because the server analyzes a table once it has grown.
     async fn count(&self, connection: &mut AsyncPgConnection) -> QueryResult<i64> {
         statement::<BigInt>(
             "SELECT count(*) FROM audit WHERE at >= ?::timestamptz AND at < ?::timestamptz",

@@ -1,8 +1,9 @@
-//! A stream that appends the SQLSTATE of each error to its message.
+//! A stream that appends the SQLSTATE of each error to the message of the error.
 //!
-//! Diesel passes on the message of an error but not its code, and gives no access to the connection
-//! that it uses (decision 23). So the code is appended where both arrive: in the ErrorResponse of
-//! the protocol (PostgreSQL manual, section 55.7, "Message Formats").
+//! Diesel passes on the message of an error but not its SQLSTATE, and gives no access to the
+//! connection that it uses (decision 23). So the SQLSTATE is appended to the message before Diesel
+//! reads it, in the protocol's ErrorResponse, which contains both (PostgreSQL manual, section 55.7,
+//! "Message Formats").
 
 use std::{
     future::Future,
@@ -19,46 +20,46 @@ use super::sqlstate::with_code;
 
 /// The type of a message that reports an error.
 const ERROR_RESPONSE: u8 = b'E';
-/// The types of the fields that hold the SQLSTATE and the message.
+/// The types of the fields that contain the SQLSTATE and the message.
 const CODE: u8 = b'C';
 const MESSAGE: u8 = b'M';
-/// A message begins with its type and its length. The length counts itself but not the type.
+/// A message begins with its type and its length. The length counts its own bytes, but not the
+/// type.
 const HEADER: usize = 5;
 const TYPE: usize = 1;
-/// The longest error, in bytes, that is changed. Real errors are shorter. A longer one is passed on
-/// unchanged, so that no server can make this process buffer it.
+/// The longest error message, in bytes, that is changed. Real ones are shorter. A longer one is
+/// passed on unchanged, so that a server cannot make this process buffer it.
 const LONGEST_ERROR: usize = 1 << 20;
 
-/// A stream that changes the errors of the server, and nothing else.
+/// A stream that changes the error messages of the server, and nothing else.
 #[derive(Debug)]
 pub struct CodedStream<S> {
     stream: S,
     framing: Framing,
-    /// The bytes that are to be read next, with their errors changed.
+    /// The bytes that the next reads return. Their error messages have been changed.
     ready: BytesMut,
 }
 
 impl<S> CodedStream<S> {
-    /// Wraps a stream from which nothing has been read. If TLS is negotiated, the server answers
-    /// with one byte before its first message.
+    /// Wraps a stream from which nothing has been read. If `is_negotiated`, TLS is negotiated
+    /// first: the server answers that request with one byte, before its first message.
     pub fn new(stream: S, is_negotiated: bool) -> Self {
         let framing = Framing { passing: usize::from(is_negotiated), held: BytesMut::new() };
         Self { stream, framing, ready: BytesMut::new() }
     }
 }
 
-/// The position of the stream within the messages.
+/// The state of the division of the stream into messages.
 #[derive(Debug)]
 struct Framing {
-    /// The number of the next bytes that are passed on unread.
+    /// The number of bytes to pass on next without looking at them.
     passing: usize,
-    /// The beginning of a message that is not complete: of its header, or of an error.
+    /// The beginning of an incomplete message: a part of a header, or a part of an error message.
     held: BytesMut,
 }
 
 impl Framing {
-    /// Returns whether these bytes can be passed on unchanged, and if so moves the position past
-    /// them.
+    /// Returns whether these bytes can be passed on unchanged. If they can, moves past them.
     fn skip(&mut self, bytes: &[u8]) -> bool {
         if !self.held.is_empty() {
             return false;
@@ -82,8 +83,8 @@ impl Framing {
         }
     }
 
-    /// Moves to `ready` what can be passed on, with errors changed. Keeps an incomplete header or
-    /// error.
+    /// Moves the bytes that can be passed on to `ready`, and changes the error messages among them.
+    /// Keeps an incomplete header or error message.
     fn translate(&mut self, bytes: &[u8], ready: &mut BytesMut) {
         self.held.extend_from_slice(bytes);
         loop {
@@ -114,8 +115,8 @@ impl Framing {
     }
 }
 
-/// Returns the length of a message with its header. A message that claims to be shorter than that
-/// is passed on, and the driver refuses it.
+/// Returns the length of a message, including its header. A message that claims to be shorter than
+/// a header is passed on, and the driver rejects it.
 fn message_length(length: [u8; HEADER - TYPE]) -> usize {
     usize::try_from(u32::from_be_bytes(length))
         .unwrap_or(usize::MAX)
@@ -123,7 +124,8 @@ fn message_length(length: [u8; HEADER - TYPE]) -> usize {
         .max(HEADER)
 }
 
-/// Appends the code to the message. Returns none if the bytes are not a list of fields with both.
+/// Appends the code to the message in the fields of an error. Returns none if the bytes are not a
+/// list of fields that contains both.
 fn rewrite(fields: &[u8]) -> Option<BytesMut> {
     let text = |kind: u8| {
         let field =
@@ -158,8 +160,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for CodedStream<S> {
             ready!(Pin::new(&mut *stream).poll_read(context, buffer))?;
             let bytes = buffer.filled().get(before..).unwrap_or_default();
             if bytes.is_empty() {
-                // The stream has ended, or the reader has no room. At the end, an incomplete
-                // message is lost.
+                // The stream has ended, or the reader's buffer is full. If the stream has ended in
+                // the middle of a message, that message is lost.
                 return Poll::Ready(Ok(()));
             }
             if framing.skip(bytes) {
@@ -198,7 +200,7 @@ impl<S: TlsStream + Unpin> TlsStream for CodedStream<S> {
     }
 }
 
-/// Puts TLS below the coded stream, which must read the decrypted messages.
+/// Sets up TLS below the coded stream, because the coded stream must read the decrypted messages.
 #[derive(Debug)]
 pub struct CodedTls<T>(pub T);
 
@@ -227,7 +229,7 @@ mod tests {
         [&[kind][..], &length.to_be_bytes(), body].concat()
     }
 
-    /// Reads a stream to its end, through a buffer of this length.
+    /// Reads a stream to its end, with a buffer of this length.
     async fn read(stream: CodedStream<tokio::io::DuplexStream>, buffer: usize) -> Vec<u8> {
         let (mut stream, mut all) = (stream, vec![]);
         loop {
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_get_their_code_and_nothing_else_changes() {
+    async fn the_sqlstate_is_appended_to_error_messages_and_nothing_else_changes() {
         let german =
             "SFEHLER\0VERROR\0C40P01\0MVerklemmung (Deadlock) entdeckt\0DProzess 1\0\0".as_bytes();
         let coded =
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn malformed_errors_are_left_to_the_driver() {
+    async fn malformed_error_messages_are_passed_on_unchanged() {
         for body in [&b"Mwithout a code\0\0"[..], b"C40P01\0\0", b"", b"\0", b"M\xff\0C40P01\0\0"] {
             let sent = message(b'E', body);
             assert_becomes(&sent, &sent, false).await;

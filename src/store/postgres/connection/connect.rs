@@ -1,4 +1,4 @@
-//! The address of the database, and connecting to it.
+//! Finds the address of the database, and connects to it.
 
 use std::{
     error::Error as _,
@@ -44,20 +44,20 @@ use super::{
 use crate::domain::{revocation::Timeline, time::brief};
 
 /// The time for which a transaction may wait for its next statement. A transaction that writes to
-/// the blacklist locks the head of the feed, and every other revocation waits for it. So a process
-/// that is stopped in the middle must not keep the lock.
+/// the blacklist locks the head of the feed, and all other revocations wait for it. So a process
+/// that stops in the middle of a transaction must not keep the lock.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
-/// The time after which a connection is closed on which the network has become silent.
+/// The time after which a connection is closed if the network has become silent.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// The address of the database, and the settings of its connections. `Debug` prints the name,
-/// without the password.
+/// The address of the database, and the settings of the connections to it. `Debug` prints the name,
+/// which does not contain the password.
 #[derive(Clone)]
 pub struct Options {
     /// The URL, in the form of libpq:
     /// `postgres://USER:PASSWORD@HOST,HOST/DATABASE?sslmode=verify-full`.
     pub url: String,
-    /// The name that is printed.
+    /// The name of the database in messages, without the password.
     pub name: String,
     /// The source of the password, if it is not in the URL.
     pub password: Password,
@@ -65,8 +65,8 @@ pub struct Options {
     pub migrate: bool,
     /// The largest number of connections in the pool.
     pub max_connections: u32,
-    /// The time within which a connection to an address must be usable, unless the URL sets
-    /// another.
+    /// The time within which a connection to an address must be usable, unless the URL sets another
+    /// time.
     pub connect_timeout: Duration,
     /// The longest wait for a connection. After it, the database counts as unavailable.
     pub acquire_timeout: Duration,
@@ -83,7 +83,7 @@ pub enum Password {
     InUrl,
     /// A password that is given as text.
     Text(String),
-    /// The content of this file, which is read again for each connection.
+    /// The content of this file, which is read again for each new connection.
     File(PathBuf),
 }
 
@@ -93,13 +93,14 @@ impl fmt::Debug for Options {
     }
 }
 
-/// A database to which connections can be made. `Debug` prints the name, without the password.
+/// A database to which connections can be made. `Debug` prints the name, which does not contain the
+/// password.
 #[derive(Clone)]
 pub struct Target {
     config: Config,
     /// The servers, in the order of the URL.
     servers: Vec<Server>,
-    /// Counts the connections that were asked for, to spread them over the servers.
+    /// The number of connections that were asked for. It spreads the connections over the servers.
     attempts: Arc<AtomicUsize>,
     tls: Tls,
     connector: MakeRustlsConnect,
@@ -107,8 +108,8 @@ pub struct Target {
     connect_timeout: Duration,
     statement_timeout: Duration,
     name: String,
-    /// True if the database has advisory locks. Without them, quotas and migrations are protected
-    /// less strictly.
+    /// True if the database has advisory locks. Without them, concurrent creations may exceed a
+    /// quota, and concurrent migrations may fail.
     pub has_locks: bool,
 }
 
@@ -130,8 +131,8 @@ impl Target {
         let connect_timeout =
             config.get_connect_timeout().copied().unwrap_or(options.connect_timeout);
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
-            // After a failover, the former standby takes writes, and the former primary may be
-            // read-only.
+            // A server that accepts writes is asked for, because the former primary may be
+            // read-only after a failover.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         let servers = hosts::servers(&config).map_err(OpenError::Url)?;
@@ -163,8 +164,8 @@ impl Target {
         &self.name
     }
 
-    /// Describes what an attacker on the network between this process and the server could do, if
-    /// anything.
+    /// Describes what an attacker on the network between this process and the server could do.
+    /// Returns none if an attacker could do nothing.
     pub fn exposure(&self) -> Option<&'static str> {
         match self.tls.mode {
             _ if !self.servers.iter().any(Server::is_remote) => None,
@@ -186,8 +187,8 @@ impl Target {
             .unwrap_or_else(|error| Err(OpenError::Url(error.to_string())))
     }
 
-    /// Returns the configuration with the current password. Its file is read on a thread that may
-    /// block.
+    /// Returns the configuration with the current password. The password file is read on a thread
+    /// that may block.
     async fn config(&self) -> Result<Config, OpenError> {
         let mut config = self.config.clone();
         if let Some(path) = self.password_file.clone() {
@@ -201,14 +202,16 @@ impl Target {
         Ok(config)
     }
 
-    /// Connects to the first server that will do. Each address has `connect_timeout` for all of it:
-    /// the network, TLS, the password, the check that the server takes writes, and our settings.
+    /// Connects to the first server that is suitable. The time `connect_timeout` is for one
+    /// address, and covers all steps: the network, TLS, the password, the check that the server
+    /// takes writes, and our settings.
     pub async fn connect(&self) -> Result<Connected, OpenError> {
         self.connect_checked(None).await
     }
 
-    /// Connects to a database that has our tables. If the latest timeline is known, a server on an
-    /// earlier one will not do: another server has replaced it, which it may not know.
+    /// Connects to a database that already has our tables. If the latest timeline is known, a
+    /// server on an earlier timeline is rejected: another server has replaced it, even if it has
+    /// not noticed.
     pub async fn connect_in(&self, latest: Option<Timeline>) -> Result<Connected, OpenError> {
         self.connect_checked(Some(Check { latest })).await
     }
@@ -228,7 +231,7 @@ impl Target {
         })
     }
 
-    /// Tries the addresses of a server.
+    /// Resolves the addresses of a server, and tries them.
     async fn connect_to(
         &self,
         server: Server,
@@ -247,7 +250,7 @@ impl Target {
         })
     }
 
-    /// Runs a part of an attempt for `connect_timeout` at most.
+    /// Runs a part of an attempt, for at most `connect_timeout`.
     async fn in_time<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
@@ -276,8 +279,8 @@ impl Target {
 
         let warned = Arc::new(AtomicBool::new(false));
         let (sender, notifications) = mpsc::unbounded_channel();
-        // Dropping this handle ends the driver, so an attempt that is given up closes its
-        // connection.
+        // If the attempt is given up, this handle is dropped. That ends the driver, which closes
+        // the connection.
         let driver = AbortOnDropHandle::new(tokio::spawn(drive(driver, warned.clone(), sender)));
         check_session(&client, config.get_target_session_attrs()).await?;
         let failed = |error: &diesel::result::Error| Failure {
@@ -298,17 +301,22 @@ impl Target {
         Ok(Connected { connection, warned, notifications, driver, timeline })
     }
 
-    /// Changes the settings that are not as the service needs them, if the server has them.
+    /// Changes the settings of the server session that are not as the service needs them. Settings
+    /// that the server does not have are left out.
     ///
-    /// Nothing acknowledged may be lost, so commits wait for the disk, and for the synchronous
-    /// standbys, even if the server is configured not to wait. A statement or a transaction for
-    /// which nobody waits any more must not keep its locks. Each statement has its index, and must
-    /// read it in order even if the plan was made while the table was empty. So a statement is
-    /// planned once, and not again for each batch that looks smaller than usual, which would take
-    /// longer than the batch.
+    /// Nothing that was acknowledged may be lost. So commits wait for the disk and for the
+    /// synchronous standbys, even if the server is configured not to wait.
     ///
-    /// Settings that the role already has are not touched, so that a pooler may hand on its
-    /// connections as they are.
+    /// A statement or a transaction for which no caller waits any more must not keep its locks. So
+    /// both have time-outs.
+    ///
+    /// For each statement there is an index, and the statement must read that index in order, even
+    /// if it was planned while the table was empty. So the other plans are disabled. The server
+    /// also plans each statement only once. It would otherwise plan again for each batch that looks
+    /// smaller than usual, which takes longer than the batch.
+    ///
+    /// Settings that already have the right value, for example because the role sets them, are not
+    /// changed. A pooler can then give the server connection to another client as it is.
     async fn set_up(&self, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
         let statement_timeout =
             i64::try_from(self.statement_timeout.as_millis()).unwrap_or(i64::MAX);
@@ -339,17 +347,17 @@ impl Target {
     }
 }
 
-/// A connection, and what the server sends on it without being asked.
+/// A connection, and what the server sends on it unasked.
 pub struct Connected {
     /// The connection.
     pub connection: AsyncPgConnection,
-    /// Set once the server has sent a warning since this was last reset. A warning arrives *before*
+    /// True if the server has sent a warning since this was last reset. A warning arrives *before*
     /// the answer to its statement.
     pub warned: Arc<AtomicBool>,
     /// The payloads of the notifications that arrive.
     pub notifications: mpsc::UnboundedReceiver<String>,
-    /// The task that moves its bytes. Aborting it closes the connection, even if the server has yet
-    /// to answer.
+    /// The task that sends and receives the bytes of the connection. Aborting it closes the
+    /// connection, even if the server has yet to answer.
     pub driver: AbortHandle,
     /// The timeline of the server, if it was asked for.
     pub timeline: Option<Timeline>,
@@ -358,7 +366,7 @@ pub struct Connected {
 /// A check of the timeline of the server that a connection leads to.
 #[derive(Clone, Copy)]
 struct Check {
-    /// The latest timeline, if it is known. An earlier one will not do.
+    /// The latest timeline, if it is known. A server on an earlier timeline is rejected.
     latest: Option<Timeline>,
 }
 
@@ -379,7 +387,7 @@ impl Check {
     }
 }
 
-/// Moves the bytes of a connection until it is closed from either side.
+/// Sends and receives the bytes of a connection, until either side closes it.
 async fn drive<S, T>(
     mut driver: tokio_postgres::Connection<S, T>,
     warned: Arc<AtomicBool>,
@@ -408,7 +416,7 @@ async fn drive<S, T>(
     }
 }
 
-/// Checks that the server takes writes, or takes none, as the URL asks.
+/// Checks that the server accepts writes, or is read-only, as the URL asks.
 async fn check_session(client: &Client, wanted: TargetSessionAttrs) -> Result<(), Failure> {
     let asked = client.simple_query("SHOW transaction_read_only").await;
     let rows = asked.map_err(|error| Failure::from(&error))?;
@@ -445,8 +453,8 @@ impl From<&tokio_postgres::Error> for Failure {
     }
 }
 
-/// Combines several failures into one. It says where each happened, unless there is only one. It is
-/// temporary if one of them is.
+/// Combines several failures into one. If there are several, the message says where each of them
+/// happened. The result is temporary if any of the failures is.
 fn summarize(failures: impl Iterator<Item = (String, Failure)>) -> Failure {
     let mut failures: Vec<_> = failures.collect();
     if let [_] = failures.as_slice()

@@ -1,4 +1,4 @@
-//! Classifies the failures of work on a connection by the retries that each of them allows.
+//! Classifies the failures of work on a connection by the retry that each of them allows.
 
 use diesel::result::Error;
 

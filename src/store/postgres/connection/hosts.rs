@@ -1,8 +1,9 @@
-//! The servers that a URL names: resolves their addresses, and tries them until one will do.
+//! The servers that a URL names: resolves their addresses, and tries them until a connection
+//! succeeds.
 //!
 //! A server may accept a connection and then not answer, because it is stopped or its disk hangs.
-//! So the next server is tried in parallel, as RFC 8305 does with the addresses of a name. Each has
-//! its own time-out, which covers everything before the caller's first statement.
+//! So the next server is tried in parallel, as RFC 8305 does with the addresses of a name. Each
+//! attempt has its own time-out, which covers everything up to the caller's first statement.
 
 use std::{
     fmt, io,
@@ -21,14 +22,14 @@ use tokio_util::either::Either;
 
 /// The time after which the next server is tried in parallel (RFC 8305, section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// The pause after which a server with a temporary failure is tried again while others have yet to
-/// answer. It may be the standby that takes over.
+/// The pause after which a server that failed temporarily is tried again, while other servers have
+/// yet to answer. It may be the standby that is taking over.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A server as the URL names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// The name that its certificate must be for; empty for a Unix socket.
+    /// The name for which the server's certificate must be valid; empty for a Unix socket.
     pub name: String,
     location: Location,
 }
@@ -58,7 +59,7 @@ pub struct Failure {
     pub is_temporary: bool,
 }
 
-/// Returns the servers that the URL names, in its order.
+/// Returns the servers that the URL names, in the order of the URL.
 pub fn servers(config: &Config) -> Result<Vec<Server>, String> {
     let (hosts, addresses, ports) =
         (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
@@ -106,8 +107,8 @@ impl fmt::Display for Address {
 }
 
 impl Server {
-    /// Returns whether the traffic to it crosses a network. Traffic to a Unix socket or to a
-    /// loopback address does not.
+    /// Returns whether the traffic to this server crosses a network. Traffic to a Unix socket or to
+    /// a loopback address does not.
     pub fn is_remote(&self) -> bool {
         match &self.location {
             Location::Socket(_) => false,
@@ -118,7 +119,7 @@ impl Server {
         }
     }
 
-    /// Resolves its addresses.
+    /// Resolves the addresses of the server.
     pub async fn resolve(&self) -> io::Result<Vec<Address>> {
         match &self.location {
             Location::Socket(path) => Ok(vec![Address::Unix(path.clone())]),
@@ -161,7 +162,8 @@ pub async fn open(address: &Address, config: &Config) -> io::Result<Transport> {
 }
 
 /// Makes the operating system close a connection on which the network has become silent. This does
-/// not detect a stopped process, because the server's operating system answers in its place.
+/// not detect a server process that is stopped, because the operating system of that machine still
+/// answers.
 fn close_if_silent(stream: &TcpStream, config: &Config) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
@@ -185,10 +187,10 @@ fn close_if_silent(stream: &TcpStream, config: &Config) -> io::Result<()> {
     Ok(())
 }
 
-/// Tries all candidates until one succeeds. The next one starts when the previous one has failed,
-/// or after `HEAD_START`. A candidate with a temporary failure is tried again while others have yet
-/// to answer for the first time; one with a permanent failure, such as a wrong password, is not. If
-/// none succeeds, the failure of each is returned.
+/// Tries all candidates until one succeeds. The next candidate is started when the previous one has
+/// failed, or after `HEAD_START`. A candidate that failed temporarily is tried again as long as
+/// others have yet to answer for the first time. A candidate with a permanent failure, such as a
+/// wrong password, is not tried again. If no candidate succeeds, the failure of each is returned.
 pub async fn first_success<C, T, A>(
     candidates: &[C],
     attempt: impl Fn(C) -> A,
@@ -263,13 +265,14 @@ mod tests {
         Succeed(u64),
         Fail(u64),
         Hang,
-        /// Fails at once until this time has passed since the beginning.
+        /// Fails at once, until this time has passed since the beginning of the test; then
+        /// succeeds.
         SucceedFrom(u64),
     }
     use Does::{Fail, Hang, Succeed, SucceedFrom};
 
-    /// Tries candidates that have a second each. Returns the outcome, and the milliseconds that it
-    /// took.
+    /// Tries candidates, each with a time-out of one second. Returns the outcome, and the number of
+    /// milliseconds that it took.
     async fn try_all(candidates: &[Does]) -> (Result<usize, Vec<String>>, u64) {
         let began = Instant::now();
         let millis = |count| sleep(Duration::from_millis(count));
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_success_is_taken_whatever_the_others_do() {
+    async fn the_first_success_counts_even_if_other_candidates_fail_or_hang() {
         for (candidates, expected, by) in [
             (vec![Succeed(10)], 0, 10),
             (vec![Succeed(200), Succeed(0)], 0, 200),
@@ -347,7 +350,7 @@ mod tests {
         assert_eq!(times_tried(true).await, 20);
     }
 
-    /// Retries would lock the account after a number of wrong passwords.
+    /// After a number of wrong passwords, the account might be locked.
     #[tokio::test(start_paused = true)]
     async fn a_permanent_failure_is_not_retried() {
         assert_eq!(times_tried(false).await, 1);

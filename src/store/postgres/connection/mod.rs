@@ -1,5 +1,5 @@
-//! Connections to the primary server: finding it, talking to it, the pool, and the classes of its
-//! errors.
+//! Connections to the primary server: finds the server, connects to it, pools the connections, and
+//! classifies their errors.
 
 mod coded_stream;
 pub mod connect;

@@ -36,7 +36,7 @@ pub enum OpenError {
         /// The version of the server.
         version: i64,
     },
-    /// The encoding of the database cannot represent every text.
+    /// The encoding of the database cannot represent all texts that the service stores.
     #[error(
         "database {database} has the encoding {encoding}: make one with `createdb --encoding=UTF8 \
          --template=template0`"
@@ -107,9 +107,9 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Returns whether a later attempt may succeed although nobody changes anything, because the
-    /// server is still starting or its name does not resolve yet. A wrong password, a wrong
-    /// database or a certificate that does not fit stays as it is.
+    /// Returns whether a later attempt may succeed although nobody changes anything: the server may
+    /// still be starting, or its name may not resolve yet. An error such as a wrong password, a
+    /// wrong database or a wrong certificate is permanent.
     pub fn is_temporary(&self) -> bool {
         matches!(
             self,
@@ -125,8 +125,8 @@ impl OpenError {
         Self::Other { database: database.to_owned(), problem: error.to_string(), is_temporary }
     }
 
-    /// Adds a remedy to the message of the database if it is about a right that this role lacks, or
-    /// about a table that another session holds.
+    /// Adds a remedy to the message of the database, if the message is about a right that this role
+    /// lacks or about a table that another session has locked.
     pub fn with_remedy(self, role: &str) -> Self {
         let explain = |problem: String| match (missing_right(&problem, role), is_held(&problem)) {
             (Some(remedy), _) => {
@@ -147,13 +147,14 @@ impl OpenError {
     }
 }
 
-/// The remedy if another session holds a table.
+/// The remedy if another session has locked a table.
 const HELD: &str = "some session holds the table, and the service's own writes must not wait \
                     behind a migration: see pg_stat_activity for it, and run `countersign \
                     migrate` again when it is idle";
 
-/// Returns the remedy for a role that lacks a right, by the code of the error. The message names
-/// the schema in question; if the server writes in another language, `public` is assumed.
+/// Returns the remedy if the code of the error says that the role lacks a right. The schema that
+/// the remedy names is taken from the message, or is `public` if the server writes messages in
+/// another language.
 fn missing_right(problem: &str, role: &str) -> Option<String> {
     const MIGRATE: &str =
         "run `countersign migrate` as their owner, and then `countersign serve --no-migrate`";
@@ -180,7 +181,7 @@ fn missing_right(problem: &str, role: &str) -> Option<String> {
     ))
 }
 
-/// Returns whether the problem is a table that another session holds.
+/// Returns whether the problem is that another session has locked a table.
 pub fn is_held(problem: &str) -> bool {
     coded(problem).is_some_and(|(_, code)| code == LOCK_NOT_AVAILABLE)
 }

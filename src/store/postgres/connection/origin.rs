@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use crate::domain::revocation::Timeline;
 
-/// The timeline in which the lease was last renewed. A connection that was made before may still
-/// lead to a primary that has been replaced, and that still answers reads from its old data.
+/// The timeline in which the lease was last renewed. A connection that was made earlier may lead to
+/// a former primary, which still answers reads from its old data.
 #[derive(Debug, Default)]
 pub struct LatestTimeline(watch::Sender<Option<Timeline>>);
 
@@ -37,24 +37,25 @@ impl LatestTimeline {
     }
 }
 
-/// The server that a connection leads to, by its history.
+/// The server that a connection leads to, identified by its timeline.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     /// The timeline of the server.
     timeline: Timeline,
-    /// The timeline that was the latest one when the connection was made.
+    /// The latest timeline at the time when the connection was made, if it was known.
     latest: Option<Timeline>,
 }
 
 impl Origin {
-    /// Describes a connection to a server on `timeline`, made while `latest` was the latest one.
+    /// Describes a connection to a server on `timeline`. The connection was made while `latest` was
+    /// the latest timeline.
     pub fn new(timeline: Timeline, latest: Option<Timeline>) -> Self {
         Self { timeline, latest }
     }
 
-    /// Returns whether another server is the primary, by the latest timeline. A server on a later
-    /// timeline than that may have taken over just now; it counts as replaced only once the latest
-    /// timeline has changed to another one.
+    /// Returns whether the latest timeline shows that another server is the primary now. A server
+    /// on a timeline after the latest one may have taken over just now. It counts as replaced only
+    /// once the latest timeline has changed to one that is not the server's own.
     pub fn is_replaced(self, latest: Option<Timeline>) -> bool {
         match latest {
             None => false,
@@ -70,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection may be checked out just before a failover is noticed, and used just after.
+    /// A failover may be noticed between the checkout of a connection and its use.
     #[test]
     fn a_connection_is_replaced_once_the_latest_timeline_is_not_its_own() {
         let latest = LatestTimeline::default();

@@ -1,8 +1,9 @@
 //! The pool of connections.
 //!
-//! A connection is in doubt from its checkout until its work has succeeded. A connection that is
-//! returned in doubt, because a statement failed or the caller went away in the middle, is closed,
-//! which rolls back what it had not committed. So is one that was made before the latest failover.
+//! A connection is in doubt from its checkout until its work has succeeded. The pool closes a
+//! connection that is returned in doubt, because a statement failed or the caller went away in the
+//! middle; this rolls back what the connection had not committed. The pool also closes a connection
+//! that was made before the latest failover.
 
 use std::{
     fmt,
@@ -36,38 +37,38 @@ use crate::{
     store::{StoreError, counts::ConnectionCounts},
 };
 
-/// The first and the longest pause between two attempts to connect. Up to as much again is added at
-/// random, so that replicas do not come back all at once.
+/// The first and the longest pause between two attempts to connect. A random time, at most as long
+/// as the pause, is added to it, so that the replicas do not all connect at once.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_millis(350);
 /// The idle time after which a connection is tested before it is used.
 const DOUBTFUL_AFTER: Duration = Duration::from_secs(5);
-/// The time within which a tested connection must answer, and for which work may go on at a server
-/// that has been replaced.
+/// The time within which a connection that is tested must answer. It is also the time for which
+/// work may go on at a server that has been replaced.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// The time by which the time-out of this process exceeds that of the server, so that the server
-/// gives up first.
+/// The difference between the time-out of this process and the shorter one of the server, so that
+/// the server gives up first.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// A connection of the pool.
 pub struct Connection {
     inner: AsyncPgConnection,
     in_doubt: bool,
-    /// True if the server may still have to answer something.
+    /// True if the server may still have to answer a statement.
     is_pending: bool,
-    /// Set once the server has sent a warning since the checkout.
+    /// True if the server has sent a warning since the checkout.
     warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
     origin: Origin,
-    /// The task that moves its bytes.
+    /// The task that sends and receives the bytes of the connection.
     driver: AbortHandle,
 }
 
 impl Drop for Connection {
-    /// Closes the connection at once if the server may still have to answer. The driver would wait
-    /// for that answer, perhaps for ever. Otherwise the driver ends the session in good order; the
-    /// server would log a connection that just breaks off.
+    /// Closes the connection at once if the server may still have to answer, because the driver
+    /// would wait for that answer, perhaps for ever. Otherwise leaves it to the driver to end the
+    /// session in an orderly way. If the connection just broke off, the server would log that.
     fn drop(&mut self) {
         if self.is_pending {
             self.driver.abort();
@@ -79,14 +80,14 @@ impl Drop for Connection {
 pub struct Manager {
     target: Target,
     latest: Arc<LatestTimeline>,
-    /// The reason why no connection can be made, if there is one.
+    /// The reason why no connection can be made at present, if there is one.
     failure: Arc<Mutex<Option<String>>>,
-    /// Ends the attempts to connect.
+    /// Is cancelled to end the attempts to connect.
     closed: CancellationToken,
 }
 
 impl Manager {
-    /// Records why no connection can be made, and logs it unless a failure is recorded already.
+    /// Records why no connection can be made, and logs it unless a failure is already recorded.
     fn record_failure(&self, error: &OpenError) {
         // A failure while the pool is being closed does not count.
         if self.closed.is_cancelled() {
@@ -108,7 +109,7 @@ impl Manager {
     }
 }
 
-/// The pool is closed, or a connection has been found to be.
+/// The error for a pool that is closed, or a connection that cannot be used any more.
 #[derive(Debug)]
 pub struct Closed;
 
@@ -116,7 +117,7 @@ impl bb8::ManageConnection for Manager {
     type Connection = Connection;
     type Error = Closed;
 
-    /// Tries until a connection has been made. The callers limit how long they wait for it.
+    /// Tries until a connection has been made. Each caller limits how long it waits for one.
     async fn connect(&self) -> Result<Connection, Closed> {
         let retries = ExponentialBuilder::default()
             .with_min_delay(FIRST_RETRY)
@@ -151,8 +152,8 @@ impl bb8::ManageConnection for Manager {
         })
     }
 
-    /// Tests a connection that was idle for long, which the driver may not know to be dead: a
-    /// firewall drops idle connections without notice.
+    /// Tests a connection that was idle for a long time. Such a connection may be dead without the
+    /// driver's knowledge, because a firewall drops idle connections without notice.
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Closed> {
         if connection.used_at.elapsed() > DOUBTFUL_AFTER {
             (connection.in_doubt, connection.is_pending) = (true, true);
@@ -199,8 +200,8 @@ impl Pool {
         let builder = bb8::Pool::builder()
             .max_size(options.max_connections)
             .connection_timeout(options.acquire_timeout)
-            // The server process of the connection that was used last still has its state in the
-            // processor's cache.
+            // The most recently used connection is reused first, because the state of its server
+            // process is still in the processor's cache.
             .queue_strategy(QueueStrategy::Lifo)
             .test_on_check_out(true);
         Self {
@@ -213,7 +214,8 @@ impl Pool {
     }
 
     /// Returns a guard that ends the attempts to connect when it is dropped. The owner of the pool
-    /// keeps it, because tasks that share the pool may go on for a moment.
+    /// keeps the guard. Dropping the pool would not end them, because tasks that share the pool may
+    /// go on for a moment.
     pub fn owner(&self) -> DropGuard {
         self.closed.clone().drop_guard()
     }
@@ -228,9 +230,9 @@ impl Pool {
         self.latest.get()
     }
 
-    /// Runs work with a time-out that is longer than the server's own, so that the connection must
-    /// be dead when it passes. The work also ends, after a short while, once another server is
-    /// known to have replaced the one of this origin.
+    /// Runs work with a time-out. The time-out is longer than the server's own, so a connection on
+    /// which it passes must be dead. The work is also ended, after a short while, once the latest
+    /// timeline shows that another server has replaced the one of this origin.
     pub async fn in_time<T>(
         &self,
         origin: Origin,
@@ -283,12 +285,13 @@ impl DerefMut for PooledConnection<'_> {
     }
 }
 
-/// Begins a transaction in which each statement sees what others have committed before it.
+/// Begins a transaction in which each statement sees what other transactions committed before that
+/// statement.
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 impl PooledConnection<'_> {
-    /// Runs statements that have no values. Several calls that are polled together are pipelined:
-    /// each is sent without waiting for the answers to the others.
+    /// Runs statements that have no values. If several calls are polled together, they are
+    /// pipelined: each is sent without waiting for the answers to the others.
     pub async fn run(&self, statements: &str) -> Result<(), Fault> {
         let mut connection: &AsyncPgConnection = self;
         Ok(connection.batch_execute(statements).await?)
@@ -301,14 +304,14 @@ impl PooledConnection<'_> {
 
     /// Commits the transaction.
     pub async fn commit(&self) -> Result<(), Fault> {
-        // A commit that fails may have taken effect.
+        // A commit that fails may have taken effect all the same.
         self.run("COMMIT").await.map_err(|fault| match fault {
             Fault::Failed(error) => Fault::ConnectionLost(error),
             other => other,
         })
     }
 
-    /// Returns the server that it leads to.
+    /// Returns the server that the connection leads to.
     pub fn origin(&self) -> Origin {
         self.0.origin
     }
@@ -323,8 +326,8 @@ impl PooledConnection<'_> {
         self.0.has_locks
     }
 
-    /// Returns the connection to the pool, which keeps it if its work has succeeded, and closes it
-    /// otherwise.
+    /// Returns the connection to the pool. The pool keeps the connection if its work has succeeded,
+    /// and closes it otherwise.
     pub fn end<T>(mut self, outcome: &Result<T, Fault>) {
         self.0.in_doubt = outcome.is_err();
         self.0.is_pending = matches!(outcome, Err(Fault::ConnectionLost(_)));

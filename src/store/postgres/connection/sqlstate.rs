@@ -1,41 +1,43 @@
 //! The classes of the database's errors, by their SQLSTATE (PostgreSQL manual, appendix A).
 //!
-//! Only this module decides on them. It does not compare messages, because the server writes them
-//! in its configured language. Diesel drops the code of most errors, so [`super::coded_stream`]
-//! appends it to the message before Diesel reads it.
+//! All decisions about error codes are made in this module. It does not compare messages, because
+//! the server writes them in its configured language. Diesel drops the code of most errors, so
+//! [`super::coded_stream`] appends the code to the message before Diesel reads it.
 
 use diesel::result::{DatabaseErrorKind, Error};
 
-/// The class of an error, by which the service decides how it goes on.
+/// The class of an error, which decides how the service goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Others wrote at the same time. Nothing was written, and the same may succeed at once.
+    /// There was a conflict with concurrent transactions. Nothing was written, and the same
+    /// statement may succeed at once.
     Retry,
-    /// The prepared statements of the connection are no longer valid. Nothing was written, and a
-    /// new connection helps.
+    /// The prepared statements of the connection are no longer valid. Nothing was written, and the
+    /// same statement may succeed on a new connection.
     Outdated,
-    /// The server cannot run the statement now. Nothing was written, and the same may succeed
-    /// later.
+    /// The server cannot run the statement now. Nothing was written, and the same statement may
+    /// succeed later.
     Unavailable,
-    /// The connection has ended, or leads to a server that cannot help. A commit that was under way
-    /// may have taken effect.
+    /// The connection has ended, or leads to a server that cannot run the statement. A commit that
+    /// was under way may have taken effect.
     Lost,
-    /// Like [`Class::Lost`], but no later attempt to connect succeeds unless somebody changes a
-    /// setting.
+    /// Like [`Class::Lost`], but no attempt to connect succeeds until somebody changes a setting.
     Rejected,
-    /// The statement is wrong, or the database is not as it must be. The same statement fails
-    /// again.
+    /// The statement is wrong, or the database is not in the state that the service expects. The
+    /// same statement would fail again.
     Bug,
 }
 
-/// The class of each prefix of a code. The longest prefix that matches counts. Any other code is a
-/// [`Class::Bug`].
+/// The class of the codes with each prefix. If several prefixes match, the longest one counts. If
+/// none matches, the class is [`Class::Bug`].
 const CLASSES: &[(&str, Class)] = &[
-    // Connection exceptions. Poolers report wrong settings as a protocol violation.
+    // Connection exceptions. Poolers report wrong settings with the code of a protocol violation
+    // (08P01).
     ("08", Class::Lost),
     ("08004", Class::Rejected),
     ("08P01", Class::Rejected),
-    // "cached plan must not change result type": a migration came after the statement was prepared.
+    // "cached plan must not change result type": a migration was run after the statement was
+    // prepared.
     ("0A000", Class::Outdated),
     // The server is a standby, or has become one.
     ("25006", Class::Lost),
@@ -43,8 +45,7 @@ const CLASSES: &[(&str, Class)] = &[
     // connection.
     ("25P03", Class::Lost),
     ("25P04", Class::Lost),
-    // A pooler has switched to another connection of its own to the server, with other prepared
-    // statements.
+    // A pooler now uses another connection to the server, which has other prepared statements.
     ("26000", Class::Outdated),
     ("42P05", Class::Outdated),
     // Serialization failure, deadlock and other rollbacks, except for a commit whose outcome the
@@ -56,10 +57,10 @@ const CLASSES: &[(&str, Class)] = &[
     ("53", Class::Unavailable),
     // Objects that are in use or not ready; 55P03 is lock_timeout.
     ("55", Class::Unavailable),
-    // The database takes no connections, or the server is a standby.
+    // The database does not accept connections, or the server is a standby.
     ("55000", Class::Rejected),
-    // Intervention: 57014 is statement_timeout or pg_cancel_backend, and 57P the server's start,
-    // stop or crash.
+    // Operator intervention. 57014 is statement_timeout or pg_cancel_backend; 57P is a start, a
+    // stop or a crash of the server.
     ("57", Class::Unavailable),
     ("57P", Class::Lost),
     // I/O errors outside of PostgreSQL.
@@ -80,7 +81,7 @@ impl Class {
         match error {
             Error::DatabaseError(kind, information) => match (coded(information.message()), kind) {
                 (Some((_, code)), _) => classify(code),
-                // An error of the driver without an answer of the server has no code.
+                // An error of the driver has no code if the server did not answer.
                 (
                     None,
                     DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
@@ -91,7 +92,7 @@ impl Class {
         }
     }
 
-    /// Returns whether the same attempt to connect may succeed later although nobody changes
+    /// Returns whether the same attempt to connect may succeed later, although nobody changes
     /// anything.
     pub fn is_temporary(self) -> bool {
         match self {
@@ -101,7 +102,7 @@ impl Class {
     }
 }
 
-/// The code of a statement that has waited for a lock for longer than `lock_timeout`.
+/// The code of the error of a statement that has waited for a lock for longer than `lock_timeout`.
 pub const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Returns whether a statement has waited for a lock for longer than `lock_timeout`.

@@ -2,10 +2,11 @@
 //! section 34.19).
 //!
 //! `prefer` and `require` accept any certificate, and use only its public key: the server must
-//! prove to have the private one. They do not use webpki, which reads only certificates of X.509
-//! version 3, while libpq accepts those of version 1, which some images create for themselves. So
-//! the key is read here, whatever the rest of the certificate says. `verify-ca` and `verify-full`
-//! leave everything to webpki, and refuse version 1 with a message that says so.
+//! prove that it has the private key. For these modes, the code here reads the public key itself,
+//! whatever else the certificate contains. They cannot use webpki, which reads only certificates of
+//! X.509 version 3; libpq also accepts certificates of version 1, and some images create such a
+//! certificate for themselves. `verify-ca` and `verify-full` leave everything to webpki, and reject
+//! version 1 with a message that says so.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -27,7 +28,7 @@ use x509_cert::{
     spki::SubjectPublicKeyInfoRef,
 };
 
-/// The protection of a connection.
+/// The protection of a connection, as `sslmode` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SslMode {
     /// No TLS.
@@ -38,7 +39,7 @@ pub enum SslMode {
     Require,
     /// TLS with a certificate of a known authority.
     VerifyCa,
-    /// TLS with a certificate of a known authority for the name of the host.
+    /// TLS with a certificate that a known authority has issued for the name of the host.
     VerifyFull,
 }
 
@@ -47,8 +48,8 @@ pub enum SslMode {
 pub struct Tls {
     /// The protection.
     pub mode: SslMode,
-    /// The file with the known authorities in PEM. Without it, those of the operating system are
-    /// known.
+    /// The file with the known authorities in PEM. Without it, the authorities of the operating
+    /// system are known.
     root_certificates: Option<PathBuf>,
 }
 
@@ -73,7 +74,7 @@ impl Tls {
         }
         let mut mode = mode.unwrap_or(SslMode::Prefer);
         if mode == SslMode::Require && root_certificates.is_some() {
-            // As in libpq, a URL that names an authority wants the certificate verified.
+            // As in libpq, `require` verifies the certificate if the URL names an authority.
             mode = SslMode::VerifyCa;
         }
         let rest =
@@ -160,8 +161,8 @@ fn mode(value: &str) -> Result<SslMode, String> {
     }
 }
 
-/// Accepts a certificate of a known authority: for `verify-full` only one for the name of the host,
-/// for `verify-ca` one for any name.
+/// Accepts a certificate of a known authority: with `verify-full` only if it is valid for the name
+/// of the host, with `verify-ca` whatever name it is for.
 #[derive(Debug)]
 struct KnownAuthority {
     webpki: Arc<WebPkiServerVerifier>,
@@ -184,7 +185,7 @@ impl ServerCertVerifier for KnownAuthority {
             ocsp_response,
             now,
         ) {
-            // The name is checked last, so everything else is good.
+            // webpki checks the name last, so everything else about the certificate is good.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
@@ -218,7 +219,7 @@ impl ServerCertVerifier for KnownAuthority {
     }
 }
 
-/// A certificate of a version that cannot be verified.
+/// The error for a certificate of a version that cannot be verified.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the server's certificate is of X.509 version 1, which verify-ca and verify-full do not \
@@ -226,8 +227,8 @@ impl ServerCertVerifier for KnownAuthority {
 )]
 struct OldVersion;
 
-/// Accepts any certificate of which the server proves to have the private key, for `prefer` and
-/// `require`.
+/// Accepts any certificate, if the server proves that it has the private key. This is for `prefer`
+/// and `require`.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -249,8 +250,8 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        // As rustls does for keys in certificates, this tries each algorithm of the scheme that
-        // fits the key.
+        // A signature scheme may stand for several algorithms. As rustls does for keys in
+        // certificates, this tries each of them that fits the key.
         let certified = CertificateKey::of(certificate)?;
         let mapping = self.0.signature_verification_algorithms.mapping;
         let algorithms =
@@ -290,8 +291,8 @@ impl ServerCertVerifier for AnyCertificate {
 /// The public key of a certificate.
 struct CertificateKey {
     is_version_3: bool,
-    /// The SubjectPublicKeyInfo (RFC 5280, section 4.1), and its two parts: the contents of the
-    /// AlgorithmIdentifier, and the key.
+    /// The SubjectPublicKeyInfo (RFC 5280, section 4.1). The next two fields are its parts: the
+    /// contents of the AlgorithmIdentifier, and the key.
     info: Vec<u8>,
     algorithm: Vec<u8>,
     key: Vec<u8>,
@@ -335,7 +336,7 @@ impl CertificateKey {
             .as_bytes()
             .ok_or(der::ErrorKind::Value { tag: der::Tag::BitString })?
             .to_vec();
-        // Versions are counted from zero.
+        // The encoding counts versions from zero.
         Ok(Self { is_version_3: version == Some(2), algorithm: identifier, key, info })
     }
 }
@@ -353,7 +354,7 @@ mod tests {
 
     use super::*;
 
-    /// Presents a certificate, whether or not the server has its key.
+    /// Presents a certificate, even if the server does not have the key of that certificate.
     #[derive(Debug)]
     struct FixedCertificate(Arc<CertifiedKey>);
 
@@ -363,8 +364,8 @@ mod tests {
         }
     }
 
-    /// Performs a handshake, which verifies no certificate, with a server that presents a
-    /// certificate of one key and signs with another.
+    /// Performs a handshake with `sslmode=require`, which does not verify certificates. The server
+    /// presents a certificate of the key `certified`, and signs with the key `used`.
     fn shake_hands(
         version: &'static SupportedProtocolVersion,
         certified: &KeyPair,
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_must_have_the_key_of_its_certificate_even_if_none_is_verified() {
+    fn a_server_must_prove_that_it_has_the_key_even_if_its_certificate_is_not_verified() {
         let kinds: [&SignatureAlgorithm; 4] = [
             &rcgen::PKCS_ECDSA_P256_SHA256,
             &rcgen::PKCS_ECDSA_P384_SHA384,

@@ -1,4 +1,4 @@
-//! The cut-offs of tenants and subjects, for decisions about sessions that they may cover.
+//! Reads the cut-offs of tenants and subjects, for decisions about sessions that they may cover.
 
 use std::collections::HashMap;
 
@@ -17,12 +17,12 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The cut-offs of tenants and subjects that have one.
+/// The cut-offs that exist, by the keys of their blacklist entries.
 pub struct CutOffs(HashMap<String, CutOff>);
 
 impl CutOffs {
-    /// Returns the last instant up to which the session's tenant or subject was revoked, if that
-    /// covers the session.
+    /// Returns the last instant up to which the session's tenant or subject was revoked, if the
+    /// revocation covers the session.
     pub fn covered_up_to(&self, session: &Session) -> Option<Timestamp> {
         let keys = [
             cut_off_key(&session.tenant, None),

@@ -25,8 +25,8 @@ use crate::{
 type OptionalText = Nullable<Text>;
 type OptionalInstant = Nullable<Timestamptz>;
 
-/// Expands to the session identifier of the entry that replaces `b`. For a subject, this is the
-/// session that neither of the two covers, as in `CutOff::union`.
+/// Expands to the session identifier in the entry that replaces `b`. For a subject, this is the
+/// session that neither entry covers, as in `CutOff::union`.
 macro_rules! spared_by_both {
     () => {
         concat!(
@@ -84,12 +84,12 @@ const INSERT_ENTRIES: &str = concat!(
     RETURNING b.seq, feed_timeline()"
 );
 
-/// Writes blacklist entries, each in the place of an older one for the same thing, and returns
-/// their positions in the feed.
+/// Writes blacklist entries, and returns their positions in the feed. If there is an older entry
+/// for the same session, token, subject or tenant, the new entry replaces it.
 ///
 /// The insertion locks the head of the feed until the commit. So the order of the entries is the
-/// order of the commits, and a reader that has seen one has seen all before it. A transaction takes
-/// no lock after this one.
+/// order of the commits, and a reader that has seen an entry has seen all entries before it. A
+/// transaction takes no other lock after this one.
 pub async fn insert_entries(
     connection: &mut PooledConnection<'_>,
     entries: &[BlacklistEntry],
@@ -97,8 +97,8 @@ pub async fn insert_entries(
     if entries.is_empty() {
         return Ok(vec![]);
     }
-    // A statement cannot write a row twice, so several entries for the same thing are merged into
-    // one.
+    // One statement cannot write the same row twice, so several entries with the same key are
+    // merged into one.
     let mut rows: Vec<BlacklistEntry> = vec![];
     let mut keys = vec![];
     let mut known = HashMap::new();
@@ -151,7 +151,7 @@ pub async fn insert_entries(
     }
 }
 
-/// Returns the entry that replaces two entries for the same thing.
+/// Returns the entry that replaces two entries with the same key.
 fn merged(earlier: &BlacklistEntry, newer: BlacklistEntry) -> BlacklistEntry {
     let BlacklistEntry { expires_at, unfinished, .. } = *earlier;
     let cut_off = earlier.revoked.cut_off();
@@ -163,8 +163,8 @@ fn merged(earlier: &BlacklistEntry, newer: BlacklistEntry) -> BlacklistEntry {
     merged
 }
 
-/// Reads the entries of tenants and subjects under which sessions may still have to be marked as
-/// ended.
+/// Reads the entries of tenants and subjects that are marked as unfinished: sessions that they
+/// cover may still have to be marked as ended.
 pub async fn unfinished(connection: &mut PooledConnection<'_>) -> Result<Vec<Unfinished>, Fault> {
     let rows: Vec<UnfinishedRow> = blacklist::table
         .filter(dsl::sql::<Bool>("unfinished"))

@@ -1,5 +1,5 @@
 //! The connection over which a replica renews its row and reads the feed. It is not part of the
-//! pool, so that nothing else delays a renewal, and an answer with a warning is discarded.
+//! pool, so that no other work delays a renewal. An answer that comes with a warning is discarded.
 
 use std::{
     sync::{
@@ -44,15 +44,17 @@ use crate::{
     },
 };
 
-/// Sends renewals over a connection that it makes when it needs one.
+/// Sends renewals over one connection, which it makes when it needs one.
 pub struct PostgresRenewalClient {
     target: Target,
     latest: Arc<LatestTimeline>,
-    /// The connection. It is taken out while it is used, and put back only after an answer.
+    /// The connection, if there is one. It is taken out while it is used, and put back only after
+    /// the server has answered.
     connection: Option<Link>,
 }
 
-/// A connection that is closed at once when it is dropped, so that a late answer is never read.
+/// A connection that is closed at once when it is dropped, so that an answer which arrives too late
+/// is never read.
 struct Link(Connected);
 
 impl Drop for Link {
@@ -62,19 +64,19 @@ impl Drop for Link {
 }
 
 impl PostgresRenewalClient {
-    /// Creates a client that has not connected yet. It reports the timelines that it sees to
-    /// `latest`.
+    /// Creates a client, which does not connect yet. The client records the timelines that it sees
+    /// in `latest`.
     pub fn new(target: Target, latest: Arc<LatestTimeline>) -> Self {
         Self { target, latest, connection: None }
     }
 
-    /// Takes the connection out, or makes one.
+    /// Takes the connection out, or makes a new one.
     async fn take_link(&mut self) -> Result<Link, StoreError> {
         if let Some(link) = self.connection.take() {
             return Ok(link);
         }
-        // A server that was not replaced is preferred. If there is none, the database may have been
-        // set back to an earlier history, so any server will do.
+        // A server that has not been replaced is preferred. If there is none, the database may have
+        // been set back to an earlier history. So any server is accepted then.
         let connected = match self.target.connect_in(self.latest.get()).await {
             Ok(connected) => Ok(connected),
             Err(_) => self.target.connect().await,
@@ -106,14 +108,14 @@ impl RenewalClient for PostgresRenewalClient {
             .map_err(|_| unavailable("it does not answer"))??;
         self.connection = Some(link);
         if AtomicBool::load(&warned, Ordering::SeqCst) {
-            // A commit whose wait for the standbys was cancelled succeeds with a warning, and may
-            // still be lost.
+            // A commit succeeds with a warning if its wait for the standbys was cancelled. Such a
+            // commit may still be lost.
             return Err(unavailable("it gave a warning"));
         }
         match &renewed {
             RenewalOutcome::Answer(answer) => self.latest.set(answer.head.timeline),
-            // The server may have been replaced, or be in another history, so the next renewal
-            // looks for a server again.
+            // The server may have been replaced, or its database may have another history. So the
+            // next renewal looks for a server again.
             RenewalOutcome::Gone => {
                 self.latest.forget();
                 self.connection = None;
@@ -155,7 +157,8 @@ type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt
 type SqlRow =
     (Bool, BigInt, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
 
-/// Renews the row of this replica, if it is as the replica left it, and reads what has come since.
+/// Renews the row of this replica, if it is as the last confirmed renewal or a later one left it,
+/// and reads the entries after those that the replica has read.
 const RENEWAL: &str = "WITH mine AS (
         UPDATE replicas
         SET renewals = ?, applied = ?, renewed_at = clock_timestamp()
@@ -213,14 +216,14 @@ async fn insert(connection: &mut AsyncPgConnection, newcomer: Newcomer) -> Resul
     Ok(Seq(applied))
 }
 
-/// Sends a renewal. It is one statement, and so one snapshot and one commit. The answer is complete
-/// when the server is ready for the next statement, which it is only after the commit has been
-/// waited for; rows may arrive before that.
+/// Sends a renewal. It is one statement, and so one snapshot and one commit. Rows may arrive before
+/// the commit has been waited for. The answer is complete only when the server is ready for the
+/// next statement, which is after the wait for the commit.
 async fn ask(
     connection: &mut AsyncPgConnection,
     renewal: &RenewalRequest,
 ) -> Result<RenewalOutcome, Fault> {
-    // `load` reads the answer to its end. `get_result` would stop at the first row.
+    // `load` reads the whole answer, to its end. `get_result` would stop at the first row.
     let rows: Vec<Row> = statement::<SqlRow>(RENEWAL)
         .bind::<BigInt, _>(renewal.number)
         .bind::<BigInt, _>(renewal.applied.0)

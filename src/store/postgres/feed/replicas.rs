@@ -35,7 +35,8 @@ use crate::{
 };
 
 /// The longest time that leaving may take. The process is about to end, and a database that does
-/// not answer must not delay it; the other replicas find out by themselves that it is gone.
+/// not answer must not delay that. The other replicas will notice by themselves that this one is
+/// gone.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Access to the store's connections for a task that outlives a call.
@@ -55,9 +56,9 @@ impl Handle {
 }
 
 impl PostgresStore {
-    /// Lists a replica as a former one for a while. This is not part of the statement that deletes
-    /// its row, on which revocations wait: whatever goes wrong here, no revocation waits for the
-    /// replica any more.
+    /// Adds a replica to the list of former replicas. This is not part of the statement that
+    /// deletes the replica's row, because revocations wait for that statement. If this function
+    /// fails, revocations have stopped waiting for the replica nevertheless.
     fn record_former(
         &self,
         incarnation: Incarnation,
@@ -67,8 +68,7 @@ impl PostgresStore {
         let handle = Handle { shared: Arc::clone(&self.shared) };
         async move {
             if let Err(error) = handle.record_former(incarnation, row, state).await {
-                tracing::warn!(%error, state = state.as_str(), "a replica that serves no more \
-                                                                will not be listed");
+                tracing::warn!(%error, state = state.as_str(), "a former replica will not be listed");
             }
         }
     }
@@ -111,8 +111,9 @@ impl Members for PostgresStore {
 type MemberRow = (Uuid, String, String, String, PgTimestamp, i64, i64, i64, i64);
 type SqlMember = Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>;
 
-/// Reads the members and the head of the feed in one statement, and so from one snapshot: no member
-/// has applied more than that head. A second statement reads the former replicas.
+/// Reads the members and the head of the feed in one statement, and so from one snapshot. So no
+/// member has applied more of the feed than up to that head. A second statement reads the former
+/// replicas.
 async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fault> {
     type Row = (i64, i64, i64, Option<MemberRow>);
     let rows: Vec<Row> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
@@ -156,7 +157,7 @@ async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fau
     };
     let members: Vec<_> = rows.into_iter().filter_map(|(_, _, _, row)| row.map(member)).collect();
     let mut former = former_replicas(connection).await?;
-    // A replica that left or was removed between the two statements is listed as a member.
+    // A replica that left or was removed between the two statements is listed as a member only.
     former.retain(|former| members.iter().all(|member| member.incarnation != former.incarnation));
     Ok(Register { members, former, head, settled })
 }
@@ -178,8 +179,8 @@ async fn former_replicas(
     .await?;
     let former =
         |(incarnation, name, address, version, state, joined_at, ended_at, applied): FormerRow| {
-            // A newer version may write other states. Such rows are left out, because nothing is
-            // decided by them.
+            // A newer version may write other states. Such rows are left out, because no decision
+            // depends on them.
             let state = FormerState::from_name(&state)?;
             Some(FormerReplica {
                 incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
@@ -195,13 +196,13 @@ async fn former_replicas(
     Ok(rows.into_iter().filter_map(former).collect())
 }
 
-/// Converts microseconds to a span. A negative number, as between two readings of a clock that was
-/// set back, becomes zero.
+/// Converts microseconds to a duration. A negative number becomes zero; it occurs if the clock was
+/// set back between two readings.
 pub fn span(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
 }
 
-/// The columns of a deleted row that are kept.
+/// The columns of a deleted row that are copied to `former_replicas`.
 const DELETED: (
     replicas::joined_at,
     replicas::applied,
@@ -264,8 +265,8 @@ async fn record_former(
     .bind::<Text, _>(version)
     .execute(&mut **connection)
     .await?;
-    // The limits are enforced here too, so that a replica that starts again and again does not fill
-    // the table until the next sweep.
+    // The limits are enforced here as well as by the sweep, so that a replica that starts again and
+    // again does not fill the table until the next sweep.
     delete_former_replicas(connection).await
 }
 

@@ -1,6 +1,6 @@
-//! Notifications between the processes on one database, by LISTEN and NOTIFY. They are hints that
-//! shorten the time until a revocation is found. Where they do not arrive, as behind a pooler in
-//! transaction mode, a process polls the head of the feed.
+//! Notifications between the processes that use one database, by LISTEN and NOTIFY. They are only
+//! hints, which shorten the time until a revocation is found. Where they do not arrive, for example
+//! behind a pooler in transaction mode, a process polls the head of the feed instead.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,10 +23,12 @@ const CHANNEL: &str = "countersign_feed";
 
 /// The time without a notification after which a listener sends one to itself.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The time within which a listener must receive its own notification. If it does not, it has no
-/// echo.
+/// The time within which a listener must receive the notification that it has sent to itself. If it
+/// does not, it stops with [`End::NoEcho`], or with [`End::Lost`] if it received notifications
+/// before.
 const ECHO: Duration = Duration::from_secs(2);
-/// The pause before a lost listener connects again, and before one without an echo does.
+/// The pauses before a listener connects again: after it lost its connection, and after it had no
+/// echo.
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_NO_ECHO: Duration = Duration::from_secs(60);
 
@@ -40,33 +42,34 @@ enum End {
 }
 
 impl End {
-    /// Returns the reason for a listener whose LISTEN was refused.
+    /// Returns the reason for a listener whose LISTEN failed with this error.
     fn of_refusal(error: &Error) -> Self {
         match Class::of(error) {
-            // LISTEN prepares no statement, so here `Outdated` means "feature not supported". Some
-            // poolers, and some engines that speak the protocol of PostgreSQL, answer so.
+            // LISTEN does not prepare a statement. So the class `Outdated` here means "feature not
+            // supported". Some poolers, and some engines that speak the protocol of PostgreSQL,
+            // answer LISTEN with this error.
             Class::Bug | Class::Outdated => Self::NoEcho,
             Class::Retry | Class::Unavailable | Class::Lost | Class::Rejected => Self::Lost,
         }
     }
 }
 
-/// Notifies other processes of the entries that this process commits. Of several at once, only the
-/// newest is sent.
+/// Notifies other processes of the entries that this process commits. If there are several new
+/// entries, only the newest position is sent.
 pub async fn publish(shared: Arc<Shared>) {
     let mut committed = shared.committed.subscribe();
     while committed.changed().await.is_ok() {
         let seq = *committed.borrow_and_update();
         if let Err(fault) = notify(&shared.pool, seq).await {
-            // The others find the entry with their next renewal.
+            // The other processes find the entry with their next renewal.
             tracing::debug!(error = %StoreError::from(fault), "others could not be told of a \
                                                                revocation");
         }
     }
 }
 
-/// Sends a notification. Its transaction does not wait for the disk, because nobody needs it after
-/// a crash.
+/// Sends a notification. The transaction does not wait for the disk, because a notification is of
+/// no use after a crash.
 async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     let mut connection = pool.checkout().await?;
     let Seq(number) = seq;
@@ -81,8 +84,8 @@ async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     outcome
 }
 
-/// Listens to other processes, over a connection of its own, and reports whether notifications
-/// arrive.
+/// Listens for the notifications of other processes, over a connection of its own, and reports
+/// whether notifications arrive.
 pub async fn listen(shared: Arc<Shared>, target: Target, is_live: watch::Sender<bool>) {
     loop {
         let end = listen_once(&shared, &target, &is_live).await;
@@ -121,8 +124,9 @@ async fn listen_once(shared: &Shared, target: &Target, is_live: &watch::Sender<b
                 }
                 match timeout(ECHO, notifications.recv()).await {
                     Ok(heard) => heard,
-                    // The listener received notifications before. So the server stands still, or is
-                    // no longer the one on which the others notify.
+                    // This listener received notifications before. So the server does not respond
+                    // any more, or the other processes now send their notifications to another
+                    // server.
                     Err(_) if *is_live.borrow() => return End::Lost,
                     Err(_) => return End::NoEcho,
                 }
@@ -143,7 +147,7 @@ mod tests {
     use super::{super::super::connection::sqlstate::with_code, *};
 
     #[test]
-    fn a_server_without_notifications_is_distinguished_from_one_that_is_lost() {
+    fn a_server_without_notifications_is_distinguished_from_a_lost_connection() {
         for (code, end) in [
             ("0A000", End::NoEcho),
             ("42501", End::NoEcho),

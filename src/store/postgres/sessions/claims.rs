@@ -1,7 +1,7 @@
-//! Encodes claims as JSON text that `jsonb` returns with the same values.
+//! Encodes claims as JSON text, in such a way that `jsonb` returns the same values.
 //!
-//! `jsonb` keeps every digit of a number, and the zeros after its point, but no exponent. So a
-//! float like `1e16` would come back as an integer, unless it is written with a fraction.
+//! `jsonb` keeps every digit of a number, and the zeros after the decimal point, but no exponent.
+//! So a float like `1e16` would come back as an integer, unless it is written with a decimal point.
 
 use std::fmt::Write;
 
@@ -19,8 +19,9 @@ pub fn to_jsonb(claims: &CustomClaims) -> String {
     out
 }
 
-/// Returns the number if it is a float that would come back as an integer. From 1e16 on, serde_json
-/// writes an exponent; from 2e19 on, no integer type can hold what comes back.
+/// Returns the number if it is a float that `jsonb` would return as an integer. From 1e16 on,
+/// serde_json writes a float with an exponent. From 2e19 on, the digits that come back are too many
+/// for an integer type, so they are read as a float again.
 fn large(number: &Number) -> Option<f64> {
     number.as_f64().filter(|float| number.is_f64() && (1e16..2e19).contains(&float.abs()))
 }
@@ -35,7 +36,7 @@ fn has_large(value: &Value) -> bool {
 }
 
 fn write(value: &Value, out: &mut String) {
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = match value {
         Value::Number(number) => match large(number) {
             Some(float) => write!(out, "{float:.1}"),
@@ -75,7 +76,7 @@ mod tests {
 
     /// `jsonb` keeps the digits of a number, but not its exponent.
     #[test]
-    fn large_floats_are_written_with_a_fraction_and_everything_else_as_it_is() {
+    fn large_floats_are_written_with_a_decimal_point_and_other_values_unchanged() {
         let Value::Object(map) = json!({
             "floats": [1e16, -1.5e17, 1.8446744073709552e19, 0.5, 1e-7, 1e300],
             "integers": [10_000_000_000_000_000_u64, -7],

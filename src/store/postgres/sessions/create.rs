@@ -1,6 +1,6 @@
-//! Creates sessions within the quotas of their subjects. Where there is room, this takes one
-//! statement. The other creations are decided one by one, on what a few statements have read for
-//! all of them.
+//! Creates sessions within the quotas of their subjects. The fast path is one statement, which
+//! creates the sessions for which there is room. On the slow path, the other creations are decided
+//! one by one, on state that a few statements have read for all of them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -58,12 +58,13 @@ pub async fn commit(
         .await
 }
 
-/// A creation for which there may be room, and whose request may be new.
+/// A creation on the fast path. It is made if there is room for the session and if its request is
+/// new.
 struct FastPath<'a>(&'a Creation);
 
 #[async_trait]
 impl BatchWrite for FastPath<'_> {
-    /// None if the creation is left to the slow path.
+    /// None leaves the creation to the slow path.
     type Outcome = Option<Created>;
 
     async fn apply(
@@ -81,7 +82,8 @@ impl BatchWrite for FastPath<'_> {
     }
 }
 
-/// A creation that may repeat an earlier one, or for which there may be no room.
+/// A creation on the slow path: it may repeat an earlier request, or there may be no room for the
+/// session.
 struct SlowPath<'a> {
     creation: &'a Creation,
     oldest_live: &'a OldestLive,
@@ -117,12 +119,12 @@ impl BatchWrite for SlowPath<'_> {
             && insert_sessions(connection, &batch.new, Limits::Checked).await?.len()
                 < batch.new.len()
         {
-            // Another transaction has made the same request since.
+            // Since then, another transaction has created a session for one of these requests.
             let problem = "the same request is being made by others";
             return Err(Fault::Conflict(StoreError::Unavailable(problem.to_owned())));
         }
-        // The eviction comes after the insertion, because a new session may be evicted for another
-        // new one.
+        // Sessions are evicted after the insertion, because one new session may be evicted to make
+        // room for another new one.
         let (ended, entries) = evict(connection, &batch.evicted).await?;
         batch.live.keep_counts(connection).await?;
         // The head of the feed is locked last.
@@ -133,8 +135,8 @@ impl BatchWrite for SlowPath<'_> {
     }
 }
 
-/// Ends sessions, and returns those that it has ended with the entries that stop their tokens. A
-/// session that another transaction has ended meanwhile is left as it is.
+/// Ends sessions, and returns those that it has ended, with the entries that stop their tokens. A
+/// session that another transaction has ended in the meantime is left as it is.
 async fn evict(
     connection: &mut PooledConnection<'_>,
     evicted: &HashMap<SessionId, Ended>,
@@ -155,7 +157,8 @@ async fn evict(
     Ok((ended.into_iter().map(|session| session.id).collect(), entries))
 }
 
-/// Returns the outcome of a decision, given the positions of the entries of the evicted sessions.
+/// Returns the outcome of a decision. `positions` are the feed positions of the entries of the
+/// evicted sessions.
 fn created(decision: CreationDecision, positions: &HashMap<SessionId, FeedPosition>) -> Created {
     match decision {
         CreationDecision::Create { mut evicted } => {
@@ -171,13 +174,13 @@ fn created(decision: CreationDecision, positions: &HashMap<SessionId, FeedPositi
     }
 }
 
-/// The state on which creations are decided, and the decisions so far.
+/// The state that decisions about creations are based on, and the decisions so far.
 struct Batch<'a> {
-    /// The sessions that have been created for the requests, by tenant and request id.
+    /// The sessions that were created for the same requests before, by tenant and request id.
     earlier: HashMap<(String, String), Session>,
     cut_offs: CutOffs,
     live: Live<'a>,
-    /// Sessions to be evicted, each with its end.
+    /// The sessions to be evicted, each with the time, reason and note of its end.
     evicted: HashMap<SessionId, Ended>,
     new: Vec<&'a Creation>,
 }
@@ -217,7 +220,8 @@ impl CreationState for Batch<'_> {
     }
 }
 
-/// Returns the tenant and the request id, which identify a request, if it has an id.
+/// Returns the tenant and the request id, which together identify a request. Returns none if the
+/// request has no id.
 fn request(session: &Session) -> Option<(String, String)> {
     session.request_id.as_ref().map(|id| (session.tenant.to_string(), id.to_string()))
 }
@@ -257,8 +261,8 @@ struct Live<'a> {
     large: Vec<(&'a str, &'a str)>,
 }
 
-/// A subject with a quota: its greatest limit in the batch, the instant of its first creation, and
-/// the number of its creations.
+/// A subject with a quota, for all creations of the batch: the greatest limit, the instant of the
+/// first creation, and the number of creations.
 struct Limited<'a> {
     tenant: &'a str,
     subject: &'a str,
@@ -268,7 +272,7 @@ struct Limited<'a> {
 }
 
 impl<'a> Live<'a> {
-    /// Reads as many live sessions of each subject as its limit needs.
+    /// Reads, for each subject, as many of its live sessions as are needed to enforce its limit.
     async fn read(
         connection: &mut PooledConnection<'_>,
         oldest_live: &OldestLive,
@@ -302,8 +306,8 @@ impl<'a> Live<'a> {
                 counts.push(None);
                 continue;
             }
-            let (count, is_kept) = count(connection, subject).await?;
-            live.large.extend(is_kept.then_some((subject.tenant, subject.subject)));
+            let (count, is_stored) = count(connection, subject).await?;
+            live.large.extend(is_stored.then_some((subject.tenant, subject.subject)));
             counts.push(Some(count));
         }
         let reads = limited.iter().zip(&counts).map(|(subject, count)| {
@@ -330,7 +334,7 @@ impl<'a> Live<'a> {
         Ok(live)
     }
 
-    /// Writes the new number of sessions of each subject for which it is kept.
+    /// Writes the new number of sessions of each subject in [`Self::large`].
     async fn keep_counts(&self, connection: &mut PooledConnection<'_>) -> Result<(), Fault> {
         for (tenant, subject) in &self.large {
             let Some(live) = self.of.get(&cut_off_key(tenant, Some(subject))) else { continue };
@@ -354,19 +358,19 @@ struct Read<'a> {
     start: Start,
     most: usize,
     /// The number of sessions that the read should find. If it finds fewer, there may be others
-    /// before the start. For a limit up to [`MOST_READ`], this is the limit itself: no creation
-    /// exceeds it, so a read that has found as many has found all.
+    /// before the start. For a limit up to [`MOST_READ`], the limit itself is expected: no creation
+    /// exceeds the limit, so a read that has found that many sessions has found all.
     expected: usize,
 }
 
-/// Reads the live sessions of each subject with their idle expiries, the oldest first, as many as
-/// its read asks for.
+/// Reads the oldest live sessions of each subject, with their idle expiries, the oldest first: as
+/// many as each read asks for.
 ///
-/// A read begins where [`OldestLive`] remembers the oldest session. If that is wrong, the limit
-/// holds nevertheless: the read finds fewer sessions than expected, and the subject is read again
-/// from the beginning. But if a subject has more sessions than its limit, or a limit above
-/// [`MOST_READ`], a session may be overlooked for as long as the start is trusted, and a newer one
-/// evicted in its place.
+/// A read begins where [`OldestLive`] remembers the oldest session. If a remembered start is too
+/// late, the limit is enforced nevertheless: the read finds fewer sessions than expected, and the
+/// subject is read again from the beginning. There is one exception: if a subject has more sessions
+/// than its limit, or a limit above [`MOST_READ`], the read may miss the oldest session for as long
+/// as the start is trusted. A newer session is then evicted in its place.
 async fn oldest(
     connection: &mut PooledConnection<'_>,
     oldest_live: &OldestLive,
@@ -387,7 +391,8 @@ async fn oldest(
         }
     }
     for (Read { subject, start, expected, .. }, found) in reads.iter().zip(&found) {
-        // A subject with room needs no start, because nothing of it was evicted.
+        // If a subject has room, none of its sessions was evicted, so its reads need no remembered
+        // start.
         if let [(oldest, _), ..] = found.as_slice()
             && found.len() >= *expected
         {
@@ -397,7 +402,7 @@ async fn oldest(
     Ok(found)
 }
 
-/// Reads the live sessions that are not before the start of each read.
+/// Reads the live sessions of each subject from the start of its read on.
 async fn live_from(
     connection: &mut PooledConnection<'_>,
     reads: &[Read<'_>],
@@ -441,8 +446,8 @@ async fn live_from(
     Ok(found)
 }
 
-/// Returns an upper bound of the number of a subject's live sessions, for a limit that is too great
-/// to read them all, and whether the number is kept.
+/// Returns an upper bound for the number of a subject's live sessions, and whether this number is
+/// stored in `large_subjects`. This is for a limit that is too great to read all sessions.
 async fn count(
     connection: &mut PooledConnection<'_>,
     subject: &Limited<'_>,
@@ -484,8 +489,9 @@ async fn count(
     Ok((counted, true))
 }
 
-/// Counts the live sessions of a subject, up to `most`. It begins at the newest, because the index
-/// entries of all that were evicted come before the oldest.
+/// Counts the live sessions of a subject, up to `most`. The statement begins at the newest session,
+/// because the index still has entries of evicted sessions, all of which come before the oldest
+/// live session.
 async fn count_live(
     connection: &mut PooledConnection<'_>,
     subject: &Limited<'_>,

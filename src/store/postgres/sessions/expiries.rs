@@ -1,8 +1,9 @@
-//! Records the sessions that have expired, each of them once.
+//! Records that sessions have expired, once for each session.
 //!
-//! No index has the expiry of a session, because every refresh would have to update it. But
-//! `sweep_on` is never later than the expiry. So a sweep reads the sessions whose `sweep_on` has
-//! passed, and sets that of those that still live to the instant of their expiry.
+//! The expiry of a session is in no index, because every refresh would have to update that index.
+//! The column `sweep_on`, which has an index, is never later than the expiry. So a sweep reads the
+//! sessions whose `sweep_on` has passed. Where such a session is still live, the sweep sets its
+//! `sweep_on` to its expiry.
 
 use diesel::{
     data_types::PgTimestamp,
@@ -31,8 +32,8 @@ type DueRow = (Uuid, String, String, PgTimestamp, PgTimestamp, bool);
 type SqlDue = (SqlUuid, Text, Text, Timestamptz, Timestamptz, Bool);
 
 /// Records expired sessions in one transaction. A session that another transaction is writing to is
-/// left to a later sweep, of this replica or another one, so none is recorded twice and no sweep
-/// waits.
+/// left to a later sweep, of this replica or of another one. So no session is recorded twice, and
+/// no sweep waits.
 pub async fn record(
     connection: &mut PooledConnection<'_>,
     until: Timestamp,
@@ -40,7 +41,8 @@ pub async fn record(
     keep: bool,
 ) -> Result<RecordedExpiries, Fault> {
     connection.begin().await?;
-    // A replica of an older version does not set `is_over` when it ends a session.
+    // A replica of an older version does not set `is_over` when it ends a session. So this
+    // statement sets it for sessions that have ended, too.
     let due: Vec<DueRow> = statement::<SqlDue>(
         "WITH due AS MATERIALIZED (
             SELECT id
@@ -75,8 +77,8 @@ pub async fn record(
     Ok(RecordedExpiries { entries, is_last })
 }
 
-/// Creates the record of an expired session. A damaged text is left out, so that the other sessions
-/// are recorded nevertheless.
+/// Creates the audit record of an expired session. If the tenant or the subject in the row is
+/// damaged, the record leaves it out, so that the other sessions are recorded nevertheless.
 fn entry((id, tenant, subject, idle_expires_at, expires_at, _): &DueRow) -> AuditEntry {
     AuditEntry::from(ExpiredSession {
         id: SessionId::from_bytes(*id.as_bytes()),

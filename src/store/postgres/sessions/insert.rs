@@ -1,4 +1,4 @@
-//! Writes new sessions by one statement, for one row or for many.
+//! Writes one or many new sessions by one statement.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ use crate::{
     store::Creation,
 };
 
-/// Expands to the statement that inserts sessions, with each value of a row between `$open` and
+/// Expands to the statement that inserts sessions. Each value of a row stands between `$open` and
 /// `$close`.
 macro_rules! insert_sessions {
     ($open:literal, $close:literal, $lock:literal, $live:literal, $conflict:literal) => {
@@ -76,9 +76,9 @@ macro_rules! insert_sessions {
     };
 }
 
-/// The statement for one session whose request cannot be a repetition. This is the most frequent
-/// case, and the one in which a caller waits for this write alone. The parts that only the other
-/// statement has take a third of that statement's time.
+/// The statement for one session without a request id, which cannot repeat an earlier request. This
+/// is the most frequent case, and the case in which a caller waits for this write alone. The
+/// clauses that only [`MANY`] has take a third of the time of that statement.
 const ONE: &str = insert_sessions!(
     "",
     "",
@@ -101,17 +101,18 @@ const MANY: &str = insert_sessions!(
             ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING"
 );
 
-/// A new session, and the room that it needs.
+/// A new session, and what its subject's quota requires.
 struct New<'a> {
     session: &'a Session,
-    /// The number of other live sessions that its subject may have; none if it has no limit.
+    /// The largest number of other live sessions that its subject may have; none if the subject has
+    /// no limit.
     most_others: Option<i64>,
-    /// The ordinal of its subject's lock, from 1.
+    /// The ordinal of its subject's lock, counted from 1.
     ordinal: Option<i32>,
 }
 
-/// The statement with the values so far: plain values for one row, and one array for each column
-/// for several.
+/// The statement, with the values that have been added so far. For one row these are plain values;
+/// for several rows, each column is an array.
 struct Insert<'a, 'r> {
     rows: &'r [New<'a>],
     statement: Statement<'a, SqlUuid>,
@@ -140,7 +141,8 @@ impl<'a, 'r> Insert<'a, 'r> {
     }
 }
 
-/// Returns the row if it is the only one, and its request cannot be a repetition.
+/// Returns the row if it is the only one, and has no request id, so that it cannot repeat an
+/// earlier request.
 fn plain<'r, 'a>(rows: &'r [New<'a>]) -> Option<&'r New<'a>> {
     match rows {
         [one] if one.session.request_id.is_none() => Some(one),
@@ -148,20 +150,20 @@ fn plain<'r, 'a>(rows: &'r [New<'a>]) -> Option<&'r New<'a>> {
     }
 }
 
-/// The part of a creation that enforces the quotas of subjects.
+/// The enforcement of the quotas of the subjects.
 #[derive(Clone, Copy, Debug)]
 pub enum Limits {
     /// The statement takes the locks of the subjects, and checks their limits.
     Check,
-    /// The caller holds the locks, and has checked that there is room.
+    /// The caller holds the locks of the subjects, and has checked that there is room.
     Checked,
 }
 
-/// Writes new sessions, and returns those that were written. It leaves out sessions whose request
-/// was made before, sessions that a revocation of their tenant or subject covers, and sessions that
-/// may exceed the quota of their subject.
+/// Writes new sessions, and returns those that were written. A session is left out if its request
+/// was made before, if a revocation of its tenant or subject covers it, or if it might exceed the
+/// quota of its subject.
 ///
-/// All locks are taken, in their order, before the first row is written.
+/// All locks are taken before the first row is written, in the order that all transactions keep to.
 pub async fn insert_sessions(
     connection: &PooledConnection<'_>,
     creations: &[&Creation],
@@ -214,7 +216,8 @@ fn new_rows<'a>(
         .zip(subject_locks)
         .map(|(ordinal, lock)| ((lock.tenant, lock.subject), ordinal))
         .collect();
-    // The creations for the same subject that come before it in the batch count as others.
+    // For each session, the sessions of the same subject that come before it in the batch count as
+    // others.
     let mut before = HashMap::new();
     let mut rows: Vec<New<'_>> = Vec::with_capacity(creations.len());
     for Creation { session, max_sessions, .. } in creations {
@@ -230,8 +233,8 @@ fn new_rows<'a>(
     rows
 }
 
-/// Gives the values of all columns, in the order of `with_new_columns`, and the number of others
-/// that the subject of a session may have.
+/// Adds the values of all columns, in the order of `with_new_columns`, and then the number of other
+/// live sessions that the subject of each session may have.
 fn with_columns<'a, 'r>(insert: Insert<'a, 'r>) -> Insert<'a, 'r> {
     insert
         .column::<SqlUuid, _>(|new| uuid(new.session.id.bytes()))

@@ -1,8 +1,8 @@
-//! Locks sessions, and writes what has changed of them.
+//! Locks sessions, and writes the changes that were made to them.
 //!
-//! All transactions take their locks in one order, so that no two of them wait for each other:
-//! first the locks of subjects, then those of request ids, then sessions by their identifiers, and
-//! last the head of the feed.
+//! All transactions take their locks in the same order, so that there is no deadlock: first the
+//! locks of subjects, then those of request ids, then sessions in the order of their identifiers,
+//! and last the head of the feed.
 
 use std::collections::HashMap;
 
@@ -42,7 +42,7 @@ pub async fn lock_sessions(
     rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
 }
 
-/// Writes the columns of locked sessions that can change.
+/// Writes those columns of locked sessions that can change.
 pub async fn save_sessions(
     connection: &mut PooledConnection<'_>,
     changed: &[Session],

@@ -1,4 +1,4 @@
-//! Sessions: creating, refreshing, revoking, reading and sweeping them.
+//! Creates, refreshes, revokes, reads and sweeps sessions.
 
 mod claims;
 pub mod create;

@@ -1,10 +1,11 @@
-//! Remembers the oldest live sessions of subjects at their limits, so that the next read need not
-//! step over the index entries of all sessions that were evicted before.
+//! Remembers the oldest live session of each subject that is at its limit, so that the next read
+//! need not step over the index entries of all sessions that were evicted before.
 //!
-//! An evicted session leaves an entry in the index `sessions_of_subject`, which nothing removes
-//! while a long transaction may still see it. The oldest sessions are evicted first, so these
-//! entries come before those of live sessions, and a read from the beginning passes each of them. A
-//! subject that signs in again and again would become slower and slower.
+//! An evicted session leaves an entry in the index `sessions_of_subject`. The server cannot remove
+//! this entry while a long transaction may still see the session. The oldest sessions are evicted
+//! first, so these entries come before those of live sessions, and a read from the beginning passes
+//! all of them. Without a remembered start, the sign-ins of a subject that signs in again and again
+//! would become slower and slower.
 
 use std::time::Duration;
 
@@ -12,12 +13,12 @@ use quick_cache::sync::Cache;
 
 use crate::domain::{ids::SessionId, time::Timestamp};
 
-/// The largest number of subjects that are remembered. An entry contains the names of tenant and
-/// subject, 384 bytes at most, so all together take less than 3 MB.
+/// The largest number of subjects that are remembered. A cache entry contains the names of a tenant
+/// and a subject, at most 384 bytes, so all entries together take less than 3 MB.
 const MOST_SUBJECTS: usize = 4096;
 
-/// The time for which a start may be used after the last read from the beginning. It is limited,
-/// because reads from a start do not see the sessions before it.
+/// The time for which a start may be used after the last read from the beginning. This time is
+/// limited, because reads from a start miss any session before it.
 const TRUSTED_FOR: Duration = Duration::from_secs(30);
 
 /// The point at which a read of a subject's live sessions begins.
@@ -30,12 +31,12 @@ pub struct Start {
 }
 
 impl Start {
-    /// Returns the start before all sessions.
+    /// Returns a start that is before all sessions.
     pub fn beginning(now: Timestamp) -> Self {
         Self { id: SessionId::from_bytes([0; 16]), from_beginning_at: now }
     }
 
-    /// Returns whether no session can be before it.
+    /// Returns whether this start is before all sessions.
     pub fn is_beginning(&self) -> bool {
         *self.id.bytes() == [0; 16]
     }
@@ -45,24 +46,25 @@ impl Start {
 #[derive(Debug)]
 pub struct OldestLive {
     starts: Cache<String, Start>,
-    /// A session that is created after a read may have an identifier that is this much earlier than
-    /// those that existed: twice the skew of the clocks, because one replica may be ahead and
-    /// another one behind.
+    /// The margin between the oldest session that was found and the start of later reads. A session
+    /// that is created later may have an identifier that is this much earlier: twice the skew of
+    /// the clocks, because one replica's clock may be ahead and another's behind.
     margin: Duration,
 }
 
 impl OldestLive {
-    /// Creates an empty cache. The clock of each replica is off by no more than `max_clock_skew`.
+    /// Creates an empty cache. `max_clock_skew` is the largest error of a replica's clock.
     pub fn new(max_clock_skew: Duration) -> Self {
         Self { starts: Cache::new(MOST_SUBJECTS), margin: max_clock_skew.saturating_mul(2) }
     }
 
-    /// Returns the point at which a read at `now` may begin. It is the beginning if nothing is
-    /// known, or if what is known is too old, or from the future because the clock was set back.
+    /// Returns the point at which a read at `now` may begin. This is the beginning if no start is
+    /// remembered, if the remembered start is too old, or if it is from the future because the
+    /// clock was set back.
     ///
-    /// There may be sessions before it if clocks are further apart than allowed, if a creation took
-    /// longer than the margin, or if the database was set back. So a caller that finds fewer
-    /// sessions than expected must read again from the beginning.
+    /// There may be sessions before a remembered start: if clocks are further apart than allowed,
+    /// if a creation took longer than the margin, or if the database was set back. So a caller that
+    /// finds fewer sessions than expected must read again from the beginning.
     pub fn start(&self, tenant: &str, subject: &str, now: Timestamp) -> Start {
         let is_trusted = |start: &Start| {
             let age = now.since(start.from_beginning_at).max(start.from_beginning_at.since(now));
@@ -83,7 +85,8 @@ impl OldestLive {
     }
 }
 
-/// Returns the key of a subject. The zero byte separates the names, which cannot contain it.
+/// Returns the key of a subject in the cache. The names are separated by a zero byte, which they
+/// cannot contain.
 fn key(tenant: &str, subject: &str) -> String {
     format!("{tenant}\0{subject}")
 }
@@ -97,7 +100,7 @@ mod tests {
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_read_begins_two_skews_before_the_oldest_session_that_was_found() {
+    fn a_read_begins_twice_the_clock_skew_before_the_oldest_known_session() {
         let oldest_live = OldestLive::new(SKEW);
         assert!(oldest_live.start("acme", "alice", NOW).is_beginning());
         oldest_live.remember(
@@ -122,7 +125,8 @@ mod tests {
         }
     }
 
-    /// Otherwise a wrong start could be passed on from read to read.
+    /// If a read from a start prolonged the trust in it, a wrong start could be passed on from read
+    /// to read for ever.
     #[test]
     fn a_partial_read_does_not_prolong_the_trust_in_a_remembered_start() {
         let oldest_live = OldestLive::new(SKEW);
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_subjects_are_remembered_than_a_fixed_number() {
+    fn the_number_of_remembered_subjects_is_limited() {
         let oldest_live = OldestLive::new(SKEW);
         for n in 0..3 * MOST_SUBJECTS {
             oldest_live.remember(

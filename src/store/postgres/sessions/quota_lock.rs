@@ -1,5 +1,6 @@
-//! Locks of subjects with a quota. One transaction at a time, of all replicas, holds the lock of a
-//! subject. So it counts the sessions after the transactions before it have committed.
+//! The locks of subjects with a quota. Only one transaction at a time, of all replicas, holds the
+//! lock of a subject. So a transaction that holds it counts the subject's sessions after all
+//! earlier holders have committed.
 
 use super::super::connection::pool::{BEGIN, PooledConnection};
 use crate::{
@@ -15,10 +16,10 @@ pub struct SubjectLock<'a> {
     pub subject: &'a str,
     /// The instant at which the first of the new sessions was created.
     pub at: Timestamp,
-    /// The largest number of live sessions that may exist beside a new one, by the greatest of the
-    /// limits.
+    /// The largest number of live sessions that may exist beside a new one, by the greatest limit
+    /// among the creations.
     pub others: i64,
-    /// The number of the new sessions.
+    /// The number of new sessions of the subject.
     pub added: i64,
 }
 
@@ -50,8 +51,8 @@ pub fn subject_locks<'a>(
     subject_locks
 }
 
-/// Returns the statements that begin a transaction and take these locks. The statement after them
-/// sees what the earlier holders have committed.
+/// Returns the statements that begin a transaction and take these locks. The next statement sees
+/// what the earlier holders have committed.
 pub fn begin(subject_locks: &[SubjectLock<'_>]) -> String {
     let keys: Vec<String> =
         subject_locks.iter().filter_map(|lock| lock.key).map(|key| key.to_string()).collect();
@@ -62,8 +63,8 @@ pub fn begin(subject_locks: &[SubjectLock<'_>]) -> String {
     format!("{BEGIN}; SELECT pg_advisory_xact_lock(key) FROM unnest('{{{keys}}}'::bigint[]) AS key")
 }
 
-/// Returns the FNV-1a hash of tenant and subject, which is the same in every version. A collision
-/// only makes a transaction wait.
+/// Returns the FNV-1a hash of tenant and subject. All versions of the service must compute the same
+/// hash. A collision only makes a transaction wait for another one.
 fn lock_key(session: &Session) -> i64 {
     let text = b"countersign/"
         .iter()

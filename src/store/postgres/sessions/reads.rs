@@ -1,4 +1,4 @@
-//! Reads sessions, and the clock by which they are judged.
+//! Reads sessions, and the clock of the database, which decides whether they are live.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, dsl,
@@ -37,8 +37,8 @@ pub async fn sessions(
     match query.live {
         Some(live) => listed(connection, &query, live).await,
         None => {
-            // The live sessions are read first, so that a session that ends meanwhile is in both
-            // lists, and not in neither.
+            // The live sessions are read first. So a session that ends between the two reads is in
+            // both lists; in the other order it could be missing from both.
             let live = listed(connection, &query, true).await?;
             let over = listed(connection, &query, false).await?;
             Ok(query.merge(live, over))
@@ -46,8 +46,9 @@ pub async fn sessions(
     }
 }
 
-/// Lists the sessions that are not marked as over if `live`, and otherwise those that are. A query
-/// for live sessions alone also leaves out those that have expired but are not marked yet.
+/// Lists the sessions that are not marked as over if `live` is true, and otherwise those that are.
+/// A query for live sessions alone also leaves out sessions that have expired but are not marked
+/// yet.
 async fn listed(
     connection: &mut PooledConnection<'_>,
     query: &SessionQuery,

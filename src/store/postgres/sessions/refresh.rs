@@ -1,5 +1,5 @@
-//! Refreshes sessions. Rotations that need nothing else are made by one statement; the other
-//! attempts are decided on the row.
+//! Refreshes sessions. One statement makes the rotations that write nothing but the session. The
+//! other attempts are decided one by one, on the rows that were read.
 
 use std::{collections::HashMap, convert::Infallible};
 
@@ -42,8 +42,8 @@ pub async fn commit(pool: &Pool, attempts: &[RefreshAttempt]) -> BatchOutcome<Re
     batch::commit_in_two(pool, attempts, FastPath, SlowPath).await
 }
 
-/// Rotates sessions for which [`Session::judge_refresh`] would decide that, if their policies
-/// revoke no access token.
+/// Rotates the sessions for which [`Session::judge_refresh`] would decide to rotate, provided that
+/// their policies revoke no access token at a refresh.
 const ROTATE: &str = concat!(
     "UPDATE sessions AS s
     SET refreshed_at = given.instant,
@@ -91,17 +91,18 @@ const ROTATE: &str = concat!(
     ", s.ended_at, s.end_reason, s.end_note, s.is_over"
 );
 
-/// An attempt that may be a plain rotation.
+/// An attempt on the fast path: it may be a rotation that writes nothing but the session.
 struct FastPath<'a>(&'a RefreshAttempt);
 
 #[async_trait]
 impl BatchWrite for FastPath<'_> {
-    /// None if it is not a plain rotation.
+    /// None leaves the attempt to the slow path.
     type Outcome = Option<Refreshed>;
 
-    /// Rotates by a statement whose conditions are those of [`Session::judge_refresh`] for a
-    /// rotation, under policies that do not revoke the previous access token. Of several attempts
-    /// with one token, one rotates. Rows are locked in the order of their identifiers.
+    /// Rotates by one statement. Its conditions are those under which [`Session::judge_refresh`]
+    /// decides to rotate, and that the policy does not revoke the previous access token. Of several
+    /// attempts with the same refresh token, one rotates. Rows are locked in the order of their
+    /// identifiers.
     async fn apply(
         connection: &mut PooledConnection<'_>,
         attempts: &[Self],
@@ -153,8 +154,8 @@ impl BatchWrite for FastPath<'_> {
             if let Some(outcome) =
                 usize::try_from(ordinal).ok().and_then(|ordinal| outcomes.get_mut(ordinal))
             {
-                // A damaged row was rotated all the same, and must not make the other attempts
-                // fail.
+                // A damaged row was rotated all the same. Its error must not make the other
+                // attempts fail.
                 *outcome = Session::try_from(row).map(|session| {
                     Some(Refreshed::Rotated { session: Box::new(session), position: None })
                 });
@@ -164,7 +165,7 @@ impl BatchWrite for FastPath<'_> {
     }
 }
 
-/// An attempt that is decided on the row.
+/// An attempt on the slow path: it is decided on the row that was read.
 struct SlowPath<'a>(&'a RefreshAttempt);
 
 #[async_trait]
@@ -179,7 +180,8 @@ impl BatchWrite for SlowPath<'_> {
             attempts.iter().map(|Self(attempt)| attempt.session_id).collect();
         ids.sort_unstable();
         ids.dedup();
-        // Most of these attempts are replays and refusals, which change nothing and need no lock.
+        // Most of these attempts are replays and refusals. They change nothing, and so need no
+        // lock.
         let current = read(connection, &ids).await?;
         let cut_offs = cut_offs::read(connection, current.values()).await?;
         let mut batch = Batch { current, cut_offs, changed: HashMap::new(), entries: vec![] };
@@ -197,15 +199,15 @@ impl BatchWrite for SlowPath<'_> {
         let changed: Vec<_> = batch.changed.into_values().collect();
         lock::save_sessions(connection, &changed).await?;
         let positions = entries::insert_entries(connection, &batch.entries).await?;
-        // The newest entry is read after the entries of this batch were written, because a replay
-        // may have to wait for one of them.
+        // The head of the feed is read after the entries of this batch were written, because a
+        // replay may have to wait for one of them.
         let newest = newest_entry(connection, &decisions).await?;
         connection.commit().await?;
         Ok(decisions.into_iter().map(|one| one.refreshed(&positions, newest)).collect())
     }
 }
 
-/// The state on which attempts are decided, and what they have changed so far.
+/// The state that decisions about attempts are based on, and the changes so far.
 struct Batch {
     current: HashMap<SessionId, Session>,
     cut_offs: CutOffs,
@@ -213,7 +215,7 @@ struct Batch {
     entries: Vec<BlacklistEntry>,
 }
 
-/// A decision, and the index of its entry among those of the batch.
+/// A decision, and the index of its entry among the entries of the batch, if it has one.
 struct Decided {
     decision: RefreshDecision,
     entry: Option<usize>,
@@ -247,8 +249,9 @@ impl Batch {
     }
 }
 
-/// Reads the head of the feed if an attempt is a replay whose first answer may have revoked an
-/// access token, because not every replica may have applied that yet.
+/// Reads the head of the feed if any attempt is a replay of a refresh that may have revoked an
+/// access token. Such a replay must wait too, because some replica may not have applied that entry
+/// yet.
 async fn newest_entry(
     connection: &mut PooledConnection<'_>,
     decisions: &[Decided],
@@ -263,8 +266,8 @@ async fn newest_entry(
 }
 
 impl Decided {
-    /// Returns the outcome, given the positions of the entries of the batch, and the head of the
-    /// feed for replays.
+    /// Returns the outcome. `positions` are those of the batch's entries, and `newest` is the head
+    /// of the feed, for replays.
     fn refreshed(
         self,
         positions: &[FeedPosition],

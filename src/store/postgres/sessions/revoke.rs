@@ -1,5 +1,6 @@
-//! Revokes sessions, tokens, subjects and tenants. The sessions that a batch is about are locked
-//! first, and then each revocation is decided on the state that those before it have left.
+//! Revokes sessions, tokens, subjects and tenants. First the sessions that the batch may end are
+//! locked. Then each revocation is decided on the state that the revocations before it in the batch
+//! have left.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -54,7 +55,8 @@ impl BatchWrite for Revocation {
         connection.begin().await?;
         let of_subjects = of_subjects(connection, revocations).await?;
         let mut surveys = survey_subjects(connection, revocations).await?;
-        // The counts come before anything is locked, because counting a large tenant takes a while.
+        // The sessions are counted before anything is locked, because it takes a while to count
+        // those of a large tenant.
         for revocation in revocations {
             let RevocationTarget::Tenant(tenant) = &revocation.target else { continue };
             if let Entry::Vacant(vacant) = surveys.entry(cut_off_key(tenant, None)) {
@@ -90,9 +92,10 @@ impl BatchWrite for Revocation {
         let changed: Vec<_> = batch.changed.into_values().collect();
         lock::save_sessions(connection, &changed).await?;
         let positions = entries::insert_entries(connection, &batch.entries).await?;
-        // A revocation that adds no entry may have found one that has not reached every index yet.
-        // So it waits for all entries up to the head of the feed, those of this batch included. The
-        // newest row does not tell how far that is, because it may have been deleted.
+        // A revocation that adds no entry may have found an entry that has not reached every index
+        // yet. So it waits for all entries up to the head of the feed, including those of this
+        // batch. The newest row of the blacklist does not show where the head is, because that row
+        // may have been deleted.
         let head = match positions.iter().copied().max_by_key(|position| position.seq) {
             Some(last) => last,
             None => entries::feed_head(connection).await?,
@@ -106,14 +109,15 @@ impl BatchWrite for Revocation {
     }
 }
 
-/// The live sessions of a subject, the oldest first: no more than can be ended at once.
+/// The oldest live sessions of a subject, the oldest first: at most as many as one transaction may
+/// end.
 #[derive(Default)]
 struct LiveIds {
     ids: Vec<SessionId>,
     has_more: bool,
 }
 
-/// Returns, for each revocation, the live sessions of the subject that it names.
+/// Returns, for each revocation of a subject, the live sessions of that subject.
 async fn of_subjects(
     connection: &mut PooledConnection<'_>,
     revocations: &[Revocation],
@@ -164,10 +168,10 @@ async fn of_subjects(
     Ok(found)
 }
 
-/// The state of tenants and subjects, by the keys of their entries.
+/// The state of tenants and subjects, by the keys of their blacklist entries.
 type Surveys = HashMap<String, Survey>;
 
-/// Reads the state of the subjects that these revocations name.
+/// Reads the state of the subjects that are to be revoked.
 async fn survey_subjects(
     connection: &mut PooledConnection<'_>,
     revocations: &[Revocation],
@@ -225,7 +229,8 @@ async fn survey_subjects(
     Ok(surveys)
 }
 
-/// Counts the uncovered live sessions of a subject that has too many to be ended at once.
+/// Counts the live sessions that no cut-off covers, for a subject that has more live sessions than
+/// one transaction may end.
 async fn count_uncovered(
     connection: &mut PooledConnection<'_>,
     revocation: &Revocation,
@@ -273,7 +278,8 @@ async fn survey_tenant(
     .await?;
     let up_to = up_to.into_iter().next().flatten().map(timestamp);
     let covered = up_to.map(|up_to| CutOff { up_to, spared: None });
-    // Without an entry all sessions are uncovered, because none has the identifier zero.
+    // If the tenant has no entry, all its sessions are uncovered: each identifier is greater than
+    // zero.
     let last = up_to.map_or(SessionId::from_bytes([0; 16]), SessionId::last_of_millisecond);
     let sessions = statement::<BigInt>(
         "SELECT count(*)
@@ -300,7 +306,7 @@ async fn survey_tenant(
     Ok(Survey { coverage, uncovered: Some(UncoveredCount { sessions, covered }) })
 }
 
-/// Returns those of these entries that exist.
+/// Returns the keys for which the blacklist has an entry.
 async fn present(
     connection: &mut PooledConnection<'_>,
     keys: impl Iterator<Item = EntryKey>,
@@ -322,8 +328,8 @@ async fn present(
 
 type EntryKey = (&'static str, String);
 
-/// Returns the keys of the entries that a revocation may replace, except those of tenants and
-/// subjects, which are part of the surveys.
+/// Returns the keys of the entries that a revocation may replace. The entries of tenants and
+/// subjects are not among them, because they are part of the surveys.
 fn replaceable(revocation: &Revocation) -> impl Iterator<Item = EntryKey> {
     let named = match &revocation.target {
         RevocationTarget::Token { token, .. } => Some(Revoked::Token(*token)),
@@ -336,11 +342,11 @@ fn replaceable(revocation: &Revocation) -> impl Iterator<Item = EntryKey> {
     named.into_iter().chain(fallback).map(|revoked| revoked_key(&revoked))
 }
 
-/// The state on which revocations are decided, and what they have changed so far.
+/// The state that decisions about revocations are based on, and the changes so far.
 struct Batch {
-    /// The locked sessions with the changes so far.
+    /// The locked sessions, with the changes so far.
     current: HashMap<SessionId, Session>,
-    /// The entries that exist.
+    /// The keys for which the blacklist has an entry, or for which this batch adds one.
     present: HashSet<EntryKey>,
     surveys: Surveys,
     changed: HashMap<SessionId, Session>,
@@ -348,8 +354,8 @@ struct Batch {
 }
 
 impl Batch {
-    /// Decides a revocation on the state that those before it have left. Also returns the index of
-    /// its entry among those of the batch.
+    /// Decides a revocation on the state that the revocations before it have left. Also returns the
+    /// index of its entry among the entries of the batch.
     fn decide(
         &mut self,
         revocation: &Revocation,
@@ -378,7 +384,7 @@ impl Batch {
     }
 }
 
-/// The state on which one revocation is decided.
+/// The state that the decision about one revocation is based on.
 struct State<'a> {
     batch: &'a Batch,
     live: &'a LiveIds,

@@ -1,4 +1,4 @@
-//! Ends and deletes many rows in bounded steps.
+//! Ends and deletes many rows, in batches of limited size.
 
 use diesel::{
     data_types::PgTimestamp,
@@ -18,7 +18,7 @@ use crate::{
     store::{EndedBatch, SweptRevocations, Unfinished},
 };
 
-/// Returns the first identifier after this one, if there can be one.
+/// Returns the first identifier after this one, or none if this is the last possible one.
 fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
     match id {
         None => Some([0; 16]),
@@ -26,7 +26,7 @@ fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
     }
 }
 
-/// Expands to the assignments that end a row of `sessions AS s` as `given` says.
+/// Expands to the assignments that end a row of `sessions AS s` with the values of `given`.
 macro_rules! end_as_given {
     () => {
         "ended_at = given.at,
@@ -80,9 +80,9 @@ fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
     }
 }
 
-/// Expands to the statement that ends sessions which a cut-off covers, given the condition for
-/// those of one subject. PostgreSQL evaluates the conditions of the UPDATE again for a row that
-/// another transaction has just changed.
+/// Expands to the statement that ends sessions which a cut-off covers. `$of_subject` is empty for a
+/// tenant, and a condition for the cut-off of one subject. If another transaction has just changed
+/// a row, PostgreSQL evaluates the conditions of the UPDATE again on the new version of the row.
 macro_rules! end_covered {
     ($of_subject:literal) => {
         concat!(
@@ -133,9 +133,9 @@ macro_rules! end_covered {
     };
 }
 
-/// Ends covered sessions in one transaction. Their tokens may be valid for longer than the entry of
-/// the tenant or subject is kept. Then the entry is written again, so that replicas keep it as
-/// long.
+/// Ends covered sessions in one transaction. If one of their tokens can be valid for longer than
+/// the entry of the tenant or subject is kept, the entry is written again with a later expiry, so
+/// that replicas keep it for long enough.
 pub async fn end_covered_sessions(
     connection: &mut PooledConnection<'_>,
     entry: &Unfinished,
@@ -165,7 +165,8 @@ pub async fn end_covered_sessions(
         .load(&mut **connection)
         .await?;
     let Some((last, sessions, needed_until)) = looked_at.into_iter().next() else {
-        // If the same was revoked again, its entry has another `seq`, and so stays unfinished.
+        // If the tenant or subject was revoked again, its entry has another `seq` now, and so stays
+        // unfinished.
         statement::<()>("UPDATE blacklist SET unfinished = false WHERE seq = ?")
             .bind::<BigInt, _>(entry.seq.0)
             .execute(&mut **connection)
@@ -188,8 +189,8 @@ pub async fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations, Fault> {
-    // A session may have been created while the entry that covers it was being written. Then the
-    // entry stays until that session has ended.
+    // A session may have been created while the entry that covers it was being written. The entry
+    // is then kept until that session has ended.
     connection.begin().await?;
     statement::<()>(concat!(
         "UPDATE blacklist AS b
@@ -246,8 +247,8 @@ pub async fn delete_expired_revocations(
     Ok(SweptRevocations { deleted, purge_watermark: timestamp(purge_watermark) })
 }
 
-/// Deletes sessions that are over, and rows of `large_subjects` that were counted before `until`. A
-/// session that another transaction is writing to is left to the next sweep.
+/// Deletes sessions that were over before `until`, and rows of `large_subjects` that were counted
+/// before then. A session that another transaction is writing to is left to the next sweep.
 pub async fn delete_old_sessions(
     connection: &mut PooledConnection<'_>,
     until: Timestamp,

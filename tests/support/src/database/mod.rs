@@ -82,8 +82,8 @@ impl Database {
         }
     }
 
-    /// Returns the SQL expression for the identifier of a record of the audit in lower-case
-    /// hexadecimal digits.
+    /// Returns the SQL expression for the identifier of an audit record, in lower-case hexadecimal
+    /// digits.
     pub fn audit_id(&self) -> &'static str {
         match self {
             Self::Sqlite(_) => "lower(hex(id))",
@@ -107,7 +107,7 @@ impl Database {
         }
     }
 
-    /// Keeps all others from writing until the returned connection is dropped.
+    /// Keeps all other connections from writing until the returned connection is dropped.
     pub async fn hold(&self) -> Box<dyn Any + Send> {
         match self {
             Self::Sqlite(database) => Box::new(database.hold()),
@@ -115,8 +115,8 @@ impl Database {
         }
     }
 
-    /// Waits until a stopped service has released the database. Its background tasks release it
-    /// only when they are polled next.
+    /// Waits until a stopped service has released the database. Its background tasks release the
+    /// database only when they are polled next.
     pub async fn released(&self) {
         match self {
             Self::Sqlite(database) => database.released().await,
@@ -132,7 +132,7 @@ impl Database {
         }
     }
 
-    /// Restores the copy. No service may run.
+    /// Restores the copy. No service may be running.
     pub async fn restore(&self, backup: Backup) {
         match (self, backup) {
             (Self::Sqlite(database), Backup::Sqlite(backup)) => database.restore(backup).await,

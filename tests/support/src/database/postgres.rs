@@ -26,8 +26,8 @@ const PASSWORD: &str = "password-of-the-database";
 pub const SECRETS: [(&str, &str); 1] = [("password of the database", PASSWORD)];
 
 impl PostgresDatabase {
-    /// Creates a database for a service with this data directory. It also creates the master key,
-    /// which the service does not do on PostgreSQL.
+    /// Creates a database for a service with this data directory. Also creates the master key,
+    /// because on PostgreSQL the service does not create one.
     pub async fn new(data_dir: &Path) -> Self {
         fs::DirBuilder::new().mode(0o700).create(data_dir).unwrap();
         master_key::create(&data_dir.join("master.key"), &SystemRng::default()).unwrap();
@@ -54,7 +54,7 @@ impl PostgresDatabase {
         execute(&self.url, sql).await;
     }
 
-    /// Keeps all others from writing until the returned connection is dropped.
+    /// Keeps all other connections from writing until the returned connection is dropped.
     pub async fn hold(&self) -> Client {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -85,7 +85,7 @@ impl PostgresDatabase {
         Backup
     }
 
-    /// Restores the copy. No service may run.
+    /// Restores the copy. No service may be running.
     pub async fn restore(&self, _: Backup) {
         self.execute(
             "DO $$ DECLARE name text; BEGIN FOR name IN SELECT tablename FROM pg_tables WHERE \

@@ -31,8 +31,8 @@ struct Count {
 }
 
 impl SqliteDatabase {
-    /// Names the database of a service with this data directory. The service creates it and the
-    /// master key at its first start.
+    /// Names the database of a service with this data directory. The service creates the database
+    /// and the master key at its first start.
     pub fn new(data_dir: &Path) -> Self {
         Self { file: data_dir.join("countersign.db") }
     }
@@ -54,7 +54,7 @@ impl SqliteDatabase {
         connect(&self.file.display().to_string()).batch_execute(sql).unwrap();
     }
 
-    /// Keeps all others from writing until the returned connection is dropped.
+    /// Keeps all other connections from writing until the returned connection is dropped.
     pub fn hold(&self) -> SqliteConnection {
         let mut connection = connect(&self.file.display().to_string());
         connection.batch_execute("BEGIN IMMEDIATE").unwrap();
@@ -74,11 +74,11 @@ impl SqliteDatabase {
         backup
     }
 
-    /// Restores the copy. No service may run.
+    /// Restores the copy. No service may be running.
     pub async fn restore(&self, backup: Backup) {
         let log = format!("{}-wal", self.file.display());
-        // The last connection deletes the log when it is closed, a moment after the service has
-        // stopped.
+        // The write-ahead log is deleted when the last connection is closed, a moment after the
+        // service has stopped.
         eventually("the database is closed", async || (!fs::exists(&log).unwrap()).then_some(()))
             .await;
         fs::copy(backup.file(), &self.file).unwrap();

@@ -1,5 +1,6 @@
-//! HTTP/2 (RFC 9113): its frames, a client that sends them one by one and so behaves in ways that
-//! no library allows, and one that is as cheap as a benchmark needs.
+//! HTTP/2 (RFC 9113): its frames, and two clients. One client sends frame by frame, and so can
+//! behave in ways that no library allows. The other uses as little processor time as a benchmark
+//! needs.
 
 mod raw;
 mod unary;
@@ -28,13 +29,13 @@ pub mod kind {
     pub const PING: u8 = 6;
     /// The end of a connection.
     pub const GOAWAY: u8 = 7;
-    /// Leave to send further bytes.
+    /// The permission to send further bytes.
     pub const WINDOW_UPDATE: u8 = 8;
     /// The rest of headers.
     pub const CONTINUATION: u8 = 9;
 }
 
-/// The flag of DATA and HEADERS that are the last of their sender.
+/// The flag of the last DATA or HEADERS frame of a sender on a stream.
 pub const END_STREAM: u8 = 1;
 /// The flag of HEADERS that no CONTINUATION follows.
 pub const END_HEADERS: u8 = 4;
@@ -58,7 +59,7 @@ pub mod code {
     pub const STREAM_CLOSED: u32 = 5;
     /// A frame of a wrong length.
     pub const FRAME_SIZE_ERROR: u32 = 6;
-    /// A call that was not begun.
+    /// A call that the server refused before it began to process the call.
     pub const REFUSED_STREAM: u32 = 7;
     /// Headers that cannot be decoded.
     pub const COMPRESSION_ERROR: u32 = 9;
@@ -162,7 +163,7 @@ pub fn ping(number: u64) -> Vec<u8> {
     frame(kind::PING, 0, 0, &number.to_be_bytes())
 }
 
-/// Returns the identifier of a client's stream, which is odd.
+/// Returns the identifier of a client's stream with this index. Clients use odd identifiers.
 pub fn stream(index: usize) -> u32 {
     u32::try_from(2 * index + 1).unwrap()
 }

@@ -41,14 +41,14 @@ impl Raw {
         Self { read: Frames(read), write }
     }
 
-    /// Opens a connection on which HTTP/2 has begun.
+    /// Opens a connection, and exchanges the prefaces of HTTP/2.
     pub async fn open(address: SocketAddr) -> Self {
         Self::with(address, &[]).await
     }
 
-    /// Opens a connection on which HTTP/2 has begun with these settings. It also waits until the
-    /// server has extended the connection's window: before that, a client may send at most 65,535
-    /// bytes (RFC 9113, section 6.9.2).
+    /// Opens a connection, and exchanges the prefaces of HTTP/2 with these settings. Also waits
+    /// until the server has extended the connection's window: before that, a client may send at
+    /// most 65,535 bytes (RFC 9113, section 6.9.2).
     pub async fn with(address: SocketAddr, values: &[(u16, u32)]) -> Self {
         let mut raw = Self::silent(address).await;
         raw.send(&[PREFACE, &settings(values)].concat()).await;
@@ -94,8 +94,8 @@ impl Raw {
         self.flood(|| None).await
     }
 
-    /// Sends a PING, and waits for its answer. Returns the frames that came before it, or the end
-    /// of the connection if that has closed.
+    /// Sends a PING, and waits for its answer. Returns the frames that came before the answer, or
+    /// an [`Ended`] if the connection was closed.
     pub async fn answers(&mut self) -> Result<Vec<Frame>, Ended> {
         let asked = 0x1234_5678_u64;
         let _ = self.try_send(&ping(asked)).await;

@@ -1,4 +1,5 @@
-//! A cheap client, which implements only what unary calls of one method need.
+//! A client that costs little processor time, because it implements only what unary calls of one
+//! method need.
 
 use std::collections::BTreeMap;
 
@@ -56,12 +57,14 @@ pub struct Connection {
 pub struct Answered {
     /// The number that [`Connection::ask`] has returned.
     pub stream: u32,
-    /// The message; `None` if the call failed. Headers are therefore not read.
+    /// The message; `None` if the call failed. A failed call has no message, so the client need not
+    /// read headers to notice the failure.
     pub message: Option<Vec<u8>>,
 }
 
 impl Connection {
-    /// Connects for calls on a path, which carry the API key if there is one.
+    /// Opens a connection for calls of the method with this path. The calls carry the API key if
+    /// there is one.
     pub async fn open(address: &str, path: &str, api_key: Option<&str>) -> Result<Self, Failure> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
@@ -170,7 +173,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits until bytes have arrived. It is cancel-safe.
+    /// Waits until bytes have arrived. This function is cancel-safe.
     pub async fn wait(&mut self) -> Result<(), Failure> {
         self.input.drain(..self.read);
         self.read = 0;
@@ -201,8 +204,8 @@ impl Connection {
                     self.frame(kind::SETTINGS, ACK, 0, &[]);
                 }
                 kind::PING if flags & ACK == 0 => self.frame(kind::PING, ACK, 0, &payload),
-                // If the call is still open, it is refused. Otherwise it was answered before its
-                // message was read to its end.
+                // If the call is still open, the server has refused it. Otherwise the server
+                // answered before it had read the whole message.
                 kind::RST_STREAM => {
                     if self.open.remove(&stream).is_some() {
                         answered.push(Answered { stream, message: None });

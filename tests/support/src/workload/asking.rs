@@ -35,7 +35,8 @@ pub struct Held {
     pub refresh_token: String,
     /// The refresh token before the current one.
     pub used_refresh_token: Option<String>,
-    /// True if a refresh of it has failed, so that nobody knows whether it was carried out.
+    /// True if a refresh of the session has failed, so that it is unknown whether the refresh was
+    /// carried out.
     pub is_uncertain: bool,
 }
 
@@ -46,7 +47,7 @@ pub struct Asker {
     /// Records the calls.
     pub recorder: Arc<Recorder>,
     /// True if access tokens expire during the run. The grace of refresh tokens must be shorter
-    /// than their lifetime, so it ends during the run too.
+    /// than the lifetime of access tokens, so the grace ends during the run too.
     pub tokens_expire: bool,
 }
 
@@ -159,8 +160,8 @@ impl Asker {
     ) -> Option<Answer> {
         let ask = Ask::Refresh {
             session: held.number,
-            // An earlier refresh by this token may have been carried out. Without a grace, this one
-            // is then reuse.
+            // An earlier refresh by this token may have been carried out. If there is no grace,
+            // this refresh is then reuse.
             is_reuse: held.is_uncertain && (held.policy == "strict" || self.tokens_expire),
             supersedes: (held.policy == "superseding").then_some(held.access_token),
         };
@@ -197,7 +198,7 @@ impl Asker {
         Some(answer)
     }
 
-    /// Validates these tokens in one call; returns whether it was answered.
+    /// Validates these tokens in one call; returns whether the call was answered.
     pub async fn validate(
         &self,
         replica: usize,

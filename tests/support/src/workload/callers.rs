@@ -82,7 +82,7 @@ impl Callers {
         Self { stop, writers, readers, watchers }
     }
 
-    /// Waits for the calls under way, and returns the sessions that writers still hold.
+    /// Stops all callers, waits for their calls, and returns the sessions that writers still hold.
     pub async fn stop(self) -> Vec<Held> {
         self.stop.send_replace(true);
         let held = self.writers.join_all().await.into_iter().flatten().collect();
@@ -121,7 +121,7 @@ struct Writer {
     asker: Arc<Asker>,
     dice: Dice,
     name: String,
-    /// The number of tenants that it has given up after their revocation.
+    /// The number of tenants that the writer no longer uses, because it has revoked them.
     tenants: usize,
     sessions: Vec<Held>,
     watchers: TaskTracker,
@@ -157,7 +157,7 @@ impl Writer {
         let subject = format!("subject {}", self.dice.roll(3));
         if let Some(held) = self.asker.create(place, timeout, policy, &tenant, &subject).await {
             self.sessions.push(held.clone());
-            // Another replica may have to revoke a session that it has not seen yet.
+            // Sometimes the session is revoked at once, by a replica that may not have seen it yet.
             if self.dice.roll(6) == 0 {
                 let place = self.any_place();
                 self.revoke(held, place, timeout).await;
@@ -165,9 +165,9 @@ impl Writer {
         }
     }
 
-    /// Refreshes a session. If the outcome is unknown, it is tried once more at a replica that is
-    /// chosen anew, and never again: a refresh that was given up may be carried out later, and a
-    /// further one with the same token would then count as reuse.
+    /// Refreshes a session. If the outcome is unknown, the refresh is tried once more, at a newly
+    /// chosen replica, and never again: a refresh that was given up may be carried out later, and a
+    /// further refresh with the same token would then count as reuse.
     async fn refresh(&mut self, place: usize, timeout: Duration) {
         let index = self.dice.roll(self.sessions.len());
         let held = &mut self.sessions[index];
@@ -185,7 +185,7 @@ impl Writer {
     }
 
     /// Revokes a session, its access token, its subject or its tenant. While the outcome is
-    /// unknown, the revocation is usually tried again, at a replica that is chosen anew.
+    /// unknown, the revocation is usually tried again, at a newly chosen replica.
     async fn revoke(&mut self, held: Held, place: usize, timeout: Duration) {
         let (tenant, subject) = (held.tenant.clone(), held.subject.clone());
         let session = Target::Session(held.number);
@@ -194,7 +194,8 @@ impl Writer {
         let refresh_token = revoke_request::Target::Token(held.refresh_token.clone());
         let (target, by) = match self.dice.roll(12) {
             0..3 => (session, by_id(&held)),
-            // An access token that has expired revokes nothing.
+            // An expired access token adds no entry if the row of its session was lost, and then the
+            // session's newer tokens stay active.
             3..5 if !self.asker.tokens_expire => (session, access_token),
             3..7 => (session, refresh_token),
             7..9 => (Target::Token(held.access_token), access_token),
@@ -239,7 +240,7 @@ impl Writer {
         }
     }
 
-    /// Uses a refresh token again whose policy allows no grace.
+    /// Uses a refresh token a second time, if its policy allows no grace.
     async fn reuse(&mut self, place: usize, timeout: Duration, held: &Held) {
         if held.policy != "strict" || held.is_uncertain || held.used_refresh_token.is_none() {
             return;
@@ -260,7 +261,7 @@ impl Writer {
                 let (asker, tokens) = (self.asker.clone(), tokens.to_vec());
                 let mut stopped = self.stopped.clone();
                 self.watchers.spawn(async move {
-                    // There is no need to wait once the run ends: it validates all tokens then.
+                    // There is no need to wait once the run ends: all tokens are validated then.
                     let _ =
                         timeout(Duration::from_millis(after), stopped.wait_for(|stopped| *stopped))
                             .await;

@@ -1,4 +1,4 @@
-//! Checks the guarantee against a history: once a revocation is acknowledged, no replica answers
+//! Checks that a history keeps the guarantee: once a revocation is acknowledged, no replica answers
 //! `active` or refreshes the session; and nothing is revoked unless somebody asked for it.
 
 use std::fmt;
@@ -22,7 +22,7 @@ pub struct Violation {
 /// A rule that a history must satisfy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// No call that began after the acknowledgement of a revocation answers active.
+    /// No call that began after the acknowledgement of a revocation finds a revoked token active.
     ActiveAfterRevoked,
     /// No call that began after the acknowledgement of a revocation refreshes the session.
     RefreshedAfterRevoked,
@@ -31,8 +31,8 @@ pub enum Rule {
     /// A session that nobody tried to revoke can be refreshed, and a session that was created can
     /// be revoked.
     RefusedWithoutCause,
-    /// An error has a reason, says when to retry if that may help, and a connection ends only when
-    /// its process does.
+    /// An error has a reason, and says when to retry if a retry may help. A connection ends only
+    /// when its process ends.
     WrongError,
     /// Once all faults are over, every replica validates every token and acknowledges a revocation.
     Unanswered,
@@ -53,8 +53,8 @@ fn violation(rule: Rule, story: impl IntoIterator<Item = impl fmt::Display>) -> 
 /// The calls that have revoked a session or a token, or may have.
 #[derive(Clone, Default)]
 struct RevokedBy<'a> {
-    /// The first call that may have revoked it. From the beginning of that call on, the token may
-    /// be inactive.
+    /// The first call that may have revoked the session or token. From the beginning of that call
+    /// on, the token may be inactive.
     attempted: Option<&'a Call>,
     /// The revocations that were acknowledged. From the end of the first of them on, the token must
     /// be inactive, unless the database was set back in between.
@@ -132,8 +132,8 @@ impl<'a> Revocations<'a> {
                             revoked_by.attempt(call);
                         }
                         let is_known = match target {
-                            // A tenant is revoked by time of creation, which also covers
-                            // sessions that the database has lost.
+                            // The revocation of a tenant covers all sessions that were created
+                            // before it, also those that the database has lost.
                             Target::Tenant(_) => true,
                             _ => !history.may_have_lost(session, call),
                         };
@@ -183,7 +183,7 @@ impl<'a> Revocations<'a> {
 }
 
 /// A set-back of the database loses commits that were acknowledged before it. These functions
-/// decide which answers that excuses.
+/// decide which answers a set-back excuses.
 impl History {
     /// Returns whether a call may find the session unknown, because the database was set back to a
     /// state from before the session's creation.
@@ -199,9 +199,9 @@ impl History {
         self.set_backs.iter().any(|at| session.asked < at.to && call.end > at.from)
     }
 
-    /// Returns whether an acknowledged revocation must hold for a call. A set-back may have lost it
-    /// if it began before the end of the set-back. It then need not hold until the replicas that
-    /// remember it have written it again, which they have done once the run has healed.
+    /// Returns whether an acknowledged revocation must hold for a call. A set-back may have lost a
+    /// revocation that began before the set-back ended. Such a revocation need not hold until the
+    /// replicas that remember it have written it again. They have done so once the run has healed.
     fn must_hold(&self, revocation: &Call, call: &Call) -> bool {
         let is_healed = self.healed.as_ref().is_some_and(|healed| call.begin >= healed.at);
         is_healed || !self.set_backs.iter().any(|at| revocation.begin < at.to && call.end > at.from)
@@ -216,7 +216,7 @@ fn revoke<'a>(revoked_by: &mut RevokedBy<'a>, call: &'a Call) {
     }
 }
 
-/// Returns all violations: first those of calls, by the time at which the call ended.
+/// Returns all violations. Those of calls come first, in the order in which the calls ended.
 pub fn check(history: &History) -> Vec<Violation> {
     let revocations = Revocations::of(history);
     let mut calls: Vec<_> = history.calls.iter().collect();

@@ -19,7 +19,7 @@ use crate::{
 const RECOVERY: Duration = Duration::from_secs(60);
 /// The pause before a call that failed is tried again.
 const RETRY: Duration = Duration::from_millis(50);
-/// The number of tokens in one call: the most that the service takes.
+/// The number of tokens in one call: the most that the service accepts.
 const BATCH: usize = 256;
 /// The most refreshes under way at the same time.
 const REFRESHING: usize = 16;

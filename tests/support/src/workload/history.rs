@@ -55,8 +55,8 @@ pub enum Ask {
     Refresh {
         /// The session of the refresh token.
         session: SessionNumber,
-        /// True if the refresh token may have been used before, without a grace, so that the
-        /// session may end.
+        /// True if the refresh token may have been used before and has no grace, so that this
+        /// refresh may end the session.
         is_reuse: bool,
         /// The access token that the refresh revokes.
         supersedes: Option<TokenNumber>,
@@ -90,7 +90,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Returns whether the call has an answer, instead of an error that leaves it open.
+    /// Returns whether the outcome is known. Some errors leave open whether a write was made.
     pub fn is_known(&self) -> bool {
         matches!(self, Self::Done | Self::Active | Self::Inactive(_) | Self::Refused(_))
     }
@@ -118,14 +118,14 @@ impl fmt::Display for Call {
     }
 }
 
-/// A time in which a process was not running, or may not have been.
+/// A time in which a process was down, or may have been down.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
     /// The replica of the process.
     pub replica: usize,
-    /// The time from which on it may not have run.
+    /// The time from which the process may have been down.
     pub from: Moment,
-    /// `None` if the process was not started again.
+    /// The time at which the process ran again; `None` if it was not started again.
     pub to: Option<Moment>,
 }
 
@@ -150,22 +150,22 @@ impl fmt::Display for Fault {
 /// A set-back: the database was replaced by an older state of itself while replicas ran.
 #[derive(Clone, Copy, Debug)]
 pub struct SetBack {
-    /// The older state is that of this time, or of a little later.
+    /// The older state dates from this time, or from a little later.
     pub kept: Moment,
     /// The database was replaced between `from` and `to`.
     pub from: Moment,
-    /// See `from`.
+    /// The later bound, see `from`.
     pub to: Moment,
 }
 
-/// The end of a run, from which on no fault is in effect.
+/// The last part of a run, in which no fault is in effect.
 #[derive(Clone, Debug, Default)]
 pub struct Healed {
-    /// The time of it.
+    /// The time at which this part began.
     pub at: Moment,
-    /// The replicas that must answer from then on.
+    /// The replicas that must answer in this part.
     pub replicas: Vec<usize>,
-    /// The number of tokens that had been issued by then.
+    /// The number of tokens that had been issued before.
     pub tokens: usize,
 }
 

@@ -1,5 +1,5 @@
-//! A load of all kinds of calls that are recorded, and a checker that decides whether everything
-//! that was acknowledged held.
+//! A load that makes and records calls of all kinds, and a checker that decides from the record
+//! whether everything that was acknowledged held.
 
 pub mod asking;
 pub mod callers;
@@ -10,7 +10,8 @@ pub mod recorder;
 
 use crate::ledger::Client;
 
-/// The replicas that a load calls. Each has a place, in which no process may run for some time.
+/// The replicas that a load calls. A place is the number of a replica, from 0. When the process of
+/// a replica has ended, its place is empty until another process is started there.
 pub trait Replicas: Send + Sync {
     /// Returns the number of places.
     fn places(&self) -> usize;
@@ -22,6 +23,6 @@ pub trait Replicas: Send + Sync {
     /// Returns a client of the process in a place, if there is one.
     fn client(&self, place: usize) -> Option<Client>;
 
-    /// Learns that a revocation is sent to this place.
+    /// Is called right before a revocation is sent to the replica in this place.
     fn notify_revocation(&self, _place: usize) {}
 }

@@ -22,7 +22,7 @@ struct Recorded {
 }
 
 impl Recorder {
-    /// Starts a recording. `history` holds what the profile says in advance.
+    /// Starts a recording. `history` holds what is known of the run in advance.
     pub fn new(history: History) -> Self {
         Self { start: Instant::now(), recorded: Mutex::new(Recorded { history, texts: vec![] }) }
     }
@@ -53,14 +53,14 @@ impl Recorder {
         self.recorded().history.set_backs.push(SetBack { kept, from, to });
     }
 
-    /// Records a session, and numbers it.
+    /// Records a session, and returns its number.
     pub fn session(&self, session: Session) -> SessionNumber {
         let sessions = &mut self.recorded().history.sessions;
         sessions.push(session);
         SessionNumber(sessions.len() - 1)
     }
 
-    /// Records a token and its text, and numbers it.
+    /// Records a token and its text, and returns its number.
     pub fn token(&self, session: SessionNumber, text: String) -> TokenNumber {
         let mut recorded = self.recorded();
         recorded.history.tokens.push(session);
@@ -68,8 +68,8 @@ impl Recorder {
         TokenNumber(recorded.texts.len() - 1)
     }
 
-    /// Returns the time of the first creation of a session at a replica by a call that began at
-    /// `since` or later.
+    /// Returns the time at which a replica first answered a call that created a session. Only calls
+    /// that began at `since` or later count.
     pub fn created_since(&self, replica: usize, since: Moment) -> Option<Moment> {
         let recorded = self.recorded();
         let mut calls = recorded.history.calls.iter();
@@ -99,7 +99,7 @@ impl Recorder {
             .collect()
     }
 
-    /// Records that the process of a replica may not be running from now on.
+    /// Records that from now on the process of a replica may be down.
     pub fn begin_outage(&self, replica: usize) {
         let from = self.now();
         self.recorded().history.outages.push(Outage { replica, from, to: None });
