@@ -2,16 +2,19 @@
 //! shard, so that threads on different processors do not contend for one cache line; a scrape adds
 //! the shards up.
 
+pub mod times;
+
 use std::{
     cell::Cell,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crossbeam_utils::CachePadded;
+use tokio::time::Instant;
 
 /// The upper bounds of the buckets of a duration, in seconds.
 pub const BOUNDS: [f64; 17] = [
@@ -200,12 +203,17 @@ pub struct Events {
 /// Begins events for one connection. Each connection has its own, so that connections do not
 /// contend for one reference count. Clones share one.
 #[derive(Clone, Debug)]
-pub struct EventSource(Arc<Arc<Events>>);
+pub struct EventSource(Arc<Source>);
+
+#[derive(Debug)]
+struct Source {
+    events: Arc<Events>,
+}
 
 impl EventSource {
     /// Creates a source of events that are counted in `events`.
     pub fn new(events: Arc<Events>) -> Self {
-        Self(Arc::new(events))
+        Self(Arc::new(Source { events }))
     }
 
     /// Begins an event, which ends with `code` unless it gets another one.
@@ -228,11 +236,16 @@ impl Event {
     pub fn set_code(&mut self, code: usize) {
         self.code = code;
     }
+
+    /// Returns the time since the event began.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
-        self.source.0.observe(self.kind, self.code, self.began.elapsed());
+        self.source.0.events.observe(self.kind, self.code, self.began.elapsed());
     }
 }
 

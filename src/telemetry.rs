@@ -38,7 +38,15 @@ pub fn start(log: &Log) -> Result<(), TelemetryError> {
     };
     let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_harmless));
     let started = if json {
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
+        registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(false)
+                    .with_writer(io::stderr),
+            )
+            .try_init()
     } else {
         registry
             .with(fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr))

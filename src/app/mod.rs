@@ -163,6 +163,7 @@ pub async fn serve(
         tls: tls.clone(),
         audit: audit.clone(),
         store_operations: store_operations.clone(),
+        clock: system.clock.clone(),
     };
     let ports = Ports::open(config, listeners, state).await;
 
@@ -199,14 +200,7 @@ pub async fn serve(
     }
     ports.announcer().announce(Phase::Serving).await;
     tracing::info!("serving");
-    let mut running = Running { replica, store, audit, ports, background };
-    let failure = running.wait(&shutdown).await;
-    running.stop(config, &shutdown, failure.is_some()).await;
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
-    tracing::info!("stopped");
-    Ok(())
+    Running { replica, store, audit, ports, background }.run(config, &shutdown).await
 }
 
 fn open_tls(config: &Config, system: &System) -> Result<Option<Arc<Tls>>, AppError> {
@@ -247,6 +241,17 @@ struct Running {
 }
 
 impl Running {
+    /// Runs until the process is told to stop, or until a part of it fails, and then ends all parts.
+    async fn run(mut self, config: &Config, shutdown: &Shutdown) -> Result<(), AppError> {
+        let failure = self.wait(shutdown).await;
+        self.stop(config, shutdown, failure.is_some()).await;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
     /// Waits until the process is told to stop, or until a part of it fails, and returns that
     /// failure. Meanwhile, announces when the lease lapses, and when there is one again.
     async fn wait(&mut self, shutdown: &Shutdown) -> Option<AppError> {

@@ -1,7 +1,10 @@
 //! Starts the servers of the two ports, announces the phase of the service on both ports, and
 //! closes them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -11,15 +14,16 @@ use super::settings::{
     max_connections,
 };
 use crate::{
-    authority::{audit::Audit, ready::Ready},
+    authority::{audit::Audit, rate_limiter::RateLimiter, ready::Ready},
     callers::Callers,
+    clock::Clock,
     config::Config,
     gateway::{Gateway, outcomes::Outcomes},
     grpc::{
-        calls,
+        calls::{self, CallObserver},
         health::{self, Health},
         server,
-        services::Services,
+        services::{self, Services},
     },
     http::{
         self, HttpAuthenticator, HttpState,
@@ -58,6 +62,8 @@ pub struct ServerState {
     pub audit: Audit,
     /// The operations of the store.
     pub store_operations: Arc<Events>,
+    /// The time, for limits on the rate of log lines.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Announces the phase of the service on both ports.
@@ -101,73 +107,47 @@ pub struct Ports {
     http: Port,
 }
 
+/// What both ports count.
+#[derive(Default)]
+struct Counted {
+    connections: Connections,
+    outcomes: Arc<Outcomes>,
+}
+
 impl Ports {
     /// Starts both servers, which report at first that the service is not ready.
     pub async fn open(config: &Config, listeners: Listeners, state: ServerState) -> Self {
-        let ServerState { ready, replica, callers, tls, audit, store_operations } = state;
-        let limits = &config.limits;
-        descriptors::take(max_connections(limits));
+        descriptors::take(max_connections(&config.limits));
         let announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
-        let connections = Connections::default();
-        let outcomes = Arc::<Outcomes>::default();
+        let counted = Counted::default();
+        let gateway = Arc::new(Gateway::new(config.gateway.clone(), counted.outcomes.clone()));
         let grpc_calls = Arc::new(calls::counters());
-        let http_requests = Arc::new(requests::counters());
-        let gateway = Arc::new(Gateway::new(config.gateway.clone(), outcomes.clone()));
-
         let acceptor = Acceptor {
             listener: listeners.grpc,
-            tls: tls.clone(),
+            tls: state.tls.clone(),
             side: Side::Grpc,
-            limits: grpc_accept_limits(limits),
-            counts: connections.grpc.clone(),
+            limits: grpc_accept_limits(&config.limits),
+            counts: counted.connections.grpc.clone(),
         };
         let others = health::routes(&announcer.grpc, config.reflection);
-        let (of_call, of_connection) = (call_limits(limits), connection_limits(limits));
-        let services = Services::new(
-            ready.clone(),
-            others,
-            callers.clone(),
-            audit.clone(),
-            gateway.clone(),
-            grpc_calls.clone(),
-            of_call,
-        );
-        let grpc = Port::open(|close| server::serve(acceptor, services, of_connection, close));
+        let parts = grpc_parts(config, &state, gateway.clone(), grpc_calls.clone());
+        let services = Services::new(parts, others, call_limits(&config.limits));
+        let limits = connection_limits(&config.limits);
+        let grpc = Port::open(|close| server::serve(acceptor, services, limits, close));
 
         let http_tls = config.tls.as_ref().filter(|tls| tls.http);
         let acceptor = listeners.http.map(|listener| Acceptor {
             listener,
-            tls: tls.clone().filter(|_| http_tls.is_some()),
+            tls: state.tls.clone().filter(|_| http_tls.is_some()),
             side: Side::Http,
-            limits: http_accept_limits(limits),
-            counts: connections.http.clone(),
+            limits: http_accept_limits(&config.limits),
+            counts: counted.connections.http.clone(),
         });
-        let http_state = HttpState {
-            authenticator: HttpAuthenticator {
-                callers: callers.clone(),
-                audit: audit.clone(),
-                is_private: config.http_is_private,
-            },
-            ready: ready.clone(),
-            gateway,
-            outcomes: outcomes.clone(),
-            request_timeout: limits.call_timeout,
-            certificates: http_tls.is_some_and(|tls| tls.files.client_ca.is_some()),
-        };
-        let metrics = Arc::new(Metrics::new(Observed {
-            ready,
-            replica,
-            callers,
-            connections,
-            tls,
-            audit,
-            outcomes,
-            grpc_calls,
-            http_requests: http_requests.clone(),
-            store_operations,
-        }));
+        let http_requests = Arc::new(requests::counters());
+        let http_state = http_state(config, &state, gateway, counted.outcomes.clone());
+        let metrics = metrics(state, counted, grpc_calls, http_requests.clone());
         let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, http_state);
-        let limits = http_connection_limits(limits);
+        let limits = http_connection_limits(&config.limits);
         let http =
             Port::open(|close| http::server::serve(acceptor, routes, http_requests, limits, close));
         Self { announcer, grpc, http }
@@ -209,4 +189,67 @@ impl Ports {
             let _ = self.http.server.await;
         }
     }
+}
+
+fn grpc_parts(
+    config: &Config,
+    state: &ServerState,
+    gateway: Arc<Gateway>,
+    calls: Arc<Events>,
+) -> services::Parts {
+    let observer = CallObserver {
+        events: calls,
+        slow_from: config.log.slow_calls,
+        slow_lines: Mutex::new(RateLimiter::new(calls::SLOW_LINES, state.clock.clone())),
+    };
+    services::Parts {
+        ready: state.ready.clone(),
+        callers: state.callers.clone(),
+        audit: state.audit.clone(),
+        gateway,
+        observer,
+    }
+}
+
+fn http_state(
+    config: &Config,
+    state: &ServerState,
+    gateway: Arc<Gateway>,
+    outcomes: Arc<Outcomes>,
+) -> HttpState {
+    let tls = config.tls.as_ref().filter(|tls| tls.http);
+    HttpState {
+        authenticator: HttpAuthenticator {
+            callers: state.callers.clone(),
+            audit: state.audit.clone(),
+            is_private: config.http_is_private,
+        },
+        ready: state.ready.clone(),
+        gateway,
+        outcomes,
+        request_timeout: config.limits.call_timeout,
+        certificates: tls.is_some_and(|tls| tls.files.client_ca.is_some()),
+    }
+}
+
+fn metrics(
+    state: ServerState,
+    counted: Counted,
+    grpc_calls: Arc<Events>,
+    http_requests: Arc<Events>,
+) -> Arc<Metrics> {
+    let ServerState { ready, replica, callers, tls, audit, store_operations, .. } = state;
+    let Counted { connections, outcomes } = counted;
+    Arc::new(Metrics::new(Observed {
+        ready,
+        replica,
+        callers,
+        connections,
+        tls,
+        audit,
+        outcomes,
+        grpc_calls,
+        http_requests,
+        store_operations,
+    }))
 }

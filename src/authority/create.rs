@@ -8,6 +8,7 @@ use super::{
     fingerprint::fingerprint,
     issue::{Issued, require_live},
     new_session::NewSession,
+    note_session,
 };
 use crate::{
     domain::{
@@ -39,6 +40,7 @@ impl Authority {
             request_fingerprint: fingerprint,
             ..self.new_session(new, audience, policy, now)?
         };
+        note_session(Some(&session.tenant), Some(session.id));
         loop {
             // The tokens are issued before the row is written, so that a failure to issue them
             // leaves no session behind.

@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::task::yield_now;
 
-use super::{Authority, error::AuthorityError};
+use super::{Authority, error::AuthorityError, note_session};
 use crate::{
     domain::{
         caller::Actor,
@@ -64,6 +64,7 @@ impl Authority {
         let session =
             self.store.session(id).await?.filter(|session| by.reach().has_tenant(&session.tenant));
         let session = session.ok_or(AuthorityError::SessionNotFound)?;
+        note_session(Some(&session.tenant), Some(session.id));
         Ok((session, self.clock.now()))
     }
 

@@ -17,6 +17,7 @@ use crate::{
         rotation::{Change, NotRotated, Rotation, RotationRules},
         time::Timestamp,
     },
+    instruments::times::in_own_task,
     keys::{
         generate::{NotGenerated, generate},
         ring::Jwks,
@@ -335,7 +336,7 @@ impl Authority {
         let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
         // The change is made in a task of its own, so that it is recorded even if the caller
         // disconnects.
-        let changing = tokio::spawn(async move {
+        let changing = in_own_task(async move {
             let position = store.change_ring(change).await?;
             if position.is_some() {
                 for key in &keys {

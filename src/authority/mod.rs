@@ -11,7 +11,7 @@ pub mod inspect;
 pub mod issue;
 pub mod keys;
 pub mod new_session;
-mod rate_limiter;
+pub mod rate_limiter;
 pub mod ready;
 pub mod refresh;
 pub mod revoke;
@@ -22,6 +22,7 @@ pub mod validate;
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, Semaphore};
+use tracing::{Instrument, Span};
 
 use self::{
     audit::Audit, counts::Counts, error::AuthorityError, inspect::PAGES_AT_ONCE, keys::Rotating,
@@ -31,6 +32,7 @@ use crate::{
     clock::Clock,
     domain::{
         caller::Actor,
+        ids::SessionId,
         key::RefreshKeyId,
         permission::Operation,
         policy::{Policy, TenantRules},
@@ -38,6 +40,7 @@ use crate::{
         rotation::RotationRules,
         text::Audience,
     },
+    instruments::times::{Part, part},
     keys::keeper::Keeper,
     revocation::replica::{AckError, Epoch, Replica},
     rng::{Rng, random},
@@ -194,7 +197,7 @@ impl Authority {
     /// activated the next key already.
     async fn ensure_current(&self) -> Result<(), AuthorityError> {
         if !self.is_current() || !self.keeper.ring().makes_tokens() {
-            self.replica.renewed().await.map_err(uncertain)?;
+            part(Part::Renewal, self.replica.renewed()).await.map_err(uncertain)?;
         }
         if self.keeper.ring().makes_tokens() { Ok(()) } else { Err(no_key()) }
     }
@@ -212,7 +215,7 @@ impl Authority {
     /// reads must wait for this, because after a failover the old primary may still answer reads,
     /// although it lacks later writes. The old primary can no longer commit a renewal.
     async fn wait_until_confirmed(&self) -> Result<(), AuthorityError> {
-        self.replica.renewed().await.map(drop).map_err(uncertain)
+        part(Part::Renewal, self.replica.renewed()).await.map(drop).map_err(uncertain)
     }
 
     /// Waits until every replica either has applied the feed up to this position or no longer holds
@@ -223,7 +226,20 @@ impl Authority {
         epoch: Epoch,
         position: FeedPosition,
     ) -> Result<(), AuthorityError> {
-        self.replica.acknowledged(epoch, position).await.map_err(uncertain)
+        let span = tracing::info_span!("acknowledgement");
+        let waiting = self.replica.acknowledged(epoch, position).instrument(span);
+        part(Part::Acknowledgement, waiting).await.map_err(uncertain)
+    }
+}
+
+/// Adds the session that the current call is about to the span of the call.
+fn note_session(tenant: Option<&str>, session: Option<SessionId>) {
+    let span = Span::current();
+    if let Some(tenant) = tenant {
+        span.record("tenant", tenant);
+    }
+    if let Some(session) = session {
+        span.record("session_id", tracing::field::display(session));
     }
 }
 

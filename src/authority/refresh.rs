@@ -1,6 +1,6 @@
 //! Refresh: exchanges a refresh token for the next pair of tokens.
 
-use super::{Authority, error::AuthorityError, issue::Issued};
+use super::{Authority, error::AuthorityError, issue::Issued, note_session};
 use crate::{
     domain::{
         audit::{AuditAction, AuditRecord},
@@ -45,6 +45,7 @@ impl Authority {
         let claims = self
             .read_refresh_token(&exchange.refresh_token)
             .ok_or(AuthorityError::RefreshTokenInvalid)?;
+        note_session(None, Some(claims.session_id));
         self.ensure_current().await?;
         let now = self.clock.now();
         let scopes = exchange.scopes.clone();
@@ -60,6 +61,12 @@ impl Authority {
             next_key: self.refresh_key()?,
         };
         let (epoch, refreshed) = self.exchange(attempt).await?;
+        if let Refreshed::Rotated { session, .. }
+        | Refreshed::Replayed { session, .. }
+        | Refreshed::Reused { session, .. } = &refreshed
+        {
+            note_session(Some(&session.tenant), None);
+        }
         match refreshed {
             Refreshed::Rotated { session, position } => {
                 if let Some(superseded) = position {

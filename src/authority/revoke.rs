@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Authority, error::AuthorityError};
+use super::{Authority, error::AuthorityError, note_session};
 use crate::{
     domain::{
         audit::{AuditAction, AuditRecord},
@@ -17,6 +17,7 @@ use crate::{
         text::{Note, Subject, Tenant},
         time::Timestamp,
     },
+    instruments::times::in_own_task,
     store::{RevocationOutcome, StoreError},
     token::{access, refresh::PREFIX},
 };
@@ -149,6 +150,7 @@ impl Authority {
         };
         let limit = self.settings.max_blacklist_entries;
         let RevocationPlan { target, record, fallback_entry } = plan;
+        note_session(record.tenant.as_deref(), record.session_id);
         let revocation = Revocation {
             target,
             ended,
@@ -293,7 +295,7 @@ impl Authority {
         mut record: AuditRecord,
     ) -> Result<RevocationOutcome, AuthorityError> {
         let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
-        let writing = tokio::spawn(async move {
+        let writing = in_own_task(async move {
             let outcome = store.revoke(revocation).await?;
             if outcome.changed {
                 // If the target was a session identifier, the tenant and the subject are known

@@ -11,6 +11,7 @@ use crate::{
         inactive::InactiveReason,
         time::Timestamp,
     },
+    instruments::times::{Part, part},
     keys::ring::{Found, VerifyingKey},
     revocation::lease::Held,
     token::{
@@ -61,7 +62,8 @@ impl Validation<'_> {
         if let Some(answer) = self.authority.answer_under(self.reach, question, held) {
             return Ok(answer);
         }
-        let held = replica.renewed().await.map_err(|_| AuthorityError::NotCurrent)?;
+        let held =
+            part(Part::Renewal, replica.renewed()).await.map_err(|_| AuthorityError::NotCurrent)?;
         self.renewed = Some(held);
         self.authority.answer_under(self.reach, question, held).ok_or(AuthorityError::NotCurrent)
     }

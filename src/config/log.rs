@@ -1,5 +1,7 @@
 //! `[log]`: the level and the format of the log.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -19,6 +21,9 @@ pub struct Log {
     /// The format of the lines.
     #[serde(deserialize_with = "super::section::read_choice")]
     pub format: LogFormat,
+    /// The time from which on a call is slow, and is logged; zero if no call is.
+    #[serde(with = "super::span")]
+    pub slow_calls: Duration,
 }
 
 /// The format of log lines.
@@ -35,7 +40,11 @@ pub enum LogFormat {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Auto }
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Auto,
+            slow_calls: Duration::from_secs(1),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! and file metadata that other parts of the service have read.
 
 pub mod audit;
+pub mod call_id;
 pub mod caller;
 pub mod certificate_name;
 pub mod claims;

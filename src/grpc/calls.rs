@@ -1,14 +1,30 @@
-//! Counts the calls of each method by the code with which they ended, and measures how long they
-//! took.
+//! Observes calls: counts them by method and by the code with which they ended, measures how long
+//! they took, gives them identifiers and spans, and logs those that were slow.
 
-use http::HeaderMap;
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use governor::Quota;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::Code;
+use tracing::{Span, field::Empty};
+use uuid::Uuid;
 
 use super::{
     methods::{METHODS, Method, names},
     status::CODE,
 };
-use crate::instruments::{Event, EventSource, Events, Labels};
+use crate::{
+    authority::rate_limiter::RateLimiter,
+    domain::{
+        call_id::{self, CallId},
+        caller::Actor,
+    },
+    instruments::{Event, EventSource, Events, Labels, times::Times},
+};
 
 /// The names of the status codes in their order (gRPC, "Status codes and their use in gRPC").
 const CODES: [&str; 17] = [
@@ -40,28 +56,117 @@ pub fn counters() -> Events {
     Events::new(METHODS.iter().map(labels).collect(), &CODES)
 }
 
+/// The header with the identifier of a call, in requests and in answers.
+static ID: HeaderName = HeaderName::from_static(call_id::HEADER);
+
+/// The most lines about slow calls in a second.
+pub const SLOW_LINES: Quota = Quota::per_second(NonZeroU32::MIN.saturating_add(9));
+
+/// Observes the calls of all connections.
+#[derive(Debug)]
+pub struct CallObserver {
+    /// The counters of all methods.
+    pub events: Arc<Events>,
+    /// The time from which on a call is slow; zero if no call is.
+    pub slow_from: Duration,
+    /// Limits the lines about slow calls.
+    pub slow_lines: Mutex<RateLimiter>,
+}
+
+impl CallObserver {
+    /// Logs a call if it was slow, with the times of its parts.
+    pub fn log_if_slow(&self, record: &CallRecord, times: &Times) {
+        let took = record.event.elapsed();
+        if self.slow_from.is_zero() || took < self.slow_from {
+            return;
+        }
+        let allowed = self.slow_lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(left_out) = allowed else { return };
+        let (service, method) = names(record.method.path);
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(
+            service,
+            method,
+            caller = record.caller(),
+            x_request_id = record.id.as_ref().map(CallId::as_str),
+            code = CODES.get(number(record.code)).copied(),
+            took_ms = millis(took),
+            queue_ms = millis(times.queue),
+            store_ms = millis(times.store),
+            acknowledgement_ms = millis(times.acknowledgement),
+            renewal_ms = millis(times.renewal),
+            left_out = Some(left_out).filter(|left_out| *left_out > 0),
+            "a call was slow"
+        );
+    }
+}
+
 /// A call under way, which is counted when this is dropped. Until its code is known, it counts as
 /// cancelled, because then its client went away.
 #[derive(Debug)]
-pub struct CallRecord(Event);
+pub struct CallRecord {
+    event: Event,
+    method: Method,
+    code: Code,
+    actor: Option<Actor>,
+    id: Option<CallId>,
+}
 
 impl CallRecord {
-    /// Begins a call.
-    pub fn begin(calls: &EventSource, method: Method) -> Self {
-        Self(calls.begin(method.number, number(Code::Cancelled)))
+    /// Begins a call with these headers. The identifier of the call is that in the headers. Without
+    /// one, a call gets a random identifier, unless its method is called frequently.
+    pub fn begin(calls: &EventSource, method: Method, headers: &HeaderMap) -> Self {
+        let code = Code::Cancelled;
+        let random = || CallId::random(Uuid::new_v4().as_u128());
+        let sent = headers.get(&ID).and_then(|id| CallId::read(id.as_bytes()));
+        let id = sent.or_else(|| (!method.is_frequent()).then(random));
+        let event = calls.begin(method.number, number(code));
+        Self { event, method, code, actor: None, id }
+    }
+
+    /// Sets the caller, once it is known.
+    pub fn set_actor(&mut self, actor: Option<Actor>) {
+        self.actor = actor;
     }
 
     /// Sets the code with which the call ends.
     pub fn set_code(&mut self, code: Code) {
-        self.0.set_code(number(code));
+        self.code = code;
+        self.event.set_code(number(code));
     }
 
     /// Reads the code from the headers of an answer without a message, or from trailers. Leaves the
-    /// code as it is if there is none.
-    pub fn read_code(&mut self, headers: &HeaderMap) {
-        if let Some(code) = headers.get(&CODE) {
-            self.set_code(Code::from_bytes(code.as_bytes()));
+    /// code as it is if there is none. Adds the identifier of the call.
+    pub fn end(&mut self, headers: &mut HeaderMap) {
+        let Some(code) = headers.get(&CODE) else { return };
+        self.set_code(Code::from_bytes(code.as_bytes()));
+        if let Some(id) = &self.id
+            && let Ok(id) = HeaderValue::from_str(id.as_str())
+        {
+            headers.insert(ID.clone(), id);
         }
+    }
+
+    /// Returns the span of the call, in which its use case runs. Calls of frequent methods have
+    /// none.
+    pub fn span(&self) -> Span {
+        if self.method.is_frequent() {
+            return Span::none();
+        }
+        let (service, method) = names(self.method.path);
+        tracing::info_span!(
+            "call",
+            service,
+            method,
+            caller = self.caller(),
+            x_request_id = self.id.as_ref().map(CallId::as_str),
+            tenant = Empty,
+            session_id = Empty,
+        )
+    }
+
+    fn caller(&self) -> Option<&str> {
+        self.actor.as_ref().map(|actor| &*actor.caller.name)
     }
 }
 

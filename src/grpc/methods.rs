@@ -1,7 +1,7 @@
 //! The methods of the gRPC port: the access that each needs, and the number under which its calls
 //! are counted.
 
-use crate::domain::permission::Operation;
+use crate::domain::permission::{CostClass, Operation};
 
 /// The access that a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Access {
 pub struct Method {
     /// The position of the method in [`METHODS`].
     pub number: usize,
+    /// The path of the method.
+    pub path: &'static str,
     /// The access that a call to it needs.
     pub access: Access,
 }
@@ -28,6 +30,9 @@ pub struct Method {
 pub const BATCH_VALIDATE: &str = "/countersign.v1.SessionService/BatchValidate";
 /// The path of the call that is made by Envoy, and by other proxies that speak Envoy's protocol.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// The path that stands for all methods that do not exist.
+const OTHER: &str = "/other/other";
 
 /// The paths of all methods with their accesses, the most frequent method first. The last entry
 /// stands for every other path.
@@ -49,15 +54,26 @@ pub const METHODS: [(&str, Access); 18] = [
     ("/grpc.health.v1.Health/List", Access::Known),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Access::Known),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Access::Known),
-    ("/other/other", Access::Known),
+    (OTHER, Access::Known),
 ];
 
 impl Method {
     /// Returns the method with this path.
     pub fn of(path: &str) -> Self {
         let found = METHODS.iter().enumerate().find(|(_, (known, _))| *known == path);
-        let other = Self { number: METHODS.len() - 1, access: Access::Known };
-        found.map_or(other, |(number, (_, access))| Self { number, access: *access })
+        let other = Self { number: METHODS.len() - 1, path: OTHER, access: Access::Known };
+        found.map_or(other, |(number, (path, access))| Self { number, path, access: *access })
+    }
+
+    /// Returns whether calls of the method are so frequent and so cheap that a span for each of
+    /// them would cost a considerable part of its time.
+    pub fn is_frequent(&self) -> bool {
+        match self.access {
+            Access::Allowed(operation) => {
+                matches!(operation.cost_class(), CostClass::Light | CostClass::Batch)
+            }
+            Access::Open | Access::Known => true,
+        }
     }
 }
 
@@ -114,8 +130,7 @@ mod tests {
             "/countersign.v1.SessionService/Validate/",
             "/x",
         ] {
-            let other = Method { number: METHODS.len() - 1, access: Access::Known };
-            assert_eq!(Method::of(path), other, "{path}");
+            assert_eq!(Method::of(path).path, OTHER, "{path}");
         }
     }
 }

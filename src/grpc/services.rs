@@ -1,6 +1,12 @@
 //! Admits calls, passes them to their services, and ends them at their deadlines.
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -8,9 +14,10 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
+use tracing::Instrument;
 
 use super::{
-    calls::CallRecord,
+    calls::{CallObserver, CallRecord},
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
@@ -31,7 +38,7 @@ use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::{Callers, Refusal},
     gateway::Gateway,
-    instruments::{EventSource, Events},
+    instruments::{EventSource, times},
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
@@ -63,6 +70,20 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>
 /// The future of the response to the client. The body counts as unsent until it has been sent.
 type ToAnswer = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
 
+/// The parts that the services need.
+pub struct Parts {
+    /// The use cases, once they can be called.
+    pub ready: Ready,
+    /// The known callers.
+    pub callers: Arc<Callers>,
+    /// The audit, which records denied calls.
+    pub audit: Audit,
+    /// Decides whether requests of gateways may pass.
+    pub gateway: Arc<Gateway>,
+    /// Observes the calls.
+    pub observer: CallObserver,
+}
+
 /// The services of the gRPC port, and the state that they share.
 pub struct Services {
     sessions: SessionServiceServer<Sessions>,
@@ -75,7 +96,7 @@ pub struct Services {
     others: Routes,
     callers: Arc<Callers>,
     audit: Audit,
-    calls: Arc<Events>,
+    observer: CallObserver,
     unsent: Arc<UnsentBytes>,
     unsent_bytes_of_connection: usize,
     longest: Duration,
@@ -86,16 +107,9 @@ pub struct Services {
 }
 
 impl Services {
-    /// Creates the services.
-    pub fn new(
-        ready: Ready,
-        others: Routes,
-        callers: Arc<Callers>,
-        audit: Audit,
-        gateway: Arc<Gateway>,
-        calls: Arc<Events>,
-        limits: CallLimits,
-    ) -> Self {
+    /// Creates the services. `others` are health, and reflection if it is enabled.
+    pub fn new(parts: Parts, others: Routes, limits: CallLimits) -> Self {
+        let Parts { ready, callers, audit, gateway, observer } = parts;
         let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone(), limits.answer_bytes));
         let sized = |bytes| {
             SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes)
@@ -110,7 +124,7 @@ impl Services {
             others: others.prepare(),
             callers,
             audit,
-            calls,
+            observer,
             unsent: Arc::new(UnsentBytes::of_all(limits.unsent_bytes)),
             unsent_bytes_of_connection: limits.unsent_bytes_of_connection,
             longest: limits.time,
@@ -186,7 +200,7 @@ impl ConnectionService {
             services.unsent.clone(),
             services.unsent_bytes_of_connection,
         ));
-        let calls = EventSource::new(services.calls.clone());
+        let calls = EventSource::new(services.observer.events.clone());
         let refusals = RefusalCache::default();
         Self { services, peer, activity, spawner, refusals, calls, unsent }
     }
@@ -206,13 +220,13 @@ impl ConnectionService {
     fn refuse(
         &self,
         request: Request<RequestBody<Incoming>>,
-        answer: Response<Body>,
+        mut answer: Response<Body>,
         guard: ActivityGuard,
         mut record: CallRecord,
     ) -> ToAnswer {
         self.spawner.run_next_inline();
         let reserved = Reservation::new(self.unsent.clone());
-        record.read_code(answer.headers());
+        record.end(answer.headers_mut());
         let (answer, mut message) =
             (answer.map(|body| Answer::new(body, guard, record, reserved)), request.into_body());
         Box::pin(async move {
@@ -232,7 +246,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             request.map(|body| RequestBody::new(body, self.services.batch_limit.bytes));
         let guard = self.activity.begin();
         let method = Method::of(request.uri().path());
-        let mut record = CallRecord::begin(&self.calls, method);
+        let mut record = CallRecord::begin(&self.calls, method, request.headers());
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
             *answer.status_mut() = status;
@@ -252,20 +266,24 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             self.services.callers.refused().overloaded.inc();
             return self.refuse(request, Status::from(too_many).into_http(), guard, record);
         }
+        record.set_actor(actor.clone());
         request.extensions_mut().insert(CallContext { actor, unsent: self.unsent.clone() });
         let unsent = self.unsent.clone();
         let span = deadline::span(request.headers())
             .map_or(self.services.longest, |span| span.min(self.services.longest));
         let size_limit = self.services.size_limit(request.uri().path());
-        let answering = self.services.hand_over(request);
+        let answering = self.services.hand_over(request).instrument(record.span());
+        let services = self.services.clone();
         Box::pin(async move {
             let exceeded = |_| {
                 Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http())
             };
-            let answer =
-                with_reason(timeout(span, answering).await.unwrap_or_else(exceeded)?, size_limit);
+            let mut answering = pin!(times::measure(answering));
+            let answered = timeout(span, answering.as_mut()).await.unwrap_or_else(exceeded)?;
+            let mut answer = with_reason(answered, size_limit);
             drop(permit);
-            record.read_code(answer.headers());
+            record.end(answer.headers_mut());
+            services.observer.log_if_slow(&record, &times::taken(answering));
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reservation>>().and_then(Arc::into_inner);
             let reserved = reserved.unwrap_or_else(|| Reservation::new(unsent));

@@ -14,7 +14,10 @@ use tokio::{
 };
 
 use super::StoreError;
-use crate::instruments::Durations;
+use crate::instruments::{
+    Durations,
+    times::{self, Part},
+};
 
 /// The limits of the batches of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +106,7 @@ impl QueueCounts {
 struct Pending<W, O> {
     write: W,
     queued_at: Instant,
-    reply: oneshot::Sender<Result<O, StoreError>>,
+    reply: oneshot::Sender<(Duration, Result<O, StoreError>)>,
 }
 
 /// The receiving end of a queue, which its workers share.
@@ -197,9 +200,11 @@ where
                 }
             }
         })?;
+        let closed =
+            |_| (Duration::ZERO, Err(StoreError::Unavailable("it is being closed".to_owned())));
+        let (waited, outcome) = outcome.await.unwrap_or_else(closed);
+        times::add(Part::Queue, waited);
         outcome
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable("it is being closed".to_owned())))
     }
 }
 
@@ -224,13 +229,14 @@ async fn run<W, O, F, R>(
         }
         let began = Instant::now();
         counts.waiting.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
-        for pending in &batch {
-            counts.waits.observe(began.duration_since(pending.queued_at));
-        }
         let (writes, replies): (Vec<W>, Vec<_>) = batch
             .into_iter()
             .filter(|pending| !pending.reply.is_closed())
-            .map(|pending| (pending.write, pending.reply))
+            .map(|pending| {
+                let waited = began.duration_since(pending.queued_at);
+                counts.waits.observe(waited);
+                (pending.write, (waited, pending.reply))
+            })
             .unzip();
         if writes.is_empty() {
             continue;
@@ -251,9 +257,9 @@ async fn run<W, O, F, R>(
             }
         };
         counts.commits.observe(began.elapsed());
-        for (reply, outcome) in replies.into_iter().zip(outcomes) {
+        for ((waited, reply), outcome) in replies.into_iter().zip(outcomes) {
             // The caller may have gone away. The write stands.
-            let _ = reply.send(outcome);
+            let _ = reply.send((waited, outcome));
         }
         head = match kept {
             Some(head) => head,

@@ -25,7 +25,10 @@ use crate::{
         session::{Ended, Session},
         time::Timestamp,
     },
-    instruments::{EventSource, Events},
+    instruments::{
+        EventSource, Events,
+        times::{self, Part},
+    },
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -98,6 +101,7 @@ impl ObservedStore {
         let kind = OPERATIONS.iter().position(|known| *known == operation).unwrap_or_default();
         let mut event = self.operations.begin(kind, CANCELLED);
         let result = work.await;
+        times::add(Part::Store, event.elapsed());
         event.set_code(number(&result));
         result
     }

@@ -87,8 +87,8 @@ impl http_body::Body for Answer {
         Poll::Ready(Some(Ok(match frame.into_data() {
             Ok(data) if data.len() > FREE_BYTES => Frame::data(self.unsent_part(data)),
             Ok(data) => Frame::data(data),
-            Err(trailers) => {
-                trailers.trailers_ref().into_iter().for_each(|map| self.record.read_code(map));
+            Err(mut trailers) => {
+                trailers.trailers_mut().into_iter().for_each(|trailers| self.record.end(trailers));
                 trailers
             }
         })))

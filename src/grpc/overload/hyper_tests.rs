@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -250,7 +250,11 @@ async fn a_part_is_polled_once_a_byte_of_the_previous_part_fits_and_is_held_unti
     let (calls, counted, parts) = (activity.clone(), unsent.clone(), asked.clone());
     let service = service_fn(move |_: Request<Incoming>| {
         let body = Body::new(Parts { left: 2, bytes: BYTES, asked: parts.clone() });
-        let record = CallRecord::begin(&EventSource::new(Arc::new(counters())), Method::of("/"));
+        let record = CallRecord::begin(
+            &EventSource::new(Arc::new(counters())),
+            Method::of("/"),
+            &HeaderMap::new(),
+        );
         let answer = Answer::new(body, calls.begin(), record, Reservation::new(counted.clone()));
         async { Ok::<_, Infallible>(Response::new(answer)) }
     });

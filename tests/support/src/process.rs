@@ -9,11 +9,12 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use countersign::proto::session_service_client::SessionServiceClient;
 use serde_json::Value;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 /// The longest time that a test waits. A test that would otherwise hang fails after this time.
