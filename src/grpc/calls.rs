@@ -74,7 +74,8 @@ pub struct CallObserver {
 }
 
 impl CallObserver {
-    /// Logs a call if it was slow, with the times of its parts.
+    /// Logs a call if it was slow, with the times of its parts. The call has been answered, so
+    /// without a code in the head of its answer, it ends with OK.
     pub fn log_if_slow(&self, record: &CallRecord, times: &Times) {
         let took = record.event.elapsed();
         if self.slow_from.is_zero() || took < self.slow_from {
@@ -89,7 +90,7 @@ impl CallObserver {
             method,
             caller = record.caller(),
             x_request_id = record.id.as_ref().map(CallId::as_str),
-            code = CODES.get(number(record.code)).copied(),
+            code = CODES.get(number(record.code.unwrap_or(Code::Ok))).copied(),
             took_ms = millis(took),
             queue_ms = millis(times.queue),
             store_ms = millis(times.store),
@@ -107,7 +108,8 @@ impl CallObserver {
 pub struct CallRecord {
     event: Event,
     method: Method,
-    code: Code,
+    /// The code, once it is known.
+    code: Option<Code>,
     actor: Option<Actor>,
     id: Option<CallId>,
 }
@@ -116,12 +118,11 @@ impl CallRecord {
     /// Begins a call with these headers. The identifier of the call is that in the headers. Without
     /// one, a call gets a random identifier, unless its method is called frequently.
     pub fn begin(calls: &EventSource, method: Method, headers: &HeaderMap) -> Self {
-        let code = Code::Cancelled;
         let random = || CallId::random(Uuid::new_v4().as_u128());
         let sent = headers.get(&ID).and_then(|id| CallId::read(id.as_bytes()));
         let id = sent.or_else(|| (!method.is_frequent()).then(random));
-        let event = calls.begin(method.number, number(code));
-        Self { event, method, code, actor: None, id }
+        let event = calls.begin(method.number, number(Code::Cancelled));
+        Self { event, method, code: None, actor: None, id }
     }
 
     /// Sets the caller, once it is known.
@@ -131,7 +132,7 @@ impl CallRecord {
 
     /// Sets the code with which the call ends.
     pub fn set_code(&mut self, code: Code) {
-        self.code = code;
+        self.code = Some(code);
         self.event.set_code(number(code));
     }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{head, requests};
 use crate::{
+    domain::call_id::{self, CallId},
     instruments::{EventSource, Events},
     net::{
         accept::Acceptor,
@@ -154,6 +155,8 @@ impl Service<Request<Incoming>> for ConnectionService {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let mut event = requests::begin(&self.requests, request.uri().path());
+        let id = request.headers().get(call_id::HEADER).cloned();
+        let id = id.filter(|id| CallId::read(id.as_bytes()).is_some());
         let answer = match head::check(&request) {
             Err(refusal) => Either::Left(ready(Ok(refusal.answer()))),
             Ok(()) => {
@@ -162,8 +165,11 @@ impl Service<Request<Incoming>> for ConnectionService {
             }
         };
         Box::pin(async move {
-            let answer = answer.await?;
+            let mut answer = answer.await?;
             requests::answered(&mut event, answer.status());
+            if let Some(id) = id {
+                answer.headers_mut().insert(call_id::HEADER, id);
+            }
             Ok(answer)
         })
     }

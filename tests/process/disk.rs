@@ -69,7 +69,7 @@ async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
         }
     };
     assert_store_unavailable(&full);
-    let failed = server.line("a call failed");
+    let failed = server.line("a store operation failed");
     let error = failed["error"].as_str().unwrap();
     assert!(error.contains("disk I/O error: free space"), "no advice: {failed}");
     // Smaller writes may still find room for a while.

@@ -10,6 +10,7 @@ mod audit;
 mod audit_walk;
 mod batch;
 mod callers;
+mod calls;
 mod clock;
 mod create;
 mod faults;
@@ -84,6 +85,11 @@ macro_rules! engine {
             a_caller_that_sends_the_request_id_of_another_gets_no_tokens_for_other_audiences,
             a_caller_over_its_rate_limit_is_asked_to_retry_later_and_others_are_served,
             any_key_is_accepted_if_no_callers_are_configured,
+        }
+        calls {
+            a_call_returns_the_identifier_that_it_was_sent_with_or_gets_a_new_one,
+            a_failed_call_is_logged_with_what_finds_its_cause,
+            a_slow_call_is_logged_with_the_times_of_its_parts,
         }
         clock {
             a_revoked_token_stays_inactive_if_the_clock_goes_back_after_a_sweep,

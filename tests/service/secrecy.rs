@@ -149,9 +149,13 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
     let home = server.stop().await;
 
     let log = logged();
-    for line in
-        ["starting", "stopped", "was used again after its grace", "never issued", "a call failed"]
-    {
+    for line in [
+        "starting",
+        "stopped",
+        "was used again after its grace",
+        "never issued",
+        "a store operation failed",
+    ] {
         assert!(log.contains(line), "the log is captured: {line}");
     }
     seen.push_str(&log);
