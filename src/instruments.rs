@@ -3,6 +3,7 @@
 //! the shards up.
 
 pub mod times;
+pub mod traces;
 
 use std::{
     cell::Cell,

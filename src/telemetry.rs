@@ -1,56 +1,123 @@
-//! Writes the log to standard error, by default as text on a terminal and as JSON elsewhere.
-//! Tokens, keys and claims must never be logged.
+//! Writes the log to standard error, by default as text on a terminal and as JSON elsewhere, and
+//! exports traces if there is a collector. Tokens, keys and claims must never be logged.
 
-use std::io::{self, IsTerminal};
+mod traces;
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::{filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
-
-use crate::config::{
-    error::ConfigError,
-    log::{Log, LogFormat},
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
 };
 
-/// Logging cannot start.
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload,
+    util::SubscriberInitExt,
+};
+
+use self::traces::TraceExport;
+use crate::config::{
+    error::ConfigError,
+    log::{LevelControl, Log, LogFormat},
+    traces::Collector,
+};
+
+/// Logging or tracing cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The level is not valid.
     #[error(transparent)]
     Level(#[from] ConfigError),
+    /// Traces cannot be exported.
+    #[error("traces cannot be exported: {0}: check the section [traces]")]
+    Traces(String),
     /// Logging has been started before.
     #[error("logging has been started before")]
     Twice,
 }
 
-/// Returns false for lines that may contain secrets. The PostgreSQL driver logs the values of every
+/// The log and the traces of this process.
+#[must_use]
+pub struct Telemetry {
+    level: Arc<dyn LevelControl>,
+    traces: Option<TraceExport>,
+}
+
+impl Telemetry {
+    /// Returns the control of the level of the log.
+    pub fn level(&self) -> Arc<dyn LevelControl> {
+        self.level.clone()
+    }
+
+    /// Exports the last traces, but does not wait long for the collector.
+    pub async fn end(self) {
+        if let Some(traces) = self.traces {
+            traces.end().await;
+        }
+    }
+}
+
+/// Returns whether a line cannot contain secrets. The PostgreSQL driver logs the values of every
 /// statement at the levels below `INFO`, so those lines are dropped whatever level is configured.
 fn is_harmless(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || !metadata.target().starts_with("tokio_postgres")
 }
 
+/// The level of the log, which can be changed.
+struct ReloadableLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LevelControl for ReloadableLevel {
+    fn set(&self, log: &Log) -> Result<(), String> {
+        let filter = log.filter().map_err(|error| error.to_string())?;
+        self.0.reload(filter).map_err(|error| error.to_string())
+    }
+}
+
 /// Starts logging for the whole process.
 pub fn start(log: &Log) -> Result<(), TelemetryError> {
-    let filter = log.filter()?;
+    start_with_traces(log, None, "").map(drop)
+}
+
+/// Starts logging for the whole process, and the export of traces if there is a collector.
+/// `instance` is the name of this replica. With a collector, this must run in a runtime.
+pub fn start_with_traces(
+    log: &Log,
+    collector: Option<&Collector>,
+    instance: &str,
+) -> Result<Telemetry, TelemetryError> {
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_harmless));
-    let started = if json {
-        registry
-            .with(
-                fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_current_span(false)
-                    .with_writer(io::stderr),
-            )
-            .try_init()
+    let traces = collector.map(|collector| TraceExport::start(collector, instance)).transpose();
+    let traces = traces.map_err(TelemetryError::Traces)?;
+    let spans = traces.as_ref().map(|traces| {
+        tracing_opentelemetry::layer()
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_target(false)
+            .with_tracer(traces.tracer())
+    });
+    let (filter, level) = reload::Layer::new(log.filter()?);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(is_harmless))
+        .with(lines(json))
+        .with(spans);
+    registry.try_init().map_err(|_| TelemetryError::Twice)?;
+    Ok(Telemetry { level: Arc::new(ReloadableLevel(level)), traces })
+}
+
+/// Returns the layer that writes lines.
+fn lines<S>(json: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    if json {
+        let lines = fmt::layer().json().flatten_event(true).with_current_span(false);
+        Box::new(lines.with_writer(io::stderr))
     } else {
-        registry
-            .with(fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr))
-            .try_init()
-    };
-    started.map_err(|_| TelemetryError::Twice)
+        Box::new(fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr))
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
     authority::{Authority, Dependencies, audit::Audit, ready::Ready},
     callers::Callers,
     clock::{Clock, SharedClock, SystemClock},
-    config::{Config, database::DatabaseUrl},
+    config::{Config, database::DatabaseUrl, log::LevelControl},
     domain::{ids::Incarnation, time::brief},
     http::health::Phase,
     instruments::Events,
@@ -72,12 +72,19 @@ pub struct System {
     pub clock: Arc<dyn Clock>,
     /// The source of randomness.
     pub rng: Arc<dyn Rng>,
+    /// The control of the level of the log; none if the level cannot be changed.
+    pub log_level: Option<Arc<dyn LevelControl>>,
 }
 
 impl System {
+    /// Uses this clock and this source of randomness.
+    pub fn new(clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
+        Self { clock, rng, log_level: None }
+    }
+
     /// Returns the system clock and the system's random generator.
     pub fn of_this_machine() -> Self {
-        Self { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) }
+        Self::new(Arc::new(SystemClock), Arc::new(SystemRng::default()))
     }
 }
 
@@ -193,6 +200,7 @@ pub async fn serve(
         tls,
         clock: system.clock.clone(),
         audit: audit.clone(),
+        log_level: system.log_level.clone(),
     };
     background.reload(reloader, shutdown.reload.clone());
     if let Some(queue) = audit_queue {

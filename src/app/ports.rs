@@ -30,7 +30,7 @@ use crate::{
         health::{Phase, Readiness},
         requests,
     },
-    instruments::Events,
+    instruments::{Events, traces::Traces},
     metrics::{Connections, Metrics, Observed},
     net::{
         accept::Acceptor,
@@ -200,6 +200,10 @@ fn grpc_parts(
     let observer = CallObserver {
         events: calls,
         slow_from: config.log.slow_calls,
+        traces: config
+            .traces
+            .as_ref()
+            .map_or_else(Traces::default, |traces| Traces::with_ratio(traces.sample_ratio)),
         slow_lines: Mutex::new(RateLimiter::new(calls::SLOW_LINES, state.clock.clone())),
     };
     services::Parts {

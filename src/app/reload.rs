@@ -1,4 +1,4 @@
-//! Reloads certificates and callers when their files change, and at SIGHUP. If a file has an error,
+//! Reloads certificates, callers and the log level when their files change, and at SIGHUP. If a file has an error,
 //! the values in use stay in force.
 
 use std::{sync::Arc, time::Duration};
@@ -9,7 +9,7 @@ use crate::{
     authority::audit::Audit,
     callers::Callers,
     clock::Clock,
-    config::Config,
+    config::{Config, log::LevelControl},
     domain::{
         audit::{AuditAction, AuditRecord, Who},
         text::Note,
@@ -36,6 +36,8 @@ pub struct Reloader {
     pub clock: Arc<dyn Clock>,
     /// Records the changes.
     pub audit: Audit,
+    /// The control of the level of the log; none if the level cannot be changed.
+    pub log_level: Option<Arc<dyn LevelControl>>,
 }
 
 /// The problems that were logged last. The same problem is not logged again at each reload.
@@ -84,6 +86,7 @@ impl Reloader {
             tracing::info!(callers = self.callers.count(), "callers have changed");
             self.record("callers");
         }
+        self.reload_log_level(&config);
         let differences: Vec<_> = config.differences(&self.config).into_iter().collect();
         self.config.callers = config.callers;
         if differences.is_empty() {
@@ -94,6 +97,21 @@ impl Reloader {
         if logged.callers != problem {
             tracing::warn!("{problem}");
             logged.callers = problem;
+        }
+    }
+
+    fn reload_log_level(&mut self, config: &Config) {
+        if config.log.level == self.config.log.level {
+            return;
+        }
+        let Some(control) = &self.log_level else { return };
+        match control.set(&config.log) {
+            Ok(()) => {
+                self.config.log.level.clone_from(&config.log.level);
+                tracing::info!(level = config.log.level, "the log level has changed");
+                self.record("log level");
+            }
+            Err(problem) => tracing::error!("the log level stays as it is: {problem}"),
         }
     }
 

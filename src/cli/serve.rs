@@ -1,6 +1,6 @@
 //! `countersign serve`
 
-use std::{io, net::SocketAddr, process::ExitCode};
+use std::{io, net::SocketAddr, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use tokio::net::{TcpListener, TcpSocket};
@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use super::{Failure, Outcome, Settings, block_on};
 use crate::{
     app::{self, Listeners, System},
-    config::{Config, DatabaseFlags, Flags, server::Listen},
+    config::{Config, DatabaseFlags, Flags, log::LevelControl, server::Listen},
     shutdown::Shutdown,
     telemetry,
 };
@@ -28,12 +28,18 @@ impl Serve {
         let flags = Flags { database, ..self.settings.flags() };
         let config = Config::load(self.settings.database.config.as_deref(), &flags)
             .map_err(Failure::at_start)?;
-        telemetry::start(&config.log).map_err(Failure::at_start)?;
-        block_on(serve(config))
+        block_on(async {
+            let traces = config.traces.as_ref();
+            let telemetry = telemetry::start_with_traces(&config.log, traces, &config.replica.name)
+                .map_err(Failure::at_start)?;
+            let outcome = serve(config, telemetry.level()).await;
+            telemetry.end().await;
+            outcome
+        })
     }
 }
 
-async fn serve(config: Config) -> Outcome {
+async fn serve(config: Config, log_level: Arc<dyn LevelControl>) -> Outcome {
     let backlog = config.limits.listen_backlog;
     let listeners = Listeners {
         grpc: bind("listen", config.listen, backlog)?,
@@ -43,7 +49,7 @@ async fn serve(config: Config) -> Outcome {
             .transpose()?,
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
-    let system = System::of_this_machine();
+    let system = System { log_level: Some(log_level), ..System::of_this_machine() };
     app::serve(&config, listeners, app::await_store(&config), system, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -48,6 +48,12 @@ impl Default for Log {
     }
 }
 
+/// Changes the level of the log while the process runs.
+pub trait LevelControl: Send + Sync {
+    /// Sets the level.
+    fn set(&self, log: &Log) -> Result<(), String>;
+}
+
 const SETTING: &str = "log.level";
 /// The levels. `EnvFilter` also takes numbers, which are refused because they are hard to read.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];

@@ -23,6 +23,7 @@ pub mod sweeper;
 pub mod tenants;
 pub mod tls;
 pub mod tokens;
+pub mod traces;
 mod word;
 
 use std::{
@@ -57,6 +58,7 @@ use self::{
     tenants::{RawTenant, Tenants},
     tls::{RawTls, Tls},
     tokens::{RawTokens, Tokens},
+    traces::{Collector, TracesSection},
 };
 
 /// The default data directory, relative to the working directory.
@@ -145,6 +147,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// The level and the format of the log.
     pub log: Log,
+    /// The collector of traces, if there are to be any.
+    pub traces: Option<Collector>,
     /// All settings in force, including those that are derived from others.
     effective: RawConfig,
     /// The settings in force without those that are derived.
@@ -197,6 +201,8 @@ struct RawConfig {
     shutdown: Shutdown,
     #[serde(deserialize_with = "section::read")]
     log: Log,
+    #[serde(deserialize_with = "section::read")]
+    traces: TracesSection,
     #[serde(deserialize_with = "section::read_list")]
     callers: Vec<RawCaller>,
 }
@@ -261,6 +267,7 @@ impl Default for RawConfig {
             audit: Audit::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
+            traces: TracesSection::default(),
             callers: vec![],
         }
     }
@@ -390,12 +397,13 @@ impl Config {
     /// not compared. If a setting that others are derived from differs, the derived ones differ
     /// too.
     pub fn differences(&self, other: &Self) -> BTreeSet<String> {
-        let without_callers = |config: &Self| {
-            let raw = RawConfig { callers: vec![], ..config.effective.clone() };
+        let without_reloaded = |config: &Self| {
+            let log = Log { level: String::new(), ..config.effective.log.clone() };
+            let raw = RawConfig { callers: vec![], log, ..config.effective.clone() };
             toml::Table::try_from(raw).unwrap_or_default()
         };
         let mut names = BTreeSet::new();
-        add_differences("", &without_callers(self), &without_callers(other), &mut names);
+        add_differences("", &without_reloaded(self), &without_reloaded(other), &mut names);
         if self.database != other.database {
             // The two URLs may differ only in the password, which `effective` does not contain.
             names.insert("database_url".to_owned());
@@ -459,6 +467,7 @@ impl Config {
             audit: raw.audit.clone(),
             shutdown: raw.shutdown.clone(),
             log: raw.log.clone(),
+            traces: raw.traces.check()?,
             effective: raw,
             written,
             source,

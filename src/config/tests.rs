@@ -445,7 +445,8 @@ fn differences_lists_the_settings_that_differ() {
     assert_eq!(names(":one@", ":two@"), "database_url");
     assert_eq!(names("'admin'", "'viewer'"), "");
     let end = "\n[[callers]]";
-    assert_eq!(names(end, "\n[log]\nlevel = 'warn'\n[[callers]]"), "log.level");
+    assert_eq!(names(end, "\n[log]\nformat = 'json'\n[[callers]]"), "log.format");
+    assert_eq!(names(end, "\n[log]\nlevel = 'warn'\n[[callers]]"), "");
     let policy = "\n[policies.short]\naccess_token_ttl = '1m'\n[[callers]]";
     assert_eq!(names(end, policy), "policies.short");
 }

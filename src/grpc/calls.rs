@@ -23,7 +23,7 @@ use crate::{
         call_id::{self, CallId},
         caller::Actor,
     },
-    instruments::{Event, EventSource, Events, Labels, times::Times},
+    instruments::{Event, EventSource, Events, Labels, times::Times, traces::Traces},
 };
 
 /// The names of the status codes in their order (gRPC, "Status codes and their use in gRPC").
@@ -71,6 +71,8 @@ pub struct CallObserver {
     pub slow_from: Duration,
     /// Limits the lines about slow calls.
     pub slow_lines: Mutex<RateLimiter>,
+    /// Decides which calls are traced.
+    pub traces: Traces,
 }
 
 impl CallObserver {
@@ -148,22 +150,62 @@ impl CallRecord {
         }
     }
 
-    /// Returns the span of the call, in which its use case runs. Calls of frequent methods have
-    /// none.
-    pub fn span(&self) -> Span {
-        if self.method.is_frequent() {
+    /// Returns the span of the call, in which its use case runs. Calls of frequent methods only
+    /// have one if they are traced.
+    pub fn span(&self, traces: &Traces, headers: &HeaderMap) -> Span {
+        let trace = traces.place(headers);
+        if self.method.is_frequent() && !trace.is_recorded() {
             return Span::none();
         }
         let (service, method) = names(self.method.path);
-        tracing::info_span!(
+        let id = self.id.as_ref().map(CallId::as_str);
+        if !trace.is_recorded() {
+            return tracing::info_span!(
+                "call",
+                service,
+                method,
+                caller = self.caller(),
+                x_request_id = id,
+                tenant = Empty,
+                session_id = Empty,
+            );
+        }
+        // The names of the fields are those of OpenTelemetry (semantic conventions for RPC).
+        let span = tracing::info_span!(
             "call",
-            service,
-            method,
+            otel.name = self.method.path.trim_start_matches('/'),
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.system = "grpc",
+            rpc.service = service,
+            rpc.method = method,
+            rpc.grpc.status_code = Empty,
             caller = self.caller(),
-            x_request_id = self.id.as_ref().map(CallId::as_str),
+            x_request_id = id,
             tenant = Empty,
             session_id = Empty,
-        )
+        );
+        trace.adopt(&span);
+        span
+    }
+
+    /// Adds the code with which the call was answered to its span.
+    pub fn end_span(&self, span: &Span) {
+        let code = self.code.unwrap_or(Code::Ok);
+        span.record("rpc.grpc.status_code", i32::from(code));
+        // These codes are errors of the server (semantic conventions for gRPC).
+        let is_error = matches!(
+            code,
+            Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::Unimplemented
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DataLoss
+        );
+        if is_error {
+            span.record("otel.status_code", "ERROR");
+        }
     }
 
     fn caller(&self) -> Option<&str> {

@@ -272,7 +272,8 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let span = deadline::span(request.headers())
             .map_or(self.services.longest, |span| span.min(self.services.longest));
         let size_limit = self.services.size_limit(request.uri().path());
-        let answering = self.services.hand_over(request).instrument(record.span());
+        let call_span = record.span(&self.services.observer.traces, request.headers());
+        let answering = self.services.hand_over(request).instrument(call_span.clone());
         let services = self.services.clone();
         Box::pin(async move {
             let exceeded = |_| {
@@ -283,6 +284,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             let mut answer = with_reason(answered, size_limit);
             drop(permit);
             record.end(answer.headers_mut());
+            record.end_span(&call_span);
             services.observer.log_if_slow(&record, &times::taken(answering));
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reservation>>().and_then(Arc::into_inner);

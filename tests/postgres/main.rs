@@ -31,7 +31,7 @@ async fn in_time<T>(event: impl Future<Output = T>) -> T {
 }
 
 async fn sweep(config: &Config) -> Result<Swept, AppError> {
-    let system = System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) };
+    let system = System::new(Arc::new(SystemClock), Arc::new(SystemRng::default()));
     app::sweep(config, system, false).await
 }
 

@@ -68,7 +68,7 @@ async fn serve_altered(config: &Config, rule: Option<String>, clock: Arc<Altered
     };
     let listeners = Listeners { grpc: bind(config.listen).await, http };
     let max_validity = config.lease.max_validity();
-    let system = System { clock: clock.clone(), rng: Arc::new(SystemRng::default()) };
+    let system = System::new(clock.clone(), Arc::new(SystemRng::default()));
     let store = async {
         let real = app::await_store(config).await?;
         let Some(rule) = rule else { return Ok(real) };

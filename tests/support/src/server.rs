@@ -105,7 +105,7 @@ impl Home {
 
     /// Returns the clock and a generator of random numbers.
     pub fn system(&self) -> System {
-        System { clock: self.clock.clone(), rng: Arc::new(SystemRng::default()) }
+        System::new(self.clock.clone(), Arc::new(SystemRng::default()))
     }
 
     /// Returns the path of the master key.
