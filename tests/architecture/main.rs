@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("metrics", &["authority", "callers", "gateway", "instruments", "net", "revocation"]),
     ("http", &["authority", "callers", "gateway", "instruments", "metrics", "net", "token"]),
     ("config", &["callers", "gateway", "net"]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["config", "instruments"]),
     (
         "app",
         &[

@@ -258,3 +258,30 @@ fn no_secret_is_printed() {
         );
     }
 }
+
+#[test]
+fn the_log_level_can_be_changed_in_the_file_while_the_service_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("countersign.toml");
+    let write = |level: &str| {
+        let sweeper = "[sweeper]\nschedule = \"* * * * * *\"";
+        fs::write(&config, format!("[log]\nlevel = \"{level}\"\n{sweeper}\n")).unwrap();
+    };
+    write("info");
+    let mut server = Server::launch(serve(folder.path()).arg("--config").arg(&config));
+    write("loud");
+    server.signal("HUP");
+    server.line("certificates and callers are read anew");
+    write("info,countersign=debug");
+    server.signal("HUP");
+    assert_eq!(server.line("the log level has changed")["level"], "info,countersign=debug");
+    // This line has the level debug.
+    server.line("swept, nothing was due");
+    write("info");
+    server.signal("HUP");
+    assert_eq!(server.line("the log level has changed")["level"], "info");
+    let log = server.stop();
+    let last = log.iter().rposition(|line| line.contains("the log level has changed")).unwrap();
+    assert!(!log[last..].iter().any(|line| line.contains("\"DEBUG\"")), "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("take effect after a restart")), "{log:#?}");
+}

@@ -1,6 +1,9 @@
 //! Tests with third-party clients: PyJWT and jose verify access tokens with the published keys, and
-//! Authlib and oauth4webapi introspect and revoke them.
+//! Authlib and oauth4webapi introspect and revoke them, and a collector of OpenTelemetry receives
+//! traces.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod traces;
 
 use std::{
     fs,
@@ -24,9 +27,15 @@ fn libraries() -> &'static Path {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verifiers");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verifiers");
         fs::create_dir_all(&folder).unwrap();
-        for file in
-            ["verify.py", "verify.mjs", "oauth.py", "oauth.mjs", "package.json", "requirements.txt"]
-        {
+        for file in [
+            "collector.py",
+            "verify.py",
+            "verify.mjs",
+            "oauth.py",
+            "oauth.mjs",
+            "package.json",
+            "requirements.txt",
+        ] {
             fs::copy(sources.join(file), folder.join(file)).unwrap();
         }
         venv(&folder, &fs::read_to_string(folder.join("requirements.txt")).unwrap());
