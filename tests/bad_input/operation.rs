@@ -85,6 +85,13 @@ const SETTINGS: &[(&str, &[&str], &str)] = &[
     ("keys.algorithm", &["none", "HS256", "eddsa"], "keys.algorithm"),
     ("keys.rotation", &["1s", "soon"], "keys.rotation"),
     ("log.level", &["!!", "loud=9"], "log.level"),
+    ("log.slow_calls", &["-1s", "soon", "5"], "log.slow_calls"),
+    (
+        "traces.endpoint",
+        &["collector", "collector:4317", "ftp://a", "http://user:password@a", "http://"],
+        "traces.endpoint",
+    ),
+    ("traces.sample_ratio", &["1.1", "-0.1", "often", "NaN"], "traces.sample_ratio"),
     ("listen", &["", "here", "127.0.0.1", "127.0.0.1:99999"], "listen"),
     ("database_url", &["mysql://h/d", "sqlite", "postgres://"], "database_url"),
     ("issuer", &[""], "issuer"),
