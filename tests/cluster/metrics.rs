@@ -184,6 +184,9 @@ fn metric_names(text: &str) -> BTreeSet<String> {
 async fn the_documentation_names_only_existing_metrics_and_every_metric_is_documented() {
     let url = new_database().await;
     let cluster = Cluster::start_by([url.as_str()], &url, &[]).await;
+    // The sizes of the database are read for the first time soon after the start.
+    let has_sizes = |metrics: &Metrics| metrics.find("database_bytes").is_some();
+    await_metrics(&cluster.replicas[0], "the sizes are read", has_sizes).await;
     let page = get(cluster.replicas[0].http(), "/metrics").await.body;
     let samples: BTreeSet<_> =
         page.lines().filter(|line| !line.starts_with('#')).flat_map(metric_names).collect();
