@@ -137,16 +137,19 @@ impl Collector for RequestsCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
         page.events(
+            "code",
             ["requests", "gRPC calls that have ended, refused ones too."],
             ["request_duration", "Time from the head of a gRPC call to the end of its answer."],
             &self.grpc,
         )?;
         page.events(
+            "code",
             ["http_requests", "HTTP requests that were answered, refused ones too."],
             ["http_request_duration", "Time from the head of an HTTP request to its answer."],
             &self.http,
         )?;
         page.events(
+            "result",
             ["store_operations", "Operations of the database that have ended."],
             ["store_operation_duration", "Time that an operation of the database has taken."],
             &self.store,
@@ -626,10 +629,12 @@ impl Page<'_> {
         self.by("outcome", name, help, unit, metrics)
     }
 
-    /// Writes how many events ended with each code, and how long they took. The first code is
-    /// always written, so that there is a series to compute rates from; others once they occurred.
+    /// Writes how many events ended with each code, and how long they took. `label` is the name of
+    /// the label for the code. The first code is always written, so that there is a series to
+    /// compute rates from; others once they occurred.
     fn events(
         &mut self,
+        label: &'static str,
         [total, total_help]: [&str; 2],
         [duration, duration_help]: [&str; 2],
         events: &Events,
@@ -639,7 +644,7 @@ impl Page<'_> {
             for (number, code) in events.codes().iter().enumerate() {
                 let count = events.count(kind, number);
                 if number == 0 || count > 0 {
-                    let labels: Labels = labels.iter().copied().chain([("code", *code)]).collect();
+                    let labels: Labels = labels.iter().copied().chain([(label, *code)]).collect();
                     let mut series = family.encode_family(&labels)?;
                     series.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
                 }

@@ -13,6 +13,7 @@ mod files;
 mod keys;
 mod logs;
 mod messages;
+mod monitoring;
 mod pauses;
 mod restore;
 mod settings;
