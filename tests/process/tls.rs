@@ -640,9 +640,9 @@ async fn a_reload_replaces_the_callers_but_never_opens_the_service_to_everybody(
 
     // The service also loads changed callers without a signal. For another changed setting it
     // reports that a restart is needed.
-    site.configure("", &format!("{first}\n{second}\n[log]\nlevel = 'debug'"));
+    site.configure("", &format!("{first}\n{second}\n[log]\nformat = 'json'"));
     server.line("callers have changed");
-    let line = server.line("settings have changed that take effect after a restart: log.level");
+    let line = server.line("settings have changed that take effect after a restart: log.format");
     assert_eq!(line["level"], "WARN");
     assert_eq!((list(&old).await, list(&new).await), (Ok(()), Ok(())));
 }

@@ -99,7 +99,7 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
     .await;
     assert!(metrics.get("validations_total{result=\"active\",reason=\"\"}") >= 2.0);
     for (metric, least) in [
-        ("store_operations_total{operation=\"create_session\",code=\"ok\"}", 1.0),
+        ("store_operations_total{operation=\"create_session\",result=\"ok\"}", 1.0),
         ("store_operation_duration_seconds_count{operation=\"revoke\"}", 1.0),
         ("write_batch_duration_seconds_count{queue=\"creations\"}", 1.0),
         ("write_batch_writes_sum{queue=\"refreshes\"}", 1.0),
