@@ -10,7 +10,7 @@ use crate::{
     domain::file_access::{Role, Rule},
     store::sqlite::{
         error::OpenError,
-        files::{self, is_restore_unfinished},
+        files,
         open::{Inspection, inspect},
     },
 };
@@ -25,6 +25,10 @@ pub async fn check(path: &Path, config: &Config) -> DatabaseFindings {
     result.findings.push(finding);
     result.findings.extend(check_space(file.as_deref().unwrap_or(path)));
     let Some(file) = file else { return result };
+    if let Some(finding) = check_log(&file) {
+        result.findings.push(finding);
+        return result;
+    }
     let inspected = spawn_blocking(move || inspect(&file)).await;
     let inspection = match inspected {
         Ok(Ok(inspection)) => inspection,
@@ -66,9 +70,9 @@ fn check_files(path: &Path) -> (Finding, Option<PathBuf>) {
         Err(error) => return failed(error),
     };
     let shown = file.display();
-    if is_restore_unfinished(&file)
-        && let Err(error) = files::refuse_unfinished_restore(&file)
-    {
+    let complete =
+        files::refuse_unfinished_restore(&file).and_then(|()| files::refuse_log_alone(&file));
+    if let Err(error) = complete {
         return failed(error);
     }
     if !file.exists() {
@@ -91,6 +95,19 @@ fn check_files(path: &Path) -> (Finding, Option<PathBuf>) {
         }
     };
     (finding, Some(file))
+}
+
+/// Checks whether the content can be read without creating a file. The content of a file with a log
+/// is found by an index in the `-shm` file, which a crash leaves there, but a copy may lack.
+fn check_log(file: &Path) -> Option<Finding> {
+    let [log, index] = ["-wal", "-shm"].map(|end| files::beside(file, end));
+    (log.exists() && !index.exists()).then(|| {
+        Finding::warn(
+            CHECK,
+            format!("{} has a log without its -shm file, so it was not read", file.display()),
+            "run `countersign database check`, or start the service: both make the file",
+        )
+    })
 }
 
 /// The free space under which SQLite cannot work: it grows the log before each commit.

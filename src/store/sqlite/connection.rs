@@ -4,7 +4,10 @@ use std::path::Path;
 
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 
-use super::{error::OpenError, files::beside};
+use super::{
+    error::OpenError,
+    files::{self, beside},
+};
 use crate::{domain::disk, store::StoreError};
 
 /// Makes a statement wait for a lock that another connection holds, for up to 5 seconds.
@@ -36,9 +39,11 @@ pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
 /// SQLite reads a log by an index in the `-shm` file. `readonly_shm` keeps it from creating or
 /// changing this file: if no process has the file open, SQLite builds the index in memory. While a
 /// service writes, the index may have no place for a reader that cannot register there. Then this
-/// connection registers as any other reader does.
+/// connection registers as any other reader does. A log without a `-shm` file cannot be read.
+///
+/// A log beside an empty file is ignored, because SQLite would delete it.
 pub fn open_leaving_no_trace(path: &Path) -> Result<SqliteConnection, OpenError> {
-    if !beside(path, "-wal").exists() {
+    if files::is_empty(path) || !beside(path, "-wal").exists() {
         return open_ignoring_log(path);
     }
     let mut connection = open_with(path, "mode=ro&readonly_shm=1")?;
