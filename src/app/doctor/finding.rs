@@ -96,7 +96,7 @@ fn split_remedy(message: &str) -> Option<(&str, &str)> {
         let remedy = message.get(at + colon.len()..)?;
         let begins =
             |word: &&str| remedy.strip_prefix(*word).is_some_and(|rest| rest.starts_with(' '));
-        IMPERATIVES.iter().any(|word| begins(&word)).then_some((message.get(..at)?, remedy))
+        IMPERATIVES.iter().any(begins).then_some((message.get(..at)?, remedy))
     })
 }
 

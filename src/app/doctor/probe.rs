@@ -101,7 +101,7 @@ impl Probe {
 
     /// Asks the gRPC health service about the server as a whole.
     pub async fn health(&self) -> Result<ServingStatus, ProbeError> {
-        let mut stream = Some(self.open(b"h2").await?).map(TokioIo::new);
+        let mut stream = Some(TokioIo::new(self.open(b"h2").await?));
         let connector = tower::service_fn(move |_| {
             let stream = stream.take();
             async { stream.ok_or_else(|| io::Error::other("the connection was closed")) }
