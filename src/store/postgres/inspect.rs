@@ -1,5 +1,5 @@
-//! Reads the state of a server and of the database, without changing anything: no migration runs, no
-//! lock is taken but those of a SELECT, and no task is left running.
+//! Reads the state of a server and of the database, without changing anything: no migration runs,
+//! no lock is taken but those of a SELECT, and no task is left running.
 
 use std::fmt;
 
