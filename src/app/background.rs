@@ -46,7 +46,7 @@ impl Background {
             "the task that ends revoked sessions",
             tasks::cut_offs::run(authority, wake_ups.cut_offs),
         );
-        tasks.spawn("the task that reads sizes", tasks::sizes::run(sized));
+        tasks.spawn("the reader of sizes", tasks::sizes::run(sized));
         tasks.spawn("the database engine", async move { store.stopped().await });
         tasks
     }

@@ -1,6 +1,6 @@
 //! Opens the files that the settings name, to find mistakes before the service is started.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use super::{
     AppError,
@@ -29,28 +29,49 @@ pub struct FileFindings {
 pub fn check_files(config: &Config, now: Timestamp) -> FileFindings {
     let mut findings = FileFindings::default();
     let mut note = |result: Result<(), AppError>| findings.errors.extend(result.err());
-    if let Some(tls) = &config.tls {
-        note(Tls::open(tls.files.clone(), now).map(drop).map_err(AppError::from));
-    }
-    if let DatabaseUrl::Postgres(url) = &config.database {
-        note(Target::new(&postgres_options(config, url)).map(drop).map_err(AppError::from));
-        if let Some(path) = &config.database_options.password_file {
-            let read = fs::read_to_string(path).map(drop);
-            note(
-                read.map_err(|source| {
-                    OpenError::PasswordFile { path: path.clone(), source }.into()
-                }),
-            );
-        }
-    }
+    note(open_certificate(config, now).map(drop));
+    note(read_database_url(config));
+    note(read_password_file(config));
     note(require_master_key(config));
-    if let (MasterKeySource::DefaultFile(path), true) =
-        (&config.keys.master, config.database.is_shared())
-        && !path.exists()
-    {
-        note(Err(AppError::MasterKeyMissing { path: path.clone() }));
-    }
+    note(require_shared_master_key(config));
     note(Masters::read(config).map(drop));
     findings.warnings.extend(password_file_warning(config));
     findings
+}
+
+/// Opens the certificate, its key and the certificate authorities; `None` if nothing is encrypted.
+pub(super) fn open_certificate(
+    config: &Config,
+    now: Timestamp,
+) -> Result<Option<Arc<Tls>>, AppError> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    Ok(Some(Arc::new(Tls::open(tls.files.clone(), now)?)))
+}
+
+/// Reads the URL of a PostgreSQL database, and the files that it names.
+fn read_database_url(config: &Config) -> Result<(), AppError> {
+    let DatabaseUrl::Postgres(url) = &config.database else { return Ok(()) };
+    Ok(Target::new(&postgres_options(config, url)).map(drop)?)
+}
+
+/// Reads the file with the password of a PostgreSQL database, if one is configured.
+pub(super) fn read_password_file(config: &Config) -> Result<(), AppError> {
+    match &config.database_options.password_file {
+        Some(path) if config.database.is_shared() => {
+            let failed = |source| OpenError::PasswordFile { path: path.clone(), source };
+            Ok(fs::read_to_string(path).map(drop).map_err(failed)?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fails if the default file of the master key is missing and cannot be created, because other
+/// replicas need the same key.
+pub(super) fn require_shared_master_key(config: &Config) -> Result<(), AppError> {
+    match &config.keys.master {
+        MasterKeySource::DefaultFile(path) if config.database.is_shared() && !path.exists() => {
+            Err(AppError::MasterKeyMissing { path: path.clone() })
+        }
+        _ => Ok(()),
+    }
 }

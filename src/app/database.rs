@@ -132,16 +132,7 @@ pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect
 /// database is in another folder, that folder must exist: if it is missing, the path is probably
 /// mistyped.
 pub fn make_folders(config: &Config) -> Result<(), AppError> {
-    if let DatabaseUrl::Sqlite(database) = &config.database {
-        let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir)
-        {
-            return Err(AppError::NoSuchFolder {
-                path: database.clone(),
-                folder: folder.to_owned(),
-            });
-        }
-    }
+    require_folder(config)?;
     let path = config.data_dir.clone();
     let mut builder = fs::DirBuilder::new();
     builder
@@ -149,22 +140,38 @@ pub fn make_folders(config: &Config) -> Result<(), AppError> {
         .mode(0o700)
         .create(&path)
         .map_err(|source| AppError::DataDir { path, source })?;
-    // If the database is PostgreSQL and the master key is elsewhere, the folder contains nothing
-    // that must be protected.
+    if is_data_dir_used(config) {
+        check_folder(&config.data_dir)?;
+    }
+    Ok(())
+}
+
+/// Returns whether the data directory contains something that must be protected. If the database is
+/// PostgreSQL and the master key is elsewhere, it does not.
+pub fn is_data_dir_used(config: &Config) -> bool {
     let has_master_key = match &config.keys.master {
         MasterKeySource::File(path) | MasterKeySource::DefaultFile(path) => {
             path.parent() == Some(config.data_dir.as_path())
         }
         _ => false,
     };
-    if has_master_key || matches!(config.database, DatabaseUrl::Sqlite(_)) {
-        check_folder(&config.data_dir)?;
+    has_master_key || matches!(config.database, DatabaseUrl::Sqlite(_))
+}
+
+/// Fails if an SQLite database would be in a folder that does not exist and is not created.
+pub fn require_folder(config: &Config) -> Result<(), AppError> {
+    let DatabaseUrl::Sqlite(database) = &config.database else { return Ok(()) };
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
+        Some(folder) => {
+            Err(AppError::NoSuchFolder { path: database.clone(), folder: folder.to_owned() })
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Refuses a folder in which other users can create and remove files.
-fn check_folder(path: &Path) -> Result<(), AppError> {
+pub fn check_folder(path: &Path) -> Result<(), AppError> {
     let io_error = |source| AppError::DataDir { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(io_error)?;
     let access = Access::from(&metadata);

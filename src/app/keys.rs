@@ -25,7 +25,10 @@ use crate::{
         ring::{KeyRing, RingError},
         sealing::{MasterKey, MasterKeys},
     },
-    store::{Store, ring::RingChange},
+    store::{
+        Store,
+        ring::{RingChange, SealedRing},
+    },
 };
 
 /// The setting that names the file with the master key.
@@ -98,27 +101,16 @@ pub async fn open_keeper(
     let is_new = ring.keys.is_empty() && ring.damaged.is_empty();
     let current = match (masters.current, &config.keys.master) {
         (Some(current), _) => current,
-        (None, MasterKeySource::File(path)) => return Err(AppError::NoMasterKeyFile(path.clone())),
-        (None, MasterKeySource::DefaultFile(path) | MasterKeySource::Credential(path))
-            if !is_new =>
-        {
-            return Err(AppError::MasterKeyGone(path.clone()));
-        }
-        (None, MasterKeySource::DefaultFile(path)) if config.database.is_shared() => {
+        (None, MasterKeySource::DefaultFile(path)) if is_new && config.database.is_shared() => {
             return Err(AppError::MasterKeyMissing { path: path.clone() });
         }
-        (None, MasterKeySource::DefaultFile(path)) => {
+        (None, MasterKeySource::DefaultFile(path)) if is_new => {
             let master = master_key::create(path, &*system.rng)?;
             tracing::info!(file = %path.display(), "made a master key: back it up, without it the \
                                                     database is useless");
             master
         }
-        (None, MasterKeySource::Credential(path)) => {
-            return Err(AppError::MasterKeyGone(path.clone()));
-        }
-        (None, MasterKeySource::Environment(name, _)) => {
-            return Err(MasterKeyError::NotInVariable(name).into());
-        }
+        (None, source) => return Err(missing_master_key(source)),
     };
     let masters = MasterKeys { current, additional: masters.additional };
     if is_new {
@@ -144,6 +136,32 @@ pub async fn open_keeper(
     }
     let ring = KeyRing::open(&masters, ring)?;
     Ok(Keeper::new(masters, ring))
+}
+
+/// Returns the error for a master key that is missing although it is needed.
+fn missing_master_key(source: &MasterKeySource) -> AppError {
+    match source {
+        MasterKeySource::File(path) => AppError::NoMasterKeyFile(path.clone()),
+        MasterKeySource::DefaultFile(path) | MasterKeySource::Credential(path) => {
+            AppError::MasterKeyGone(path.clone())
+        }
+        MasterKeySource::Environment(name, _) => MasterKeyError::NotInVariable(name).into(),
+    }
+}
+
+/// Opens the key ring, and creates neither a master key nor keys. Returns `None` if the database
+/// has no keys yet.
+pub fn open_ring(
+    config: &Config,
+    masters: Masters,
+    ring: SealedRing,
+) -> Result<Option<KeyRing>, AppError> {
+    if ring.keys.is_empty() && ring.damaged.is_empty() {
+        return Ok(None);
+    }
+    let current = masters.current.ok_or_else(|| missing_master_key(&config.keys.master))?;
+    let masters = MasterKeys { current, additional: masters.additional };
+    Ok(Some(KeyRing::open(&masters, ring)?))
 }
 
 /// Opens a database that exists, and checks that all its keys can be opened by these master keys.

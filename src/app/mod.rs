@@ -5,6 +5,7 @@ mod audit_log;
 mod background;
 mod check;
 mod database;
+pub mod doctor;
 mod error;
 mod keys;
 mod ports;
@@ -25,7 +26,6 @@ use crate::{
     http::health::Phase,
     instruments::Events,
     keys::keeper::Keeper,
-    net::tls::Tls,
     revocation::{
         renewer::{IncarnationSource, LeaseRenewer},
         replica::Replica,
@@ -155,7 +155,7 @@ pub async fn serve(
     let clock = Arc::new(SharedClock::new(system.clock.clone()));
     let replica = Arc::new(Replica::new(clock.clone(), config.lease));
     let system = System { clock, ..system };
-    let tls = open_tls(config, &system)?;
+    let tls = check::open_certificate(config, system.clock.now())?;
     let ceilings = ceilings(&config.limits);
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let (audit, audit_queue) = open_audit(config, &system)?;
@@ -209,11 +209,6 @@ pub async fn serve(
     ports.announcer().announce(Phase::Serving).await;
     tracing::info!("serving");
     Running { replica, store, audit, ports, background }.run(config, &shutdown).await
-}
-
-fn open_tls(config: &Config, system: &System) -> Result<Option<Arc<Tls>>, AppError> {
-    let Some(tls) = &config.tls else { return Ok(None) };
-    Ok(Some(Arc::new(Tls::open(tls.files.clone(), system.clock.now())?)))
 }
 
 /// Logs the addresses of both ports and the settings that matter most.

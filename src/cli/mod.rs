@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod connection;
 mod database;
+mod doctor;
 mod health;
 mod key;
 mod migrate;
@@ -32,9 +33,9 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "Start with:  countersign serve\nThen try:    countersign session create \
-                  alice\nExit codes:  0 done, 1 failed (or: token inactive, server not serving), \
-                  2 wrong usage, configuration or start,\n\u{20}            3 database not \
-                  reached in time")]
+                  alice\nExit codes:  0 done, 1 failed (or: token inactive, server not serving, a \
+                  check failed),\n\u{20}            2 wrong usage, configuration or start, 3 \
+                  database not reached in time")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -91,6 +92,12 @@ enum Command {
     Replica(replica::Replica),
     /// Ask a server whether it is serving, and exit with 0 if it is. For container probes.
     Health(health::Health),
+    /// Check an installation: settings, files, database, keys, certificate, ports and lease.
+    ///
+    /// Prints one line for each check: OK, WARN or FAIL, what was found, and what to do about it.
+    /// The exit code is 1 if a check failed. The command works whether the service runs or not, and
+    /// changes nothing. Run it as the user of the service, with the settings of the service.
+    Doctor(doctor::Doctor),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -263,6 +270,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(command) => block_on(command.run()),
         Command::Replica(command) => block_on(command.run()),
         Command::Health(command) => block_on(command.run()),
+        Command::Doctor(command) => block_on(command.run()),
         Command::Config(command) => command.run(),
         Command::Completions { shell } => {
             let mut script = vec![];

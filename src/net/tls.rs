@@ -78,6 +78,8 @@ pub struct TlsError {
 struct Loaded {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
+    /// The certificate itself, without the intermediate ones.
+    certificate: CertificateDer<'static>,
     begins_at: Timestamp,
     expires_at: Timestamp,
     /// The digests of the files. They show whether a file has changed.
@@ -114,6 +116,16 @@ impl Tls {
         &self.files
     }
 
+    /// Returns the certificate, without the intermediate ones.
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.loaded.load().certificate.clone()
+    }
+
+    /// Returns the instant from which the certificate is valid.
+    pub fn begins_at(&self) -> Timestamp {
+        self.loaded.load().begins_at
+    }
+
     /// Returns the expiry of the certificate.
     pub fn expires_at(&self) -> Timestamp {
         self.loaded.load().expires_at
@@ -144,11 +156,9 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
 
     let pem = read(&files.certificate).map_err(|error| certificate_failed(error.to_string()))?;
     let chain = certificates(&pem).map_err(certificate_failed)?;
-    let (begins_at, expires_at) = chain
-        .first()
-        .map(validity)
-        .unwrap_or(Err("holds no certificate".to_owned()))
-        .map_err(certificate_failed)?;
+    let certificate =
+        chain.first().ok_or_else(|| certificate_failed("holds no certificate".to_owned()))?.clone();
+    let (begins_at, expires_at) = validity(&certificate).map_err(certificate_failed)?;
     if now >= expires_at {
         return Err(certificate_failed(format!(
             "the certificate expired at {}: renew it",
@@ -195,6 +205,7 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
     Ok(Loaded {
         grpc: Arc::new(with_protocol(grpc, b"h2")),
         http: Arc::new(with_protocol(http, b"http/1.1")),
+        certificate,
         begins_at,
         expires_at,
         fingerprint,

@@ -9,6 +9,7 @@ mod client_messages;
 mod crash;
 mod descriptors;
 mod disk;
+mod doctor;
 mod files;
 mod keys;
 mod logs;

@@ -102,9 +102,8 @@ fn effect(operation: &str) -> Option<Effect> {
         "use case end_covered_sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
-        "use case session" | "use case sessions" | "use case list_keys" | "use case validate" => {
-            Nothing("it reads")
-        }
+        "use case session" | "use case sessions" | "use case list_keys" | "use case validate"
+        | "use case sample_sizes" => Nothing("it reads"),
         "use case written" | "use case wait" | "use case write" => {
             Nothing("it writes the audit itself")
         }
@@ -123,6 +122,7 @@ fn effect(operation: &str) -> Option<Effect> {
         "task the renewal of the lease" => {
             Nothing("it rewrites revocations that a failover lost; they were recorded before")
         }
+        "task the reader of sizes" => Nothing("it reads"),
         "task the database engine" | "task the writer of the audit" => {
             Nothing("it only does what calls and other tasks ask for")
         }
@@ -154,6 +154,7 @@ fn effect(operation: &str) -> Option<Effect> {
         | "store ring"
         | "store is_refresh_key_in_use"
         | "store newest"
+        | "store sizes"
         | "store now" => Nothing("it reads"),
         "store stopped" => Nothing("it waits"),
         _ => return None,

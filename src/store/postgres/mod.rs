@@ -5,6 +5,7 @@ mod audit;
 mod batch;
 mod connection;
 mod feed;
+pub mod inspect;
 pub mod open;
 mod ring;
 mod rows;

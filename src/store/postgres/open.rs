@@ -66,24 +66,7 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared,
     let mut connection = target.connect().await?.connection;
     let database = target.name().to_owned();
     let other = |error: diesel::result::Error| OpenError::other(&database, &error);
-    let (version, encoding, role): (i64, String, String) = statement::<(BigInt, Text, Text)>(
-        "SELECT
-            current_setting('server_version_num')::bigint,
-            current_setting('server_encoding'),
-            quote_ident(current_user)",
-    )
-    .get_result(&mut connection)
-    .await
-    .map_err(other)?;
-    if version < OLDEST_VERSION {
-        return Err(OpenError::TooOld { database, version: version / 10_000 });
-    }
-    if encoding != "UTF8" {
-        return Err(OpenError::Encoding { database, encoding });
-    }
-    if let Some(level) = other_isolation(&mut connection).await.map_err(other)? {
-        return Err(OpenError::Isolation { database, level });
-    }
+    let role = check_server(target, &mut connection).await?;
     let updated = update_schema(target, &mut connection, may_migrate).await;
     let made = updated.map_err(|error| error.with_remedy(&role))?;
     let mut detached =
@@ -93,6 +76,35 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared,
         detached = None;
     }
     Ok(Prepared { made, has_detached_records: detached.is_some() })
+}
+
+/// Rejects a server or a database that the service cannot use. Returns the quoted name of the role
+/// of this session.
+pub(super) async fn check_server(
+    target: &Target,
+    connection: &mut AsyncPgConnection,
+) -> Result<String, OpenError> {
+    let database = target.name().to_owned();
+    let other = |error: diesel::result::Error| OpenError::other(&database, &error);
+    let (version, encoding, role): (i64, String, String) = statement::<(BigInt, Text, Text)>(
+        "SELECT
+            current_setting('server_version_num')::bigint,
+            current_setting('server_encoding'),
+            quote_ident(current_user)",
+    )
+    .get_result(connection)
+    .await
+    .map_err(other)?;
+    if version < OLDEST_VERSION {
+        return Err(OpenError::TooOld { database, version: version / 10_000 });
+    }
+    if encoding != "UTF8" {
+        return Err(OpenError::Encoding { database, encoding });
+    }
+    if let Some(level) = other_isolation(connection).await.map_err(other)? {
+        return Err(OpenError::Isolation { database, level });
+    }
+    Ok(role)
 }
 
 /// Makes the table of the audit records from before there were partitions a partition of the audit,
@@ -280,7 +292,7 @@ async fn try_lock(connection: &mut AsyncPgConnection, lock: i64) -> diesel::Quer
 
 /// Returns the migrations that have not been run on the database. Fails if the database records one
 /// that this version does not know.
-async fn pending(
+pub(super) async fn pending(
     target: &Target,
     connection: &mut AsyncPgConnection,
 ) -> Result<Vec<&'static (&'static str, &'static str)>, OpenError> {
@@ -305,6 +317,11 @@ async fn pending(
         .iter()
         .filter(|(version, _)| !applied.iter().any(|applied| applied == version))
         .collect())
+}
+
+/// Returns the number of migrations that this version knows.
+pub(super) fn migrations() -> usize {
+    MIGRATIONS.len()
 }
 
 /// Returns whether the table of migrations exists. The statement CREATE TABLE IF NOT EXISTS cannot

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 
-use super::error::OpenError;
+use super::{
+    error::OpenError,
+    files::{self, beside},
+};
 use crate::{domain::disk, store::StoreError};
 
 /// Makes a statement wait for a lock that another connection holds, for up to 5 seconds.
@@ -29,6 +32,25 @@ pub fn open_with(path: &Path, options: &str) -> Result<SqliteConnection, OpenErr
 /// Opens the file read-only, as if there were no log beside it.
 pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
     open_with(path, "mode=ro&immutable=1")
+}
+
+/// Opens the file read-only, with its log if there is one, and creates no file beside it.
+///
+/// SQLite reads a log by an index in the `-shm` file. `readonly_shm` keeps it from creating or
+/// changing this file: if no process has the file open, SQLite builds the index in memory. While a
+/// service writes, the index may have no place for a reader that cannot register there. Then this
+/// connection registers as any other reader does. A log without a `-shm` file cannot be read.
+///
+/// A log beside an empty file is ignored, because SQLite would delete it.
+pub fn open_leaving_no_trace(path: &Path) -> Result<SqliteConnection, OpenError> {
+    if files::is_empty(path) || !beside(path, "-wal").exists() {
+        return open_ignoring_log(path);
+    }
+    let mut connection = open_with(path, "mode=ro&readonly_shm=1")?;
+    match connection.batch_execute("SELECT 1 FROM sqlite_schema LIMIT 1") {
+        Err(_) if beside(path, "-shm").exists() => open_with(path, "mode=ro"),
+        _ => Ok(connection),
+    }
 }
 
 /// Opens the connection that writes. Its commits survive a power failure (`synchronous=FULL`).

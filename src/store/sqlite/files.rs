@@ -21,6 +21,10 @@ pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// The suffix of the file beside a database whose lock keeps other processes out.
 pub const LOCK_FILE: &str = ".lock";
 
+/// The length of a log's header, in bytes. A log that is not longer than its header contains no
+/// change.
+const LOG_HEADER: u64 = 32;
+
 /// Appends a suffix to the path of a database.
 pub fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -165,6 +169,24 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
         Err(TryLockError::Error(source)) => Err(io_error(source)),
+    }
+}
+
+/// Returns whether a database file has no content, or does not exist.
+pub fn is_empty(path: &Path) -> bool {
+    path.metadata().map_or(true, |file| file.len() == 0)
+}
+
+/// Returns whether there is a log with changes beside a database.
+pub fn has_log(path: &Path) -> bool {
+    beside(path, "-wal").metadata().is_ok_and(|log| log.len() > LOG_HEADER)
+}
+
+/// Rejects a log with changes to a database that is not there.
+pub fn refuse_log_alone(path: &Path) -> Result<(), OpenError> {
+    match is_empty(path) && has_log(path) {
+        true => Err(OpenError::LogAlone(path.to_owned())),
+        false => Ok(()),
     }
 }
 

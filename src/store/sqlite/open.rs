@@ -13,15 +13,21 @@ use diesel::{
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::{
-    connection::{BUSY_TIMEOUT, configure_writer, open_ignoring_log, open_with},
+    connection::{
+        BUSY_TIMEOUT, configure_writer, open_ignoring_log, open_leaving_no_trace, open_with,
+    },
     error::OpenError,
     files::{self, beside, check_access},
+    ring,
     space::KEEP_TRACK,
     stamp,
 };
-use crate::domain::{
-    disk,
-    file_access::{Role, Rule},
+use crate::{
+    domain::{
+        disk,
+        file_access::{Role, Rule},
+    },
+    store::{StoreError, ring::SealedRing},
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -126,14 +132,23 @@ struct Applied {
 /// The file is opened read-only. If a connection that can write were closed, SQLite would write the
 /// log of an earlier crash back into the file, even into a rejected one.
 pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
-    let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
-    let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     // If there is no log, the file is complete by itself, and can be read without the files beside
     // it.
     let mut connection = match beside(path, "-wal").exists() {
         true => open_with(path, "mode=ro")?,
         false => open_ignoring_log(path)?,
     };
+    check_over(&mut connection, path, depth)
+}
+
+/// Checks a file as [`check`] does, over a connection that is open already.
+fn check_over(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    depth: Depth,
+) -> Result<Vec<String>, OpenError> {
+    let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
+    let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     let refused = |error: diesel::result::Error| {
         let problem = error.to_string();
         // A lock or a full disk is no damage, and must not induce an operator to restore a backup.
@@ -145,11 +160,9 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     };
     let findings: Vec<String> = match depth {
         Depth::Header => vec![],
-        Depth::Quick => {
-            sql::<Text>("PRAGMA quick_check(1)").load(&mut connection).map_err(refused)?
-        }
+        Depth::Quick => sql::<Text>("PRAGMA quick_check(1)").load(connection).map_err(refused)?,
         Depth::Full => {
-            sql::<Text>("PRAGMA integrity_check(1)").load(&mut connection).map_err(refused)?
+            sql::<Text>("PRAGMA integrity_check(1)").load(connection).map_err(refused)?
         }
     };
     // A page that cannot be read because of an I/O error is not necessarily damaged.
@@ -164,7 +177,7 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
         "SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables
         FROM pragma_application_id",
     )
-    .get_result(&mut connection)
+    .get_result(connection)
     .map_err(refused)?;
     if header.tables == 0 {
         return Ok(vec![]);
@@ -174,7 +187,7 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     }
     let applied: Vec<Applied> =
         sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version")
-            .load(&mut connection)
+            .load(connection)
             .map_err(refused)?;
     let known = known(path)?;
     let applied: Vec<String> = applied.into_iter().map(|applied| applied.version).collect();
@@ -189,4 +202,32 @@ pub fn check_whole(path: &Path) -> Result<(), OpenError> {
     let path = files::resolve(path)?;
     files::refuse_unfinished_restore(&path)?;
     check(&path, Depth::Full).map(drop)
+}
+
+/// The state of a database file.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The version of the SQLite library.
+    pub library_version: String,
+    /// The migrations that have not been run on the file.
+    pub pending: Vec<String>,
+    /// True if the file has no tables.
+    pub is_empty: bool,
+    /// The sealed keys; none if the schema is not the one of this version.
+    pub ring: Option<Result<SealedRing, StoreError>>,
+}
+
+/// Reads the header, the schema and the keys of a database file, even while a service uses it.
+/// Changes nothing, and creates no file.
+pub fn inspect(path: &Path) -> Result<Inspection, OpenError> {
+    let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
+    let mut connection = open_leaving_no_trace(path)?;
+    let applied = check_over(&mut connection, path, Depth::Header)?;
+    let library_version = sql::<Text>("SELECT sqlite_version()")
+        .get_result(&mut connection)
+        .map_err(|error| other(error.to_string()))?;
+    let pending: Vec<_> =
+        known(path)?.into_iter().filter(|version| !applied.contains(version)).collect();
+    let ring = pending.is_empty().then(|| ring::ring(&mut connection));
+    Ok(Inspection { library_version, pending, is_empty: applied.is_empty(), ring })
 }

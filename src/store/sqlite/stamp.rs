@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use super::{
     connection::{open_ignoring_log, open_with},
     error::OpenError,
-    files::{LOCK_FILE, beside},
+    files::{self, LOCK_FILE, beside},
 };
 
 /// The fields of a file's header that distinguish it from its copies.
@@ -78,21 +78,17 @@ impl FromStr for Stamp {
 const READ: &str =
     "SELECT user_version, schema_version FROM pragma_user_version, pragma_schema_version";
 
-/// The length of a log's header, in bytes. A log that is not longer than its header contains no
-/// change.
-const LOG_HEADER: u64 = 32;
-
 /// Rejects a log that does not belong to the file. If there is no log, but the file is a copy, or
 /// another file than the one that was last used here, an operator has probably put a backup there
 /// by hand. Then a warning is logged.
 ///
 /// Returns whether the process that last used this file closed it cleanly.
 pub fn check(path: &Path) -> Result<bool, OpenError> {
-    let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > LOG_HEADER);
-    let is_there = path.metadata().is_ok_and(|file| file.len() > 0);
-    if !is_there {
-        return if has_log { Err(OpenError::LogAlone(path.to_owned())) } else { Ok(false) };
+    files::refuse_log_alone(path)?;
+    if files::is_empty(path) {
+        return Ok(false);
     }
+    let has_log = files::has_log(path);
     // A file that cannot be read is accepted here, because the next check reports the damage.
     let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| read(&mut file)) else {
         return Ok(false);

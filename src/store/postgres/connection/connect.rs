@@ -416,6 +416,9 @@ async fn drive<S, T>(
     }
 }
 
+/// The problem of a server that accepts no writes although the service needs them.
+pub const NO_WRITES: &str = "database does not allow writes";
+
 /// Checks that the server accepts writes, or is read-only, as the URL asks.
 async fn check_session(client: &Client, wanted: TargetSessionAttrs) -> Result<(), Failure> {
     let asked = client.simple_query("SHOW transaction_read_only").await;
@@ -425,7 +428,7 @@ async fn check_session(client: &Client, wanted: TargetSessionAttrs) -> Result<()
         _ => None,
     });
     let problem = match (read_only, wanted) {
-        (Some("on"), TargetSessionAttrs::ReadWrite) => "database does not allow writes",
+        (Some("on"), TargetSessionAttrs::ReadWrite) => NO_WRITES,
         (Some("off"), TargetSessionAttrs::ReadOnly) => "database is not read only",
         _ => return Ok(()),
     };

@@ -8,7 +8,7 @@ use diesel::{
     data_types::PgTimestamp,
     sql_types::{BigInt, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -77,7 +77,7 @@ impl PostgresStore {
 #[async_trait]
 impl Members for PostgresStore {
     async fn register(&self) -> Result<Register, StoreError> {
-        with_connection!(self, register)
+        with_connection!(self, read_register)
     }
 
     async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError> {
@@ -111,10 +111,14 @@ impl Members for PostgresStore {
 type MemberRow = (Uuid, String, String, String, PgTimestamp, i64, i64, i64, i64);
 type SqlMember = Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>;
 
+async fn read_register(connection: &mut PooledConnection<'_>) -> Result<Register, Fault> {
+    register(connection).await
+}
+
 /// Reads the members and the head of the feed in one statement, and so from one snapshot. So no
 /// member has applied more of the feed than up to that head. A second statement reads the former
 /// replicas.
-async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fault> {
+pub async fn register(connection: &mut AsyncPgConnection) -> Result<Register, Fault> {
     type Row = (i64, i64, i64, Option<MemberRow>);
     let rows: Vec<Row> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
         "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, address, version, joined_at,
@@ -124,7 +128,7 @@ async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fau
         FROM feed_head AS h LEFT JOIN replicas ON true
         ORDER BY joined_at, incarnation",
     )
-    .load(&mut **connection)
+    .load(connection)
     .await?;
     let [(timeline, seq, settled, _), ..] = rows.as_slice() else {
         return Err(StoreError::Damaged("feed_head has no row".to_owned()).into());
@@ -165,9 +169,7 @@ async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fau
 type FormerRow = (Uuid, String, String, String, String, PgTimestamp, PgTimestamp, i64);
 type SqlFormer = (SqlUuid, Text, Text, Text, Text, Timestamptz, Timestamptz, BigInt);
 
-async fn former_replicas(
-    connection: &mut PooledConnection<'_>,
-) -> Result<Vec<FormerReplica>, Fault> {
+async fn former_replicas(connection: &mut AsyncPgConnection) -> Result<Vec<FormerReplica>, Fault> {
     let rows: Vec<FormerRow> = statement::<SqlFormer>(
         "SELECT incarnation, name, address, version, state, joined_at, ended_at, applied
         FROM former_replicas
@@ -175,7 +177,7 @@ async fn former_replicas(
         ORDER BY ended_at DESC, incarnation",
     )
     .bind::<Interval, _>(interval(FORMER_REPLICA_RETENTION))
-    .load(&mut **connection)
+    .load(connection)
     .await?;
     let former =
         |(incarnation, name, address, version, state, joined_at, ended_at, applied): FormerRow| {
