@@ -197,7 +197,7 @@ fn grpc_parts(
     gateway: Arc<Gateway>,
     calls: Arc<Events>,
 ) -> services::Parts {
-    let observer = CallObserver {
+    let observer = Arc::new(CallObserver {
         events: calls,
         slow_from: config.log.slow_calls,
         traces: config
@@ -205,7 +205,7 @@ fn grpc_parts(
             .as_ref()
             .map_or_else(Traces::default, |traces| Traces::with_ratio(traces.sample_ratio)),
         slow_lines: Mutex::new(RateLimiter::new(calls::SLOW_LINES, state.clock.clone())),
-    };
+    });
     services::Parts {
         ready: state.ready.clone(),
         callers: state.callers.clone(),

@@ -9,6 +9,7 @@ use std::{
 
 use governor::Quota;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
 use tonic::Code;
 use tracing::{Span, field::Empty};
 use uuid::Uuid;
@@ -23,7 +24,7 @@ use crate::{
         call_id::{self, CallId},
         caller::Actor,
     },
-    instruments::{Event, EventSource, Events, Labels, times::Times, traces::Traces},
+    instruments::{Events, Labels, times::Times, traces::Traces},
 };
 
 /// The names of the status codes in their order (gRPC, "Status codes and their use in gRPC").
@@ -76,10 +77,22 @@ pub struct CallObserver {
 }
 
 impl CallObserver {
-    /// Logs a call if it was slow, with the times of its parts. The call has been answered, so
-    /// without a code in the head of its answer, it ends with OK.
-    pub fn log_if_slow(&self, record: &CallRecord, times: &Times) {
-        let took = record.event.elapsed();
+    /// Creates an observer that logs and traces no call.
+    #[cfg(test)]
+    pub fn silent() -> Self {
+        use crate::{clock::SettableClock, domain::time::Timestamp};
+
+        let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
+        Self {
+            events: Arc::new(counters()),
+            slow_from: Duration::ZERO,
+            slow_lines: Mutex::new(RateLimiter::new(SLOW_LINES, clock)),
+            traces: Traces::default(),
+        }
+    }
+
+    fn log_if_slow(&self, record: &CallRecord, times: &Times) {
+        let took = record.began.elapsed();
         if self.slow_from.is_zero() || took < self.slow_from {
             return;
         }
@@ -104,12 +117,40 @@ impl CallObserver {
     }
 }
 
+/// Observes the calls of one connection. Each connection has its own, so that connections do not
+/// contend for the reference count of the observer. Clones share one.
+#[derive(Clone, Debug)]
+pub struct ConnectionObserver(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    observer: Arc<CallObserver>,
+}
+
+impl ConnectionObserver {
+    /// Creates the observer of a connection.
+    pub fn new(observer: Arc<CallObserver>) -> Self {
+        Self(Arc::new(Shared { observer }))
+    }
+
+    /// Begins a call with these headers. The identifier of the call is that in the headers. Without
+    /// one, a call gets a random identifier, unless its method is called frequently.
+    pub fn begin(&self, method: Method, headers: &HeaderMap) -> CallRecord {
+        let random = || CallId::random(Uuid::new_v4().as_u128());
+        let sent = headers.get(&ID).and_then(|id| CallId::read(id.as_bytes()));
+        let id = sent.or_else(|| (!method.is_frequent()).then(random));
+        let (observer, began) = (self.clone(), Instant::now());
+        CallRecord { observer, method, began, code: None, actor: None, id }
+    }
+}
+
 /// A call under way, which is counted when this is dropped. Until its code is known, it counts as
 /// cancelled, because then its client went away.
 #[derive(Debug)]
 pub struct CallRecord {
-    event: Event,
+    observer: ConnectionObserver,
     method: Method,
+    began: Instant,
     /// The code, once it is known.
     code: Option<Code>,
     actor: Option<Actor>,
@@ -117,16 +158,6 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
-    /// Begins a call with these headers. The identifier of the call is that in the headers. Without
-    /// one, a call gets a random identifier, unless its method is called frequently.
-    pub fn begin(calls: &EventSource, method: Method, headers: &HeaderMap) -> Self {
-        let random = || CallId::random(Uuid::new_v4().as_u128());
-        let sent = headers.get(&ID).and_then(|id| CallId::read(id.as_bytes()));
-        let id = sent.or_else(|| (!method.is_frequent()).then(random));
-        let event = calls.begin(method.number, number(Code::Cancelled));
-        Self { event, method, code: None, actor: None, id }
-    }
-
     /// Sets the caller, once it is known.
     pub fn set_actor(&mut self, actor: Option<Actor>) {
         self.actor = actor;
@@ -135,7 +166,6 @@ impl CallRecord {
     /// Sets the code with which the call ends.
     pub fn set_code(&mut self, code: Code) {
         self.code = Some(code);
-        self.event.set_code(number(code));
     }
 
     /// Reads the code from the headers of an answer without a message, or from trailers. Leaves the
@@ -152,8 +182,8 @@ impl CallRecord {
 
     /// Returns the span of the call, in which its use case runs. Calls of frequent methods only
     /// have one if they are traced.
-    pub fn span(&self, traces: &Traces, headers: &HeaderMap) -> Span {
-        let trace = traces.place(headers);
+    pub fn span(&self, headers: &HeaderMap) -> Span {
+        let trace = self.observer.0.observer.traces.place(headers);
         if self.method.is_frequent() && !trace.is_recorded() {
             return Span::none();
         }
@@ -189,8 +219,13 @@ impl CallRecord {
         span
     }
 
-    /// Adds the code with which the call was answered to its span.
-    pub fn end_span(&self, span: &Span) {
+    /// Ends the span of the call, and logs the call if it was slow, with the times of its parts. The
+    /// call has been answered, so without a code in the head of its answer, it ends with OK.
+    pub fn answered(&self, span: &Span, times: &Times) {
+        self.observer.0.observer.log_if_slow(self, times);
+        if span.is_disabled() {
+            return;
+        }
         let code = self.code.unwrap_or(Code::Ok);
         span.record("rpc.grpc.status_code", i32::from(code));
         // These codes are errors of the server (semantic conventions for gRPC).
@@ -210,6 +245,14 @@ impl CallRecord {
 
     fn caller(&self) -> Option<&str> {
         self.actor.as_ref().map(|actor| &*actor.caller.name)
+    }
+}
+
+impl Drop for CallRecord {
+    fn drop(&mut self) {
+        let code = number(self.code.unwrap_or(Code::Cancelled));
+        let events = &self.observer.0.observer.events;
+        events.observe(self.method.number, code, self.began.elapsed());
     }
 }
 

@@ -55,7 +55,7 @@ impl Authorization for ExtAuthz {
         &self,
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
-        let by = actor(&request)?;
+        let by = actor(&request)?.clone();
         let attributes = request.into_inner().attributes.unwrap_or_default();
         let Some(http) = attributes.request.and_then(|request| request.http) else {
             return Err(

@@ -41,7 +41,7 @@ impl KeyService for Keys {
         &self,
         request: Request<proto::RotateKeyRequest>,
     ) -> Result<Response<proto::RotateKeyResponse>, Status> {
-        let by = actor(&request)?;
+        let by = actor(&request)?.clone();
         let proto::RotateKeyRequest { purpose, force } = request.into_inner();
         let purpose = match proto::KeyPurpose::try_from(purpose) {
             Ok(proto::KeyPurpose::Unspecified | proto::KeyPurpose::AccessToken) => {
@@ -58,7 +58,7 @@ impl KeyService for Keys {
         &self,
         request: Request<proto::RevokeKeyRequest>,
     ) -> Result<Response<proto::RevokeKeyResponse>, Status> {
-        let by = actor(&request)?;
+        let by = actor(&request)?.clone();
         let kid = request.into_inner().kid;
         if kid.is_empty() || kid.len() > MAX_KID_BYTES {
             let problem = format!("has {} bytes, 1 to {MAX_KID_BYTES} are allowed", kid.len());

@@ -17,7 +17,7 @@ use tower::Service;
 use tracing::Instrument;
 
 use super::{
-    calls::{CallObserver, CallRecord},
+    calls::{CallObserver, CallRecord, ConnectionObserver},
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
@@ -38,7 +38,7 @@ use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::{Callers, Refusal},
     gateway::Gateway,
-    instruments::{EventSource, times},
+    instruments::times,
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
@@ -81,7 +81,7 @@ pub struct Parts {
     /// Decides whether requests of gateways may pass.
     pub gateway: Arc<Gateway>,
     /// Observes the calls.
-    pub observer: CallObserver,
+    pub observer: Arc<CallObserver>,
 }
 
 /// The services of the gRPC port, and the state that they share.
@@ -96,7 +96,7 @@ pub struct Services {
     others: Routes,
     callers: Arc<Callers>,
     audit: Audit,
-    observer: CallObserver,
+    observer: Arc<CallObserver>,
     unsent: Arc<UnsentBytes>,
     unsent_bytes_of_connection: usize,
     longest: Duration,
@@ -183,7 +183,7 @@ pub struct ConnectionService {
     activity: Arc<Activity>,
     spawner: Spawner,
     refusals: RefusalCache,
-    calls: EventSource,
+    observer: ConnectionObserver,
     unsent: Arc<UnsentBytes>,
 }
 
@@ -200,9 +200,9 @@ impl ConnectionService {
             services.unsent.clone(),
             services.unsent_bytes_of_connection,
         ));
-        let calls = EventSource::new(services.observer.events.clone());
+        let observer = ConnectionObserver::new(services.observer.clone());
         let refusals = RefusalCache::default();
-        Self { services, peer, activity, spawner, refusals, calls, unsent }
+        Self { services, peer, activity, spawner, refusals, observer, unsent }
     }
 
     /// Records a denied call in the audit. The record names the operation if it exists, and never
@@ -246,7 +246,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             request.map(|body| RequestBody::new(body, self.services.batch_limit.bytes));
         let guard = self.activity.begin();
         let method = Method::of(request.uri().path());
-        let mut record = CallRecord::begin(&self.calls, method, request.headers());
+        let mut record = self.observer.begin(method, request.headers());
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
             *answer.status_mut() = status;
@@ -272,9 +272,8 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let span = deadline::span(request.headers())
             .map_or(self.services.longest, |span| span.min(self.services.longest));
         let size_limit = self.services.size_limit(request.uri().path());
-        let call_span = record.span(&self.services.observer.traces, request.headers());
+        let call_span = record.span(request.headers());
         let answering = self.services.hand_over(request).instrument(call_span.clone());
-        let services = self.services.clone();
         Box::pin(async move {
             let exceeded = |_| {
                 Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http())
@@ -284,8 +283,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             let mut answer = with_reason(answered, size_limit);
             drop(permit);
             record.end(answer.headers_mut());
-            record.end_span(&call_span);
-            services.observer.log_if_slow(&record, &times::taken(answering));
+            record.answered(&call_span, &times::taken(answering));
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reservation>>().and_then(Arc::into_inner);
             let reserved = reserved.unwrap_or_else(|| Reservation::new(unsent));

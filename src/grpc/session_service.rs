@@ -71,7 +71,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::CreateSessionRequest>,
     ) -> Result<Response<proto::CreateSessionResponse>, Status> {
-        let by = actor(&request)?;
+        let by = actor(&request)?.clone();
         let issued =
             self.ready.get()?.create_session(&by, request.into_inner().try_into()?).await?;
         let (session, tokens) = answers::issued(issued);
@@ -85,7 +85,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::RefreshRequest>,
     ) -> Result<Response<proto::RefreshResponse>, Status> {
-        let by = actor(&request)?;
+        let by = actor(&request)?.clone();
         let exchanged = self.ready.get()?.refresh(&by, request.into_inner().try_into()?).await?;
         let (session, tokens) = answers::issued(exchanged.issued);
         let replayed = exchanged.replayed;
@@ -101,7 +101,7 @@ impl SessionService for Sessions {
         request: Request<proto::ValidateRequest>,
     ) -> Result<Response<proto::ValidateResponse>, Status> {
         let by = actor(&request)?;
-        let mut validation = self.ready.get()?.validation(&by);
+        let mut validation = self.ready.get()?.validation(by);
         counted(
             Self::validate_one(&mut validation, "", request.get_ref()).await?,
             reserve(&request)?,
@@ -118,7 +118,7 @@ impl SessionService for Sessions {
             let problem = format!("has {} entries, 1 to {MAX_BATCH} are allowed", requests.len());
             return Err(AuthorityError::field("requests", problem).into());
         }
-        let mut validation = self.ready.get()?.validation(&by);
+        let mut validation = self.ready.get()?.validation(by);
         let mut responses = Vec::with_capacity(requests.len());
         let mut reserved = reserve(&request)?;
         let mut permit = None;
@@ -153,7 +153,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeResponse>, Status> {
-        let by = actor(&request)?;
+        let by = actor(&request)?.clone();
         let revoked = self.ready.get()?.revoke(&by, request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::RevokeResponse {
             revoked_sessions: revoked.sessions,
@@ -167,7 +167,7 @@ impl SessionService for Sessions {
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
         let by = actor(&request)?;
         let (session, now) =
-            self.ready.get()?.session(&by, requests::requested_session(request.get_ref())?).await?;
+            self.ready.get()?.session(by, requests::requested_session(request.get_ref())?).await?;
         let response = proto::GetSessionResponse { session: Some(answers::session(&session, now)) };
         counted(response, reserve(&request)?)
     }
@@ -176,7 +176,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
-        let by = actor(&request)?;
+        let by = actor(&request)?.clone();
         let mut reserved = reserve(&request)?;
         let max_bytes = MAX_PAGE_BYTES.min(self.max_answer_bytes);
         reserved.try_grow(FIRST_PAGE_BYTES.min(max_bytes))?;

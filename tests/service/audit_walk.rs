@@ -102,7 +102,10 @@ fn effect(operation: &str) -> Option<Effect> {
         "use case end_covered_sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
-        "use case session" | "use case sessions" | "use case list_keys" | "use case validate"
+        "use case session"
+        | "use case sessions"
+        | "use case list_keys"
+        | "use case validate"
         | "use case sample_sizes" => Nothing("it reads"),
         "use case written" | "use case wait" | "use case write" => {
             Nothing("it writes the audit itself")

@@ -69,8 +69,8 @@ fn api_key(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Returns the caller of an admitted call.
-pub fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {
-    context(request)?.actor.clone().ok_or_else(not_admitted)
+pub fn actor<T>(request: &Request<T>) -> Result<&Actor, Status> {
+    context(request)?.actor.as_ref().ok_or_else(not_admitted)
 }
 
 fn context<T>(request: &Request<T>) -> Result<&CallContext, Status> {

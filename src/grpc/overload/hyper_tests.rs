@@ -33,10 +33,9 @@ use super::{
 };
 use crate::{
     grpc::{
-        calls::{CallRecord, counters},
+        calls::{CallObserver, ConnectionObserver},
         methods::Method,
     },
-    instruments::EventSource,
     net::read_budget::ReadBudget,
 };
 
@@ -250,11 +249,8 @@ async fn a_part_is_polled_once_a_byte_of_the_previous_part_fits_and_is_held_unti
     let (calls, counted, parts) = (activity.clone(), unsent.clone(), asked.clone());
     let service = service_fn(move |_: Request<Incoming>| {
         let body = Body::new(Parts { left: 2, bytes: BYTES, asked: parts.clone() });
-        let record = CallRecord::begin(
-            &EventSource::new(Arc::new(counters())),
-            Method::of("/"),
-            &HeaderMap::new(),
-        );
+        let record = ConnectionObserver::new(Arc::new(CallObserver::silent()))
+            .begin(Method::of("/"), &HeaderMap::new());
         let answer = Answer::new(body, calls.begin(), record, Reservation::new(counted.clone()));
         async { Ok::<_, Infallible>(Response::new(answer)) }
     });
