@@ -10,7 +10,11 @@ use std::{
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt, reload,
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, LevelFilter, filter_fn},
+    fmt,
+    layer::SubscriberExt,
+    reload,
     util::SubscriberInitExt,
 };
 
@@ -62,6 +66,14 @@ fn is_harmless(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || !metadata.target().starts_with("tokio_postgres")
 }
 
+/// Returns whether this is a span of ours. They are made at every level of the log, so that traces
+/// do not depend on that level, and each line names its call.
+fn is_our_span(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span()
+        && *metadata.level() <= Level::INFO
+        && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+}
+
 /// The level of the log, which can be changed.
 struct ReloadableLevel(reload::Handle<EnvFilter, Registry>);
 
@@ -91,22 +103,25 @@ pub fn start_with_traces(
     };
     let traces = collector.map(|collector| TraceExport::start(collector, instance)).transpose();
     let traces = traces.map_err(TelemetryError::Traces)?;
+    // Without the hints, the levels of the filters would count as unknown, and each disabled line of
+    // the libraries would cost time.
+    let our_spans = || filter_fn(is_our_span).with_max_level_hint(LevelFilter::INFO);
+    let harmless = filter_fn(is_harmless).with_max_level_hint(LevelFilter::TRACE);
+    let (level, control) = reload::Layer::new(log.filter()?);
+    let lines = lines(json).with_filter(level.or(our_spans()).and(harmless));
     let spans = traces.as_ref().map(|traces| {
-        tracing_opentelemetry::layer()
+        let layer = tracing_opentelemetry::layer()
             .with_location(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
             .with_target(false)
-            .with_tracer(traces.tracer())
+            .with_tracer(traces.tracer());
+        // Lines are no part of a trace, because those of the audit have subjects and addresses.
+        layer.with_filter(our_spans())
     });
-    let (filter, level) = reload::Layer::new(log.filter()?);
-    let registry = tracing_subscriber::registry()
-        .with(filter)
-        .with(filter_fn(is_harmless))
-        .with(lines(json))
-        .with(spans);
+    let registry = tracing_subscriber::registry().with(lines).with(spans);
     registry.try_init().map_err(|_| TelemetryError::Twice)?;
-    Ok(Telemetry { level: Arc::new(ReloadableLevel(level)), traces })
+    Ok(Telemetry { level: Arc::new(ReloadableLevel(control)), traces })
 }
 
 /// Returns the layer that writes lines.

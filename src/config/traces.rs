@@ -61,15 +61,15 @@ impl TracesSection {
             Ok(uri) => uri,
             Err(_) => return refused("is not a URL, such as http://127.0.0.1:4317"),
         };
-        match (uri.scheme_str(), self.protocol) {
-            (Some("http"), _) | (Some("https"), TraceProtocol::Grpc) => {}
-            (Some("https"), TraceProtocol::Http) => {
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
                 return refused(
-                    "cannot be used with traces.protocol = \"http\": use \"grpc\", or a collector \
-                     on this machine with http://",
+                    "asks for TLS, which is not supported: use http:// and a collector on this \
+                     machine or in this pod, which forwards the traces over TLS",
                 );
             }
-            _ => return refused("must begin with http:// or https://"),
+            _ => return refused("must begin with http://"),
         }
         if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
             return refused("must name a host, and no user or password");

@@ -7,15 +7,16 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use governor::Quota;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tonic::Code;
-use tracing::{Span, field::Empty};
+use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
 use super::{
-    methods::{METHODS, Method, names},
+    methods::{Access, METHODS, Method, names},
     status::CODE,
 };
 use crate::{
@@ -24,7 +25,11 @@ use crate::{
         call_id::{self, CallId},
         caller::Actor,
     },
-    instruments::{Events, Labels, times::Times, traces::Traces},
+    instruments::{
+        Events, Labels,
+        times::{Part, Times, measure},
+        traces::{Trace, Traces},
+    },
 };
 
 /// The names of the status codes in their order (gRPC, "Status codes and their use in gRPC").
@@ -91,34 +96,37 @@ impl CallObserver {
         }
     }
 
-    fn log_if_slow(&self, record: &CallRecord, times: &Times) {
-        let took = record.began.elapsed();
-        if self.slow_from.is_zero() || took < self.slow_from {
+    /// Logs a call that has ended, if it was slow.
+    fn log_if_slow(&self, record: &CallRecord, took: Duration) {
+        // Streams are meant to last.
+        let may_be_slow = matches!(record.method.access, Access::Allowed(_));
+        if self.slow_from.is_zero() || took < self.slow_from || !may_be_slow {
             return;
         }
         let allowed = self.slow_lines.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(left_out) = allowed else { return };
         let (service, method) = names(record.method.path);
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let part = |part| record.times.as_ref().map(|times| millis(times.of(part)));
         tracing::warn!(
             service,
             method,
             caller = record.caller(),
             x_request_id = record.id.as_ref().map(CallId::as_str),
-            code = CODES.get(number(record.code.unwrap_or(Code::Ok))).copied(),
+            code = CODES.get(number(record.code)).copied(),
             took_ms = millis(took),
-            queue_ms = millis(times.queue),
-            store_ms = millis(times.store),
-            acknowledgement_ms = millis(times.acknowledgement),
-            renewal_ms = millis(times.renewal),
+            queue_ms = part(Part::Queue),
+            store_ms = part(Part::Store),
+            acknowledgement_ms = part(Part::Acknowledgement),
+            renewal_ms = part(Part::Renewal),
             left_out = Some(left_out).filter(|left_out| *left_out > 0),
             "a call was slow"
         );
     }
 }
 
-/// Observes the calls of one connection. Each connection has its own, so that connections do not
-/// contend for the reference count of the observer. Clones share one.
+/// Observes the calls of one connection. Calls clone this, and so change a reference count that
+/// belongs to the connection; that of [`CallObserver`] would be contended by all connections.
 #[derive(Clone, Debug)]
 pub struct ConnectionObserver(Arc<Shared>);
 
@@ -138,41 +146,73 @@ impl ConnectionObserver {
     pub fn begin(&self, method: Method, headers: &HeaderMap) -> CallRecord {
         let random = || CallId::random(Uuid::new_v4().as_u128());
         let sent = headers.get(&ID).and_then(|id| CallId::read(id.as_bytes()));
-        let id = sent.or_else(|| (!method.is_frequent()).then(random));
-        let (observer, began) = (self.clone(), Instant::now());
-        CallRecord { observer, method, began, code: None, actor: None, id }
+        CallRecord {
+            observer: self.clone(),
+            method,
+            began: Instant::now(),
+            code: Code::Cancelled,
+            actor: None,
+            id: sent.or_else(|| (!method.is_frequent).then(random)),
+            span: Span::none(),
+            times: None,
+        }
     }
 }
 
-/// A call under way, which is counted when this is dropped. Until its code is known, it counts as
-/// cancelled, because then its client went away.
+/// A call under way. When this is dropped, the call is counted, and logged if it was slow: with its
+/// code, or as cancelled if no code was set, because then the client went away before the end of
+/// the answer.
 #[derive(Debug)]
 pub struct CallRecord {
     observer: ConnectionObserver,
     method: Method,
     began: Instant,
-    /// The code, once it is known.
-    code: Option<Code>,
+    code: Code,
     actor: Option<Actor>,
     id: Option<CallId>,
+    /// The span of the call, in which its use case runs; none if the call has none.
+    span: Span,
+    /// The times of the parts of the call, if they are measured.
+    times: Option<Times>,
 }
 
 impl CallRecord {
-    /// Sets the caller, once it is known.
-    pub fn set_actor(&mut self, actor: Option<Actor>) {
+    /// Notes that the call was admitted. A call of a frequent method gets a span and measured parts
+    /// only if it is traced, because they would cost a considerable part of its time.
+    pub fn admit(&mut self, actor: Option<Actor>, headers: &HeaderMap) {
         self.actor = actor;
+        let trace = self.observer.0.observer.traces.decide(headers, self.actor.is_some());
+        if !self.method.is_frequent || trace.is_recorded() {
+            self.span = self.span_of(&trace);
+            trace.apply_to(&self.span);
+            self.times = Some(Times::default());
+        }
+    }
+
+    /// Returns the future of the answer of the service, which runs in the span of the call, and
+    /// whose parts are measured.
+    pub fn observe<T>(&self, answering: BoxFuture<'static, T>) -> BoxFuture<'static, T>
+    where
+        T: 'static,
+    {
+        match &self.times {
+            Some(times) => {
+                Box::pin(measure(times.clone(), answering.instrument(self.span.clone())))
+            }
+            None => answering,
+        }
     }
 
     /// Sets the code with which the call ends.
     pub fn set_code(&mut self, code: Code) {
-        self.code = Some(code);
+        self.code = code;
     }
 
-    /// Reads the code from the headers of an answer without a message, or from trailers. Leaves the
-    /// code as it is if there is none. Adds the identifier of the call.
+    /// Reads the code of the call from trailers, or from the headers of an answer that has no
+    /// trailers, and adds the identifier of the call to them. Does nothing if they have no code.
     pub fn end(&mut self, headers: &mut HeaderMap) {
         let Some(code) = headers.get(&CODE) else { return };
-        self.set_code(Code::from_bytes(code.as_bytes()));
+        self.code = Code::from_bytes(code.as_bytes());
         if let Some(id) = &self.id
             && let Ok(id) = HeaderValue::from_str(id.as_str())
         {
@@ -180,13 +220,7 @@ impl CallRecord {
         }
     }
 
-    /// Returns the span of the call, in which its use case runs. Calls of frequent methods only
-    /// have one if they are traced.
-    pub fn span(&self, headers: &HeaderMap) -> Span {
-        let trace = self.observer.0.observer.traces.place(headers);
-        if self.method.is_frequent() && !trace.is_recorded() {
-            return Span::none();
-        }
+    fn span_of(&self, trace: &Trace) -> Span {
         let (service, method) = names(self.method.path);
         let id = self.id.as_ref().map(CallId::as_str);
         if !trace.is_recorded() {
@@ -201,7 +235,7 @@ impl CallRecord {
             );
         }
         // The names of the fields are those of OpenTelemetry (semantic conventions for RPC).
-        let span = tracing::info_span!(
+        tracing::info_span!(
             "call",
             otel.name = self.method.path.trim_start_matches('/'),
             otel.kind = "server",
@@ -214,33 +248,7 @@ impl CallRecord {
             x_request_id = id,
             tenant = Empty,
             session_id = Empty,
-        );
-        trace.adopt(&span);
-        span
-    }
-
-    /// Ends the span of the call, and logs the call if it was slow, with the times of its parts. The
-    /// call has been answered, so without a code in the head of its answer, it ends with OK.
-    pub fn answered(&self, span: &Span, times: &Times) {
-        self.observer.0.observer.log_if_slow(self, times);
-        if span.is_disabled() {
-            return;
-        }
-        let code = self.code.unwrap_or(Code::Ok);
-        span.record("rpc.grpc.status_code", i32::from(code));
-        // These codes are errors of the server (semantic conventions for gRPC).
-        let is_error = matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-        );
-        if is_error {
-            span.record("otel.status_code", "ERROR");
-        }
+        )
     }
 
     fn caller(&self) -> Option<&str> {
@@ -250,9 +258,26 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
-        let code = number(self.code.unwrap_or(Code::Cancelled));
-        let events = &self.observer.0.observer.events;
-        events.observe(self.method.number, code, self.began.elapsed());
+        let took = self.began.elapsed();
+        let observer = &self.observer.0.observer;
+        observer.events.observe(self.method.number, number(self.code), took);
+        observer.log_if_slow(self, took);
+        if !self.span.is_none() {
+            self.span.record("rpc.grpc.status_code", i32::from(self.code));
+            // These codes are errors of the server (semantic conventions for gRPC).
+            let is_error = matches!(
+                self.code,
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::Unimplemented
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            );
+            if is_error {
+                self.span.record("otel.status_code", "ERROR");
+            }
+        }
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Method {
     pub path: &'static str,
     /// The access that a call to it needs.
     pub access: Access,
+    /// True if calls of the method are so frequent and so cheap that a span for each of them would
+    /// cost a considerable part of its time.
+    pub is_frequent: bool,
 }
 
 /// The path of BatchValidate, whose requests may be larger.
@@ -61,19 +64,15 @@ impl Method {
     /// Returns the method with this path.
     pub fn of(path: &str) -> Self {
         let found = METHODS.iter().enumerate().find(|(_, (known, _))| *known == path);
-        let other = Self { number: METHODS.len() - 1, path: OTHER, access: Access::Known };
-        found.map_or(other, |(number, (path, access))| Self { number, path, access: *access })
-    }
-
-    /// Returns whether calls of the method are so frequent and so cheap that a span for each of
-    /// them would cost a considerable part of its time.
-    pub fn is_frequent(&self) -> bool {
-        match self.access {
+        let (number, (path, access)) =
+            found.unwrap_or((METHODS.len() - 1, &(OTHER, Access::Known)));
+        let is_frequent = match access {
             Access::Allowed(operation) => {
                 matches!(operation.cost_class(), CostClass::Light | CostClass::Batch)
             }
             Access::Open | Access::Known => true,
-        }
+        };
+        Self { number, path, access: *access, is_frequent }
     }
 }
 

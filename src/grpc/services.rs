@@ -1,12 +1,6 @@
 //! Admits calls, passes them to their services, and ends them at their deadlines.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -14,7 +8,6 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
-use tracing::Instrument;
 
 use super::{
     calls::{CallObserver, CallRecord, ConnectionObserver},
@@ -38,7 +31,6 @@ use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::{Callers, Refusal},
     gateway::Gateway,
-    instruments::times,
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
@@ -266,24 +258,21 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             self.services.callers.refused().overloaded.inc();
             return self.refuse(request, Status::from(too_many).into_http(), guard, record);
         }
-        record.set_actor(actor.clone());
+        record.admit(actor.clone(), request.headers());
         request.extensions_mut().insert(CallContext { actor, unsent: self.unsent.clone() });
         let unsent = self.unsent.clone();
         let span = deadline::span(request.headers())
             .map_or(self.services.longest, |span| span.min(self.services.longest));
         let size_limit = self.services.size_limit(request.uri().path());
-        let call_span = record.span(request.headers());
-        let answering = self.services.hand_over(request).instrument(call_span.clone());
+        let answering = record.observe(self.services.hand_over(request));
         Box::pin(async move {
             let exceeded = |_| {
                 Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http())
             };
-            let mut answering = pin!(times::measure(answering));
-            let answered = timeout(span, answering.as_mut()).await.unwrap_or_else(exceeded)?;
+            let answered = timeout(span, answering).await.unwrap_or_else(exceeded)?;
             let mut answer = with_reason(answered, size_limit);
             drop(permit);
             record.end(answer.headers_mut());
-            record.answered(&call_span, &times::taken(answering));
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reservation>>().and_then(Arc::into_inner);
             let reserved = reserved.unwrap_or_else(|| Reservation::new(unsent));

@@ -1,7 +1,13 @@
-//! Measures what the time of a call is spent on: its parts add their times to the call under which
-//! they run, wherever in the code they are.
+//! Measures what the time of a call is spent on. Code that waits adds the time to the call in which
+//! it runs, through a task-local value, so that no parameter has to carry it.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     task::{JoinError, futures::TaskLocalFuture},
@@ -22,82 +28,77 @@ pub enum Part {
     Renewal,
 }
 
-/// The times of the parts of a call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    /// The time of [`Part::Queue`].
-    pub queue: Duration,
-    /// The time of [`Part::Store`].
-    pub store: Duration,
-    /// The time of [`Part::Acknowledgement`].
-    pub acknowledgement: Duration,
-    /// The time of [`Part::Renewal`].
-    pub renewal: Duration,
+/// The times of the parts of a call. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Times(Arc<[AtomicU64; 4]>);
+
+impl Times {
+    /// Returns the time of a part so far.
+    pub fn of(&self, part: Part) -> Duration {
+        let [queue, store, acknowledgement, renewal] = &*self.0;
+        let nanos = match part {
+            Part::Queue => queue,
+            Part::Store => store,
+            Part::Acknowledgement => acknowledgement,
+            Part::Renewal => renewal,
+        };
+        Duration::from_nanos(nanos.load(Ordering::Relaxed))
+    }
+
+    fn add(&self, part: Part, time: Duration) {
+        let [queue, store, acknowledgement, renewal] = &*self.0;
+        let nanos = match part {
+            Part::Queue => queue,
+            Part::Store => store,
+            Part::Acknowledgement => acknowledgement,
+            Part::Renewal => renewal,
+        };
+        nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
 }
 
 tokio::task_local! {
-    static TIMES: Cell<Times>;
+    static TIMES: Times;
 }
 
-/// A call whose parts are measured.
-pub type Measured<F> = TaskLocalFuture<Cell<Times>, F>;
-
-/// Measures the parts of a call. The call's times can be taken with [`taken`].
-pub fn measure<F: Future>(call: F) -> Measured<F> {
-    TIMES.scope(Cell::default(), call)
-}
-
-/// Returns the times of a call so far, whether it has ended or not.
-pub fn taken<F: Future>(call: std::pin::Pin<&mut Measured<F>>) -> Times {
-    call.take_value().map(Cell::into_inner).unwrap_or_default()
+/// Runs a call whose parts add to these times.
+pub fn measure<F: Future>(times: Times, call: F) -> TaskLocalFuture<Times, F> {
+    TIMES.scope(times, call)
 }
 
 /// Adds to the time of a part of the current call. Has no effect outside a call.
 pub fn add(part: Part, time: Duration) {
     // Background tasks run outside calls.
-    let _ = TIMES.try_with(|cell| {
-        let mut times = cell.get();
-        let total = match part {
-            Part::Queue => &mut times.queue,
-            Part::Store => &mut times.store,
-            Part::Acknowledgement => &mut times.acknowledgement,
-            Part::Renewal => &mut times.renewal,
-        };
-        *total = total.saturating_add(time);
-        cell.set(times);
-    });
+    let _ = TIMES.try_with(|times| times.add(part, time));
+}
+
+/// A part of a call that is under way. Its time is added when this is dropped, also if the call is
+/// cut off.
+struct Running(Part, Instant);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        add(self.0, self.1.elapsed());
+    }
 }
 
 /// Runs a part of a call, and adds the time that it takes.
 pub async fn part<T>(part: Part, work: impl Future<Output = T>) -> T {
-    let began = Instant::now();
-    let outcome = work.await;
-    add(part, began.elapsed());
-    outcome
+    let _running = Running(part, Instant::now());
+    work.await
 }
 
-/// Runs a part of a call in a task of its own, which goes on if the caller goes away. Its times are
-/// added to the call, and its log lines are in the span of the call.
+/// Runs a part of a call in a task of its own, which goes on if the caller goes away. It adds to the
+/// times of the call, and its log lines are in the span of the call.
 pub async fn in_own_task<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, JoinError> {
-    let measured = async {
-        let mut measured = Box::pin(measure(work));
-        let outcome = measured.as_mut().await;
-        (outcome, taken(measured.as_mut()))
-    };
-    let (outcome, times) = tokio::spawn(measured.in_current_span()).await?;
-    add(Part::Queue, times.queue);
-    add(Part::Store, times.store);
-    add(Part::Acknowledgement, times.acknowledgement);
-    add(Part::Renewal, times.renewal);
-    Ok(outcome)
+    let times = TIMES.try_with(Times::clone).unwrap_or_default();
+    tokio::spawn(measure(times, work.in_current_span())).await
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use tokio::time::{advance, sleep, timeout};
 
     use super::*;
@@ -107,7 +108,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_times_of_parts_add_up_also_those_in_other_tasks() {
         add(Part::Store, SECOND);
-        let mut call = pin!(measure(async {
+        let times = Times::default();
+        measure(times.clone(), async {
             part(Part::Store, advance(SECOND)).await;
             in_own_task(async {
                 add(Part::Queue, SECOND);
@@ -115,20 +117,20 @@ mod tests {
             })
             .await
             .unwrap();
-        }));
-        call.as_mut().await;
-        let times = taken(call);
-        assert_eq!((times.queue, times.store), (SECOND, 3 * SECOND));
-        assert_eq!((times.acknowledgement, times.renewal), (Duration::ZERO, Duration::ZERO));
+        })
+        .await;
+        assert_eq!((times.of(Part::Queue), times.of(Part::Store)), (SECOND, 3 * SECOND));
+        assert_eq!(times.of(Part::Acknowledgement), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_is_cut_off_has_the_times_of_the_parts_that_ended() {
-        let mut call = pin!(measure(async {
+    async fn a_part_that_is_cut_off_with_its_call_counts() {
+        let times = Times::default();
+        let call = measure(times.clone(), async {
             part(Part::Renewal, sleep(SECOND)).await;
             part(Part::Store, sleep(60 * SECOND)).await;
-        }));
-        assert!(timeout(5 * SECOND, call.as_mut()).await.is_err());
-        assert_eq!(taken(call), Times { renewal: SECOND, ..Times::default() });
+        });
+        assert!(timeout(5 * SECOND, call).await.is_err());
+        assert_eq!((times.of(Part::Renewal), times.of(Part::Store)), (SECOND, 4 * SECOND));
     }
 }

@@ -8,8 +8,9 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The name of the attribute of a call that was chosen before its span was made.
-pub const CHOSEN: &str = "countersign.chosen";
+/// The attribute of the span of a call that begins a trace. The call was sampled before its span
+/// was created, and the sampler of OpenTelemetry follows this attribute.
+pub const SAMPLED: &str = "countersign.sampled";
 
 /// The header that carries the trace of the client.
 const TRACE_PARENT: &str = "traceparent";
@@ -17,11 +18,11 @@ const TRACE_PARENT: &str = "traceparent";
 /// Decides which calls are traced.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traces {
-    /// The share of calls without a trace of their client that begin one; none if traces are off.
+    /// The share of calls without a valid `traceparent` that begin a trace; none if traces are off.
     ratio: Option<f64>,
 }
 
-/// The place of a call among traces.
+/// The decision whether a call is traced (head sampling).
 #[derive(Clone, Debug)]
 pub enum Trace {
     /// The call is not traced.
@@ -43,10 +44,11 @@ impl Traces {
         self.ratio.is_some()
     }
 
-    /// Returns the place of the call with these headers.
-    pub fn place(&self, headers: &HeaderMap) -> Trace {
+    /// Decides whether the call with these headers is traced. A `traceparent` counts only if its
+    /// caller is known, so that strangers cannot fill the collector.
+    pub fn decide(&self, headers: &HeaderMap, is_known: bool) -> Trace {
         let Some(ratio) = self.ratio else { return Trace::None };
-        if headers.contains_key(TRACE_PARENT) {
+        if is_known && headers.contains_key(TRACE_PARENT) {
             let context = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
             let of_client = context.span().span_context().clone();
             if of_client.is_valid() {
@@ -65,11 +67,11 @@ impl Trace {
     }
 
     /// Puts the span of the call into the trace.
-    pub fn adopt(self, span: &Span) {
+    pub fn apply_to(self, span: &Span) {
         match self {
-            // The parent is set before the span is entered, so this cannot fail.
+            // The span has not been entered yet, so this does not fail.
             Self::Joined(context) => drop(span.set_parent(context)),
-            Self::Begun => span.set_attribute(CHOSEN, true),
+            Self::Begun => span.set_attribute(SAMPLED, true),
             Self::None => {}
         }
     }
@@ -93,13 +95,17 @@ mod tests {
         };
         let (none, all) = (Traces::with_ratio(0.0), Traces::with_ratio(1.0));
         for traces in [none, all] {
-            assert!(matches!(traces.place(&parent("01")), Trace::Joined(_)));
-            assert!(matches!(traces.place(&parent("00")), Trace::None));
+            assert!(matches!(traces.decide(&parent("01"), true), Trace::Joined(_)));
+            assert!(matches!(traces.decide(&parent("00"), true), Trace::None));
         }
+        assert!(matches!(none.decide(&parent("01"), false), Trace::None), "of a stranger");
         for unsaid in [HeaderMap::new(), headers("00-0-0-01"), headers("nonsense")] {
-            assert!(matches!(none.place(&unsaid), Trace::None));
-            assert!(matches!(all.place(&unsaid), Trace::Begun));
+            assert!(matches!(none.decide(&unsaid, true), Trace::None));
+            assert!(matches!(all.decide(&unsaid, true), Trace::Begun));
         }
-        assert!(matches!(Traces::default().place(&parent("01")), Trace::None), "traces are off");
+        assert!(
+            matches!(Traces::default().decide(&parent("01"), true), Trace::None),
+            "traces are off"
+        );
     }
 }

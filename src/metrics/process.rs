@@ -26,9 +26,9 @@ impl Collector for ProcessCollector {
             metric.encode_in(&mut encoder, name, help, unit)
         };
         let per_second = u32::try_from(ticks_per_second()).unwrap_or(100);
-        let seconds = |ticks: u64| {
-            f64::from(u32::try_from(ticks).unwrap_or(u32::MAX)) / f64::from(per_second)
-        };
+        // Ticks are exact up to 2^53.
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = |ticks: u64| ticks as f64 / f64::from(per_second);
         if let Ok(stat) = process.stat() {
             let used = ConstCounter::new(seconds(stat.utime + stat.stime));
             let help = "Processor time that the process has used.";

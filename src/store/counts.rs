@@ -1,6 +1,12 @@
 //! The counts of a store since the start of the process, for metrics.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use super::batch::QueueCounts;
 
@@ -13,6 +19,29 @@ pub struct StoreCounts {
     pub connections: Option<ConnectionCounts>,
 }
 
+/// The number of operations that wait for a connection. The pool counts waits only when they end,
+/// and never those whose caller goes away.
+#[derive(Debug, Default)]
+pub struct Waiting(AtomicU32);
+
+/// An operation that waits until this is dropped.
+#[derive(Debug)]
+pub struct WaitGuard<'a>(&'a Waiting);
+
+impl Waiting {
+    /// Begins to wait.
+    pub fn begin(&self) -> WaitGuard<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        WaitGuard(self)
+    }
+}
+
+impl Drop for WaitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The counts of a pool of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionCounts {
@@ -20,8 +49,8 @@ pub struct ConnectionCounts {
     pub in_use: u32,
     /// The open connections that are not in use.
     pub idle: u32,
-    /// The calls that wait for a connection.
-    pub waiting: u64,
+    /// The operations that wait for a connection.
+    pub waiting: u32,
     /// How often a connection was asked for.
     pub checkouts: u64,
     /// How often a call had to wait for a connection, and got one.
@@ -34,17 +63,31 @@ pub struct ConnectionCounts {
 
 impl ConnectionCounts {
     /// Reads the counts of a pool.
-    pub fn of(state: &bb8::State) -> Self {
+    pub fn of(state: &bb8::State, waiting: &Waiting) -> Self {
         let counts = &state.statistics;
-        let done = counts.get_direct + counts.get_waited + counts.get_timed_out;
         Self {
             in_use: state.connections.saturating_sub(state.idle_connections),
             idle: state.idle_connections,
-            waiting: counts.get_started.saturating_sub(done),
+            waiting: waiting.0.load(Ordering::Relaxed),
             checkouts: counts.get_started,
             waits: counts.get_waited,
             timeouts: counts.get_timed_out,
             waited: counts.get_wait_time,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_waits_until_it_has_a_connection_or_its_caller_goes_away() {
+        let waiting = Waiting::default();
+        let (first, second) = (waiting.begin(), waiting.begin());
+        assert_eq!(waiting.0.load(Ordering::Relaxed), 2);
+        drop(first);
+        drop(second);
+        assert_eq!(waiting.0.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! A store that counts the operations of another one, measures how long they take, gives each a span,
-//! and logs those that fail.
+//! A store that counts the operations of another one, measures how long they take, gives each a
+//! span, and logs those that fail.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
     Store, StoreError, SweptRevocations, Unfinished,
     counts::StoreCounts,
-    replicas::{Members, RenewalClient},
+    replicas::{Members, Register, RenewalClient},
     ring::{RingChange, SealedRing},
     sizes::Sizes,
 };
 use crate::{
     domain::{
         audit::AuditEntry,
-        ids::SessionId,
+        ids::{Incarnation, SessionId},
         key::RefreshKeyId,
         refresh::RefreshAttempt,
-        revocation::{FeedPosition, Revocation, Seq},
+        revocation::{FeedPosition, Revocation, Seq, Timeline},
         session::{Ended, Session},
         time::Timestamp,
     },
@@ -34,7 +34,7 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 20] = [
+const OPERATIONS: [&str; 25] = [
     "create_session",
     "refresh_session",
     "revoke",
@@ -55,6 +55,11 @@ const OPERATIONS: [&str; 20] = [
     "change_ring",
     "is_refresh_key_in_use",
     "sizes",
+    "register",
+    "remove",
+    "settle",
+    "leave",
+    "delete_former_replicas",
 ];
 
 /// The results of an operation.
@@ -92,6 +97,11 @@ impl ObservedStore {
         Self { store, operations: EventSource::new(operations) }
     }
 
+    fn real_members(&self) -> Result<&dyn Members> {
+        let missing = || StoreError::Refused("this database has no register".to_owned());
+        self.store.members().ok_or_else(missing)
+    }
+
     /// Counts and measures an operation.
     async fn measure<T>(
         &self,
@@ -100,8 +110,7 @@ impl ObservedStore {
     ) -> Result<T> {
         let kind = OPERATIONS.iter().position(|known| *known == operation).unwrap_or_default();
         let mut event = self.operations.begin(kind, CANCELLED);
-        let result = work.await;
-        times::add(Part::Store, event.elapsed());
+        let result = times::part(Part::Store, work).await;
         event.set_code(number(&result));
         result
     }
@@ -256,6 +265,31 @@ impl Store for ObservedStore {
     }
 
     fn members(&self) -> Option<&dyn Members> {
-        self.store.members()
+        self.store.members().map(|_| self as &dyn Members)
+    }
+}
+
+/// The register of the observed store. Those who change it log failures themselves.
+#[async_trait]
+impl Members for ObservedStore {
+    async fn register(&self) -> Result<Register> {
+        self.measure("register", self.real_members()?.register()).await
+    }
+
+    async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool> {
+        self.measure("remove", self.real_members()?.remove(incarnation, renewals)).await
+    }
+
+    async fn settle(&self, before: Timeline, now: Timeline) -> Result<()> {
+        self.measure("settle", self.real_members()?.settle(before, now)).await
+    }
+
+    async fn leave(&self, incarnation: Incarnation) -> Result<()> {
+        self.measure("leave", self.real_members()?.leave(incarnation)).await
+    }
+
+    async fn delete_former_replicas(&self) -> Result<usize> {
+        let deleting = self.real_members()?.delete_former_replicas();
+        self.observe("delete_former_replicas", deleting).await
     }
 }

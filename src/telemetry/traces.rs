@@ -29,7 +29,7 @@ use opentelemetry_sdk::{
 
 use crate::{
     config::traces::{Collector, TraceProtocol},
-    instruments::traces::CHOSEN,
+    instruments::traces::SAMPLED,
 };
 
 /// The most spans that wait for the collector.
@@ -64,7 +64,7 @@ impl TraceExport {
             ])
             .build();
         let provider = SdkTracerProvider::builder()
-            .with_sampler(Chosen)
+            .with_sampler(FollowDecision)
             .with_span_processor(processor)
             .with_resource(resource)
             .build();
@@ -103,12 +103,12 @@ fn exporter(collector: &Collector) -> Result<opentelemetry_otlp::SpanExporter, S
     built.map_err(|error| error.to_string())
 }
 
-/// Records the spans of calls that were chosen ([`crate::instruments::traces`]), and their
+/// Records the spans of calls that were sampled ([`crate::instruments::traces`]), and their
 /// children.
 #[derive(Clone, Debug)]
-struct Chosen;
+struct FollowDecision;
 
-impl ShouldSample for Chosen {
+impl ShouldSample for FollowDecision {
     fn should_sample(
         &self,
         parent: Option<&opentelemetry::Context>,
@@ -121,7 +121,7 @@ impl ShouldSample for Chosen {
         let parent = parent.filter(|context| context.span().span_context().is_valid());
         let is_recorded = match parent {
             Some(context) => context.span().span_context().is_sampled(),
-            None => attributes.iter().any(|attribute| attribute.key.as_str() == CHOSEN),
+            None => attributes.iter().any(|attribute| attribute.key.as_str() == SAMPLED),
         };
         let trace_state = parent.map_or_else(TraceState::default, |context| {
             context.span().span_context().trace_state().clone()

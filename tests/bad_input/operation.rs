@@ -88,7 +88,14 @@ const SETTINGS: &[(&str, &[&str], &str)] = &[
     ("log.slow_calls", &["-1s", "soon", "5"], "log.slow_calls"),
     (
         "traces.endpoint",
-        &["collector", "collector:4317", "ftp://a", "http://user:password@a", "http://"],
+        &[
+            "collector",
+            "collector:4317",
+            "ftp://a",
+            "http://user:password@a",
+            "http://",
+            "https://a",
+        ],
         "traces.endpoint",
     ),
     ("traces.sample_ratio", &["1.1", "-0.1", "often", "NaN"], "traces.sample_ratio"),

@@ -28,7 +28,11 @@ const TABLE_SIZES: &str = "
     LEFT JOIN pg_inherits ON pg_inherits.inhrelid = part.oid
     LEFT JOIN pg_class AS whole ON whole.oid = pg_inherits.inhparent
     WHERE part.relkind = 'r'
-        AND part.relnamespace = current_schema()::regnamespace
+        AND part.relnamespace = (
+            SELECT oid
+            FROM pg_namespace
+            WHERE nspname = current_schema()
+        )
         AND coalesce(whole.relname, part.relname) = ANY (?)
     GROUP BY 1
 ";

@@ -53,7 +53,7 @@ use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
     Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, Failure, GroupCommit, Retry, Shape},
-    counts::{ConnectionCounts, StoreCounts},
+    counts::{ConnectionCounts, StoreCounts, Waiting},
     replicas::RenewalClient,
     ring::{RingChange, SealedRing},
     sizes::Sizes,
@@ -88,6 +88,7 @@ const READER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct SqliteStore {
     writer: Arc<Writer>,
     readers: Pool<Connection>,
+    waiting: Waiting,
     feed: Pool<Connection>,
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
@@ -186,6 +187,7 @@ impl SqliteStore {
             ),
             writer,
             readers,
+            waiting: Waiting::default(),
             feed,
             _lock: lock,
         })
@@ -209,6 +211,7 @@ impl SqliteStore {
     }
 
     async fn reader(&self) -> Result<PooledConnection<'_, Connection>, StoreError> {
+        let _waiting = self.waiting.begin();
         connection(&self.readers).await
     }
 }
@@ -519,7 +522,7 @@ impl Store for SqliteStore {
         let queues = [self.creations.counts(), self.refreshes.counts(), self.revocations.counts()];
         StoreCounts {
             queues: queues.to_vec(),
-            connections: Some(ConnectionCounts::of(&self.readers.state())),
+            connections: Some(ConnectionCounts::of(&self.readers.state(), &self.waiting)),
         }
     }
 

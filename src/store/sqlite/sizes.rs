@@ -1,40 +1,61 @@
-//! Reads the size of the database and of its tables.
+//! Reads the size of the database.
 
 use diesel::{
-    ExpressionMethods, QueryDsl, RunQueryDsl, SqliteConnection, dsl::sql, sql_types::BigInt,
+    QueryableByName, RunQueryDsl, SqliteConnection, sql_query,
+    sql_types::{BigInt, Nullable},
 };
 
-use super::schema::{audit, blacklist, sessions};
 use crate::{
     domain::time::Timestamp,
     store::{
         StoreError,
-        sizes::{MOST_EXPIRED, Sizes, TableSize},
+        sizes::{MOST_EXPIRED, Sizes},
     },
 };
 
-/// Reads the sizes. Counting the rows reads an index of each table.
+/// The bytes of the file, and the expired rows of the blacklist. SQLite keeps no numbers of rows,
+/// and counting those of large tables would read all of their pages.
+const SIZES: &str = "
+    SELECT
+        page_count * page_size AS bytes,
+        (
+            SELECT count(*)
+            FROM (
+                SELECT 1
+                FROM blacklist
+                WHERE expires_at < ?
+                LIMIT ?
+            )
+        ) AS expired_rows,
+        (
+            SELECT min(expires_at)
+            FROM blacklist
+            WHERE expires_at < ?
+        ) AS oldest_expiry
+    FROM pragma_page_count, pragma_page_size
+";
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
+    #[diesel(sql_type = BigInt)]
+    expired_rows: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    oldest_expiry: Option<i64>,
+}
+
+/// Reads the sizes.
 pub fn read(connection: &mut SqliteConnection, now: Timestamp) -> Result<Sizes, StoreError> {
-    let bytes =
-        sql::<BigInt>("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
-            .get_result(connection)?;
-    let rows: [(&str, i64); 3] = [
-        ("sessions", sessions::table.count().get_result(connection)?),
-        ("blacklist", blacklist::table.count().get_result(connection)?),
-        ("audit", audit::table.count().get_result(connection)?),
-    ];
-    let expired: Vec<i64> = blacklist::table
-        .filter(blacklist::expires_at.lt(now.micros()))
-        .order(blacklist::expires_at)
-        .limit(MOST_EXPIRED)
-        .select(blacklist::expires_at)
-        .load(connection)?;
-    let table =
-        |(table, rows): (&str, i64)| TableSize { table: table.to_owned(), rows, bytes: None };
+    let row: Row = sql_query(SIZES)
+        .bind::<BigInt, _>(now.micros())
+        .bind::<BigInt, _>(MOST_EXPIRED)
+        .bind::<BigInt, _>(now.micros())
+        .get_result(connection)?;
     Ok(Sizes {
-        bytes,
-        tables: rows.into_iter().map(table).collect(),
-        expired_rows: i64::try_from(expired.len()).unwrap_or(i64::MAX),
-        oldest_expiry: expired.first().copied().map(Timestamp::from_micros),
+        bytes: row.bytes,
+        tables: vec![],
+        expired_rows: row.expired_rows,
+        oldest_expiry: row.oldest_expiry.map(Timestamp::from_micros),
     })
 }

@@ -34,7 +34,10 @@ use super::{
 };
 use crate::{
     domain::revocation::Timeline,
-    store::{StoreError, counts::ConnectionCounts},
+    store::{
+        StoreError,
+        counts::{ConnectionCounts, Waiting},
+    },
 };
 
 /// The first and the longest pause between two attempts to connect. A random time, at most as long
@@ -176,6 +179,7 @@ pub struct Pool {
     connections: bb8::Pool<Manager>,
     latest: Arc<LatestTimeline>,
     failure: Arc<Mutex<Option<String>>>,
+    waiting: Waiting,
     /// The longest time that work on a connection may take.
     work_timeout: Duration,
     closed: CancellationToken,
@@ -208,6 +212,7 @@ impl Pool {
             connections: builder.build_unchecked(manager),
             latest,
             failure,
+            waiting: Waiting::default(),
             work_timeout: options.statement_timeout + MARGIN,
             closed,
         }
@@ -222,7 +227,7 @@ impl Pool {
 
     /// Returns the counts of the connections.
     pub fn counts(&self) -> ConnectionCounts {
-        ConnectionCounts::of(&self.connections.state())
+        ConnectionCounts::of(&self.connections.state(), &self.waiting)
     }
 
     /// Returns the latest timeline, if it is known.
@@ -254,7 +259,11 @@ impl Pool {
 
     /// Checks out a connection.
     pub async fn checkout(&self) -> Result<PooledConnection<'_>, Fault> {
-        match self.connections.get().await {
+        let got = {
+            let _waiting = self.waiting.begin();
+            self.connections.get().await
+        };
+        match got {
             Ok(mut connection) => {
                 (connection.in_doubt, connection.is_pending) = (true, true);
                 connection.warned.store(false, Ordering::SeqCst);
