@@ -64,7 +64,7 @@ fn thread_number() -> usize {
     })
 }
 
-/// Copies of a value, of which each thread updates its own.
+/// Copies of a value. Threads are spread over them, so that few threads update the same one.
 #[derive(Debug)]
 struct Shards<T>(Box<[CachePadded<T>]>);
 
@@ -112,8 +112,8 @@ impl Counters {
 /// The durations of events of one kind, by bucket.
 #[derive(Debug)]
 struct Buckets {
-    /// The number of durations up to each bound that exceed the bound before, and last of those
-    /// that exceed all bounds.
+    /// The number of durations in each bucket: those above the bound before, up to its own bound.
+    /// The last bucket has those above all bounds.
     counts: [AtomicU64; BOUNDS.len() + 1],
     /// The sum of all durations, in nanoseconds.
     nanos: AtomicU64,
@@ -141,8 +141,8 @@ pub struct Distribution {
     pub sum: f64,
     /// The number of durations.
     pub count: u64,
-    /// The upper bound of each bucket in seconds, and the number of durations in it alone. The last
-    /// bound is [`f64::INFINITY`], which stands for infinity.
+    /// The upper bound of each bucket in seconds, and the number of durations in it (not
+    /// cumulative). The last bound is [`f64::INFINITY`].
     pub buckets: Vec<(f64, u64)>,
 }
 
@@ -201,8 +201,8 @@ pub struct Events {
     shards: Shards<Box<[KindOfEvent]>>,
 }
 
-/// Begins events for one connection. Each connection has its own, so that connections do not
-/// contend for one reference count. Clones share one.
+/// Begins events of one connection, or of the store. Events clone this, and so change a reference
+/// count of their own source; that of [`Events`] would be contended by all sources.
 #[derive(Clone, Debug)]
 pub struct EventSource(Arc<Source>);
 

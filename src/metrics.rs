@@ -125,7 +125,7 @@ impl Metrics {
     }
 }
 
-/// Writes the metrics of gRPC calls and HTTP requests.
+/// Writes the metrics of gRPC calls, HTTP requests and operations of the store.
 #[derive(Debug)]
 struct RequestsCollector {
     grpc: Arc<Events>,
@@ -144,8 +144,8 @@ impl Collector for RequestsCollector {
         )?;
         page.events(
             "code",
-            ["http_requests", "HTTP requests that were answered, refused ones too."],
-            ["http_request_duration", "Time from the head of an HTTP request to its answer."],
+            ["http_requests", "HTTP requests that have ended, refused and cancelled ones too."],
+            ["http_request_duration", "Time between the heads of an HTTP request and its answer."],
             &self.http,
         )?;
         page.events(
@@ -249,7 +249,7 @@ fn encode_sizes(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
     page.gauges("table", "table", "Size of a table with its indexes.", Some(&Unit::Bytes), bytes)?;
     let help = "Blacklist rows that have expired and are not deleted yet, at most 100000.";
     page.number("expired_blacklist_rows", help, count(sizes.expired_rows))?;
-    let help = "Time since the oldest of these rows has expired.";
+    let help = "Time since the expiry of the oldest expired blacklist row.";
     page.seconds("expired_blacklist_age", help, sampled.oldest_expired_for)
 }
 
@@ -275,7 +275,7 @@ fn encode_connections(page: &mut Page<'_>, authority: &Authority) -> fmt::Result
     page.number("database_connection_waiting", help, count(pool.waiting))?;
     let help = "How often a connection to the database was asked for.";
     page.counter("database_connection_checkouts", help, pool.checkouts)?;
-    let help = "How often an operation had to wait for a connection to the database.";
+    let help = "How often an operation waited for a connection to the database, and got one.";
     page.counter("database_connection_waits", help, pool.waits)?;
     let help = "How often an operation got no connection to the database in time.";
     page.counter("database_connection_timeouts", help, pool.timeouts)?;

@@ -78,10 +78,10 @@ fn run_unchanged(blocks: &[(String, String)], beginning: &str) {
                 expected.push(String::new());
             }
             "text" => expected.last_mut().unwrap().push_str(body),
-            other => panic!("a block in {other:?}"),
+            other => panic!("a code block has the unexpected language {other:?}"),
         }
     }
-    assert!(expected.len() > 5, "the tour was found");
+    assert!(expected.len() > 5, "the section has too few code blocks");
 
     // A server that is still running ends with the shell.
     script += "kill $(jobs -p) 2> /dev/null || true\n";
@@ -104,7 +104,7 @@ fn run_unchanged(blocks: &[(String, String)], beginning: &str) {
     let log = fs::read_to_string(folder.path().join("serve.log")).unwrap_or_default();
     let (printed, errors) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "the tour failed\n{printed}\n{errors}\n{log}");
+    assert!(output.status.success(), "the commands failed\n{printed}\n{errors}\n{log}");
     let printed: Vec<_> = printed.split(&format!("{MARK}\n")).collect();
     for (expected, printed) in expected.iter().zip(&printed) {
         let (expected, printed): (Vec<_>, Vec<_>) =
@@ -149,7 +149,7 @@ fn the_table_has_every_setting_with_its_default() {
     let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let readme = readme();
     let mut names = settings("", &printed);
-    // The names in this table are headers that the user chooses.
+    // The keys of `[gateway.headers]` are names of headers that the operator chooses.
     names.retain(|name| !name.starts_with("gateway.headers."));
     names.push("gateway.headers".to_owned());
     assert!(names.len() > 20, "{names:?}");

@@ -302,7 +302,9 @@ fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
         }
     }
     if !is_encrypted && !address.ip().is_loopback() {
-        tracing::warn!("what is sent to {address} is not encrypted (setting insecure)");
+        tracing::warn!(
+            "connections to {address} are not encrypted: the setting insecure allows this"
+        );
     }
 }
 
@@ -365,9 +367,10 @@ async fn leave(store: &dyn Store, replica: &Replica) {
     }
 }
 
-/// The most by which the clock may be behind the newest row without a confirmation.
+/// If the clock of this machine is further behind the newest row than this, `sweep` demands that
+/// the operator confirms it.
 const MAX_BEHIND: Duration = Duration::from_secs(60);
-/// The most by which the clock may be ahead of the newest row without a confirmation.
+/// The same for a clock that is ahead of the newest row.
 const MAX_AHEAD: Duration = Duration::from_secs(86_400);
 
 /// Sweeps once, without serving. A sweep by a clock that is ahead deletes rows that are still

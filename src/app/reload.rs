@@ -1,5 +1,5 @@
-//! Reloads certificates, callers and the log level when their files change, and at SIGHUP. If a file has an error,
-//! the values in use stay in force.
+//! Reloads certificates, callers and the log level when their files change, and at SIGHUP. If a
+//! file has an error, the values in use stay in force.
 
 use std::{sync::Arc, time::Duration};
 

@@ -28,7 +28,7 @@ pub struct Counts {
 pub struct Sampled {
     /// The sizes.
     pub sizes: Sizes,
-    /// The time since which the oldest expired blacklist row has been expired.
+    /// How long the oldest expired blacklist row has been expired.
     pub oldest_expired_for: Duration,
 }
 

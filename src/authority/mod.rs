@@ -232,7 +232,7 @@ impl Authority {
     }
 }
 
-/// Adds the session that the current call is about to the span of the call.
+/// Records the session of the current call in the span of the call.
 fn note_session(tenant: Option<&str>, session: Option<SessionId>) {
     let span = Span::current();
     if let Some(tenant) = tenant {

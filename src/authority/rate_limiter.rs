@@ -45,7 +45,8 @@ mod tests {
     use crate::{clock::SettableClock, domain::time::Timestamp};
 
     #[test]
-    fn a_burst_is_allowed_and_then_one_action_each_period_which_gets_the_number_of_refused_ones() {
+    fn a_burst_is_allowed_then_one_action_per_period_which_returns_how_many_were_refused_before_it()
+    {
         let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
         let quota = Quota::with_period(Duration::from_secs(10)).unwrap();
         let quota = quota.allow_burst(NonZeroU32::new(3).unwrap());

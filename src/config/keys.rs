@@ -243,8 +243,9 @@ impl RawKeys {
         let credential = environment.credentials.map(|folder| Path::new(&folder).join(CREDENTIAL));
         let master = match (&self.master_key_file, environment.master) {
             (Some(_), Some(_)) => {
-                let problem =
-                    format!("there is one in {MASTER_KEY_VARIABLE} too: leave one of them out");
+                let problem = format!(
+                    "{MASTER_KEY_VARIABLE} holds a master key too: set only one of the two"
+                );
                 return Err(invalid("keys.master_key_file", problem));
             }
             (Some(path), None) => MasterKeySource::File(path.clone()),

@@ -60,8 +60,8 @@ fn readable(host_name: &str) -> String {
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
-/// Returns whether a character is visible, and does not change how the characters around it are
-/// displayed.
+/// Returns whether a character is visible. Formatting characters, which change how their neighbours
+/// are displayed, do not count as visible.
 fn is_visible(character: char) -> bool {
     let is_formatting = matches!(
         character,

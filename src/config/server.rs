@@ -70,7 +70,7 @@ impl Listen {
                 format!(
                     "{address} can be reached from other machines: configure {missing}, or listen \
                      on 127.0.0.1, or accept the risk with --insecure (for instance behind a \
-                     proxy that does both)"
+                     proxy that terminates TLS and authenticates callers)"
                 ),
             ));
         }

@@ -372,10 +372,10 @@ fn the_audit_is_logged_at_every_level_unless_a_directive_names_its_target() {
     }
 }
 
-/// `EnvFilter` takes a word that is not a level for the target of a directive, which silences all
+/// `EnvFilter` interprets a word that is not a level as the target of a directive, which silences all
 /// other targets.
 #[test]
-fn a_level_that_would_silence_the_log_is_refused() {
+fn a_misspelt_level_that_would_silence_the_log_is_refused() {
     const LEVELS: &str = "error, warn, info, debug, trace, off";
     for (level, problem) in [
         ("warning", format!("\"warning\" is not one of {LEVELS}: did you mean warn?")),
@@ -430,7 +430,7 @@ fn a_level_that_would_silence_the_log_is_refused() {
 }
 
 #[test]
-fn differences_lists_the_settings_that_differ() {
+fn differences_lists_the_settings_that_differ_and_need_a_restart() {
     let base = "issuer = 'https://a.example'\ndatabase_url = \
                 'postgres://u:one@h/d'\n[[callers]]\nname = 'a'\nroles = ['admin']\nkey_hashes = \
                 ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";

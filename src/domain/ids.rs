@@ -138,7 +138,7 @@ impl fmt::Display for Incarnation {
 }
 
 /// The identifier of an audit record in the log and in the table: a UUID of version 7, so that the
-/// records of one process sort in the order in which they were made.
+/// records of one process, apart from those of expiries, sort in the order in which they were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuditId(Uuid);
 

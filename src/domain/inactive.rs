@@ -1,7 +1,8 @@
 //! The reasons why an access token may be inactive.
 
 /// The reason why a token is inactive. If several reasons apply, the first in the following order
-/// is returned: form and signature, tenant, time, revocation, audience, demands.
+/// is returned: form, key (also a revoked one) and signature, tenant, time, blacklist, audience,
+/// demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
     /// The token is not a JWT of the form that this service issues.

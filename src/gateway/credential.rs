@@ -72,7 +72,7 @@ pub fn find<'a>(
     }
 }
 
-/// Returns the values of the cookies with a name (RFC 6265, section 4.2.1). Empty values are left
+/// Returns the values of the cookies named `name` (RFC 6265, section 4.2.1). Empty values are left
 /// out, because applications clear a cookie by setting an empty value.
 fn cookies_named<'a>(value: &'a [u8], name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     value.split(|byte| *byte == b';').filter_map(move |pair| {
@@ -87,7 +87,7 @@ fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// Removes the cookies with a name from the value of a `cookie` header. Returns the rest of the
+/// Removes the cookies named `name` from the value of a `cookie` header. Returns the rest of the
 /// value, or `None` if no cookie is left.
 pub fn without_cookie(value: &[u8], name: &str) -> Option<Vec<u8>> {
     let is_other = |pair: &&[u8]| {

@@ -3,8 +3,8 @@
 //!
 //! The text of a claim may have been chosen by a user, and must not break the header. Therefore a
 //! text is percent-encoded (RFC 3986, section 2.1), except for visible ASCII characters other than
-//! `%`, and for spaces inside the text. The members of a list of texts are encoded one by one and
-//! separated by spaces. Numbers and booleans are written as in JSON. Any other value is written as
+//! `%`, and for spaces, unless the text begins or ends with one. The members of a list of texts are
+//! encoded one by one and separated by spaces. Numbers and booleans are written as in JSON. Any other value is written as
 //! JSON and then encoded like a text. A header that is longer than allowed is not truncated;
 //! instead the request does not pass.
 
@@ -142,12 +142,12 @@ fn claim_text<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>>
         "exp" => claims.expires_at.seconds().to_string().into(),
         "nbf" => claims.not_before?.seconds().to_string().into(),
         "auth_time" => claims.authenticated_at.seconds().to_string().into(),
-        custom => own_claim(claims.custom.get(custom)?.get())?,
+        custom => custom_claim_text(claims.custom.get(custom)?.get())?,
     })
 }
 
-/// Returns the encoded text of one of the session's own claims, which is given as JSON.
-fn own_claim(json: &str) -> Option<Cow<'_, str>> {
+/// Returns the encoded text of a custom claim of the session, which is given as JSON.
+fn custom_claim_text(json: &str) -> Option<Cow<'_, str>> {
     if json == "null" {
         return None;
     }

@@ -203,7 +203,7 @@ impl ConnectionService {
         let Some(who) = refusal.denied_caller() else { return };
         let asked = match access {
             Access::Allowed(operation) => operation.as_str(),
-            Access::Known | Access::Open => "something else",
+            Access::Known | Access::Open => "reflection, or a call that does not exist",
         };
         self.services.audit.denied(who, self.peer.address, asked);
     }
@@ -242,7 +242,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
             *answer.status_mut() = status;
-            // A client takes an answer of any other HTTP status for this code.
+            // Clients map these HTTP statuses to this code ("HTTP to gRPC Status Code Mapping").
             record.set_code(Code::Unknown);
             return self.refuse(request, answer, guard, record);
         }

@@ -45,7 +45,7 @@ const HEADERS: [(&str, &str); 4] = [
 
 /// The path for demands in the query.
 pub(super) const PATH: &str = "/forward-auth";
-/// The path for demands in the path, and the prefix of all paths that follow it.
+/// The path of requests whose demands are segments of the path, and the prefix of all such paths.
 pub(super) const PATH_IN_PATH: &str = "/forward-auth-path";
 
 pub(super) fn routes(state: Arc<HttpState>) -> Router {

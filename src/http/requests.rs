@@ -51,8 +51,8 @@ pub(super) fn answered(request: &mut Event, status: StatusCode) {
     request.set_code(CODES.iter().position(|code| *code == status.as_str()).unwrap_or(other));
 }
 
-/// Returns the number of the route that a path belongs to. If the issuer has a path, it stands
-/// before or after that of some routes, which are counted together with those without it.
+/// Returns the index of the route that a path belongs to. The path of the issuer, if it has one,
+/// precedes or follows that of some routes, and makes no difference here.
 fn route(path: &str) -> usize {
     let is_on = |route: &str| match route {
         INTROSPECT_PATH | REVOKE_PATH | JWKS_PATH => path.ends_with(route),

@@ -61,8 +61,8 @@ const EVICTIONS: usize = 2;
 struct CountEvictions(Arc<Counters>);
 
 impl Lifecycle<TokenDigest, Arc<VerifiedToken>> for CountEvictions {
-    /// The tokens that a call has evicted, which are dropped after the lock is released. Most calls
-    /// evict one.
+    /// The last token that a call has evicted, which is dropped after the lock is released. A call
+    /// seldom evicts more than one.
     type RequestState = Option<Arc<VerifiedToken>>;
 
     fn on_evict(

@@ -139,7 +139,7 @@ async fn acknowledged_writes_survive_a_kill_and_other_writes_are_never_half_done
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_start_killed_at_any_moment_leaves_a_directory_that_starts() {
+async fn the_server_starts_again_after_its_first_start_was_killed_at_any_moment() {
     let mut dice = dice();
     for _ in 0..rounds(12) {
         let folder = tempfile::tempdir().unwrap();

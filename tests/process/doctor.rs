@@ -196,7 +196,7 @@ impl Snapshot {
 }
 
 #[test]
-fn a_healthy_installation_is_found_so_and_is_left_as_it_was() {
+fn a_healthy_installation_has_no_findings_and_is_left_unchanged() {
     let site = Site::new();
     let unused = Snapshot::of(site.folder.path());
     site.doctor()

@@ -41,7 +41,7 @@ pub async fn a_call_returns_the_identifier_that_it_was_sent_with_or_gets_a_new_o
     assert!(ask(server.http, http).await.head.contains("x-request-id: edge-7f/3"));
 }
 
-pub async fn a_failed_call_is_logged_with_what_finds_its_cause() {
+pub async fn a_failed_call_is_logged_with_the_data_that_identify_its_cause() {
     capture();
     let server = Server::start().await;
     let session = server.sign_in("alice").await;

@@ -110,7 +110,6 @@ pub async fn a_request_head_beyond_the_limits_is_refused_and_the_next_request_is
     assert_eq!(get(server.http, "/livez").await.status, 200);
 }
 
-/// Checks those rules of the OpenMetrics specification that monitoring relies on.
 /// The labels that metrics may have. The values of all of them come from fixed lists.
 const LABELS: [&str; 16] = [
     "code",
@@ -131,6 +130,7 @@ const LABELS: [&str; 16] = [
     "version",
 ];
 
+/// Checks those rules of the OpenMetrics specification that monitoring relies on.
 pub async fn metrics_follow_openmetrics_and_each_metric_has_a_description() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;

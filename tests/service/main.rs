@@ -88,7 +88,7 @@ macro_rules! engine {
         }
         calls {
             a_call_returns_the_identifier_that_it_was_sent_with_or_gets_a_new_one,
-            a_failed_call_is_logged_with_what_finds_its_cause,
+            a_failed_call_is_logged_with_the_data_that_identify_its_cause,
             a_slow_call_is_logged_with_the_times_of_its_parts,
         }
         clock {
@@ -221,7 +221,7 @@ macro_rules! engine {
             reuse_ends_only_the_session_of_the_reused_token,
             only_one_access_token_is_active_if_a_refresh_revokes_the_former_one,
             a_replay_always_yields_an_access_token_that_is_active,
-            a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_own,
+            a_refresh_may_narrow_the_scopes_of_the_new_access_token_but_not_of_the_session,
             a_refresh_replaces_the_device_only_if_the_request_has_one,
             a_refresh_token_can_be_replayed_for_a_day_until_its_successor_is_used,
             a_replay_one_microsecond_past_the_replay_limit_ends_the_session_and_its_tokens,

@@ -166,7 +166,7 @@ pub async fn a_replay_always_yields_an_access_token_that_is_active() {
     }
 }
 
-pub async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_own() {
+pub async fn a_refresh_may_narrow_the_scopes_of_the_new_access_token_but_not_of_the_session() {
     let server = Server::start().await;
     let scopes = ["read", "write"].map(str::to_owned).to_vec();
     let first = server

@@ -93,7 +93,7 @@ async fn a_process_that_dies_during_a_migration_leaves_no_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_gives_earlier_sessions_replays_within_the_grace() {
+async fn an_upgrade_sets_the_replay_mode_of_existing_sessions_to_grace() {
     let url = new_database().await;
     let strict = Session {
         policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy },
@@ -350,7 +350,7 @@ async fn an_unusable_database_is_refused_in_one_line_without_the_password() {
 /// YugabyteDB has the function that this test creates. By default, YugabyteDB runs READ COMMITTED
 /// transactions at another isolation level.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_does_not_give_the_demanded_isolation_level_is_refused() {
+async fn a_database_without_the_required_isolation_level_is_refused() {
     let url = new_database().await;
     let answer = async |level: &str| {
         let function = "CREATE OR REPLACE FUNCTION yb_get_effective_transaction_isolation_level() \
@@ -470,7 +470,7 @@ async fn the_feed_has_no_gaps_while_several_replicas_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_of_one_replica_wakes_the_others() {
+async fn a_revocation_by_one_replica_wakes_the_others() {
     let (_, stores) = replicas().await;
     let there = create(&stores[0], session(1)).await;
     let mut hints = stores[2].revocation_hints();
@@ -855,7 +855,7 @@ async fn replicas_of_a_full_subject() -> [PostgresStore; 2] {
 
 /// The clocks of two replicas are up to ten seconds apart here.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_created_since_by_a_replica_with_a_clock_behind_can_be_the_oldest() {
+async fn a_session_that_a_replica_with_a_slow_clock_creates_later_can_be_the_oldest() {
     let [first, late] = replicas_of_a_full_subject().await;
     // The limit of this creation has room for one more.
     assert_eq!(evicted_by(&late, up_to(4, 93)).await, []);

@@ -189,7 +189,7 @@ async fn a_truncated_database_is_reported_as_damaged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_gives_earlier_sessions_replays_within_the_grace() {
+async fn an_upgrade_sets_the_replay_mode_of_existing_sessions_to_grace() {
     let (_home, path) = home();
     let until_used = Session {
         policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy },

@@ -318,7 +318,9 @@ impl Reader {
         };
         match self.renewals.renew(&renewal).await.unwrap() {
             RenewalOutcome::Answer(answer) => answer,
-            RenewalOutcome::Gone => panic!("the replica has joined"),
+            RenewalOutcome::Gone => {
+                panic!("the row of the replica is gone, although it has joined")
+            }
         }
     }
 

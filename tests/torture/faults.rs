@@ -45,9 +45,9 @@ pub enum Kind {
     KillRevoking,
     /// SIGTERM, and a new start.
     Restart,
-    /// In the place of the visitor, a replica joins by a slow link and leaves again.
+    /// In the slot after the permanent replicas, a replica joins by a slow link and leaves again.
     Visit,
-    /// In the place of the visitor, a replica joins by a slow link and is killed.
+    /// In the slot after the permanent replicas, a replica joins by a slow link and is killed.
     VisitAndDie,
 }
 
@@ -109,7 +109,7 @@ pub fn schedule<K: Copy>(
 }
 
 impl Fault<Kind> {
-    /// Injects the fault, and returns once it is undone.
+    /// Injects the fault, and returns once its effects are over.
     pub async fn strike(&self, fleet: &Fleet, place: usize) {
         let link = fleet.link(place);
         match self.kind {
@@ -203,13 +203,13 @@ impl Fault<Disaster> {
         let from = fleet.recorder.now();
         put_back();
         fleet.recorder.set_back(kept, from);
-        // The set-back ends once no earlier lease is valid, the table of replicas counts as
-        // complete again, and the lost revocations are written again.
+        // The set-back ends once no earlier lease is valid, the register of replicas counts as
+        // complete again (decision 9, rules 18 and 19), and the lost revocations are written again.
         sleep(LONG_WAIT + LONG_LEASE / 2).await;
         in_time("lost revocations are written again", fleet.await_restored()).await;
     }
 
-    /// Injects the fault, and returns once it is undone.
+    /// Injects the fault, and returns once its effects are over.
     pub async fn strike(&self, fleet: &Fleet, database: &Database) {
         match self.kind {
             Disaster::Terminate => {
@@ -236,7 +236,7 @@ impl Fault<Disaster> {
                     fleet.link(place).lead_to(&url);
                     fleet.link(place).cut();
                 }
-                // The old primary must still answer after all earlier leases have ended.
+                // The old primary is kept running until all leases from before the failover have ended.
                 sleep(WAIT * 3 / 2 + self.lasts).await;
                 fleet.link(self.place).lead_to(&url);
                 database.crash();

@@ -38,6 +38,9 @@ def show(request):
                     "name": span.name,
                     "kind": span.kind,
                     "attributes": {a.key: value(a.value) for a in span.attributes},
+                    # All of it, for secrets that must not be there.
+                    "whole": str(span),
+                    "events": len(span.events),
                 }
                 print(json.dumps(line), flush=True)
 

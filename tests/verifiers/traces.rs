@@ -83,6 +83,8 @@ fn start(home: &std::path::Path, endpoint: &str, protocol: &str, ratio: &str) ->
     command.env("COUNTERSIGN_TRACES__ENDPOINT", endpoint);
     command.env("COUNTERSIGN_TRACES__PROTOCOL", protocol);
     command.env("COUNTERSIGN_TRACES__SAMPLE_RATIO", ratio);
+    // Traces do not depend on the level of the log.
+    command.env("COUNTERSIGN_LOG__LEVEL", "info,countersign=warn,countersign::app=info");
     Server::launch(&mut command)
 }
 
@@ -151,6 +153,7 @@ async fn a_collector_receives_the_spans_of_calls_with_their_parents_and_nothing_
             assert_eq!(span["parent"], PARENT, "{span}");
             assert_eq!((&span["kind"], &span["service"]), (&2.into(), &"countersign".into()));
             assert_eq!(span["attributes"]["caller"], "anybody", "{span}");
+            assert_eq!(span["events"], 0, "log lines, such as those of the audit, are not sent");
             for child in children {
                 let child = collector.span(&mut seen, trace, child);
                 assert_eq!(child["parent"], span["id"], "{child}");

@@ -28,7 +28,8 @@ pub fn check_data_directory(config: &Config) -> Finding {
     if let Err(error) = require_folder(config) {
         return Finding::error(CHECK, &error, otherwise);
     }
-    // A directory that this user may not reach exists, as far as is known, and fails below.
+    // If this user may not search the parent directory, it is not known whether the directory
+    // exists. Then the check below fails.
     if path.try_exists().is_ok_and(|exists| !exists) {
         return Finding::warn(
             CHECK,

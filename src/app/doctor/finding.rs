@@ -1,4 +1,4 @@
-//! The finding of a check, and the way out if it is not good.
+//! The finding of a check, and the remedy if something is wrong.
 
 use std::fmt;
 
@@ -53,8 +53,8 @@ impl Finding {
         Self { status: Status::Fail, ..Self::warn(check, finding, remedy) }
     }
 
-    /// Creates the finding of a check that failed with an error. Most errors end with the way out;
-    /// `otherwise` is the way out for the others.
+    /// Creates the finding of a check that failed with an error. Most errors end with a remedy;
+    /// `otherwise` is the remedy for the others.
     pub fn error(check: &'static str, error: &impl fmt::Display, otherwise: &str) -> Self {
         let message = error.to_string();
         match split_remedy(&message) {
@@ -69,7 +69,7 @@ impl Finding {
     }
 }
 
-/// The words with which the way out begins in the errors of this program.
+/// The words with which remedies begin in the errors of this program.
 const IMPERATIVES: [&str; 16] = [
     "correct",
     "configure",
@@ -89,8 +89,7 @@ const IMPERATIVES: [&str; 16] = [
     "use",
 ];
 
-/// Divides an error message at the colon that precedes the way out; `None` if the message has no
-/// way out.
+/// Divides an error message at the colon that precedes the remedy; `None` if the message has none.
 fn split_remedy(message: &str) -> Option<(&str, &str)> {
     message.match_indices(": ").find_map(|(at, colon)| {
         let remedy = message.get(at + colon.len()..)?;

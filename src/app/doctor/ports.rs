@@ -175,7 +175,7 @@ fn judge_error(
     }
 }
 
-/// Limits what another program may have answered.
+/// Truncates an answer, which may be that of another program.
 fn shortened(text: &str) -> String {
     text.chars().take(200).collect()
 }
@@ -207,7 +207,8 @@ fn judge_lease(metrics: &str) -> Finding {
             Finding::ok(CHECK, format!("the lease is valid for another {seconds:.3} s"))
         }
         (Some(current), None) if current > 0.0 => {
-            Finding::ok(CHECK, "the service validates without a time limit, because it is alone")
+            let finding = "on SQLite, the service validates without a time limit";
+            Finding::ok(CHECK, finding)
         }
         (Some(_), _) => Finding::fail(
             CHECK,

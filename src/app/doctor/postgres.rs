@@ -72,7 +72,7 @@ fn unusable(error: &OpenError) -> Finding {
         OpenError::Connect { problem, .. } if problem.contains(NO_WRITES) => Finding::fail(
             CHECK,
             error.to_string(),
-            "name the primary in database_url, also beside the standby, or promote the standby; \
+            "name the primary in database_url (with the standby or alone), or promote the standby; \
              if the server is the primary, set default_transaction_read_only to off",
         ),
         _ => Finding::error(CHECK, error, OTHERWISE),
@@ -106,8 +106,8 @@ async fn check_clock(config: &Config, inspector: &mut Inspector, clock: &dyn Clo
     }
 }
 
-/// Judges the clock that the database showed at some instant between `before` and `after` of this
-/// machine's clock. The service refuses to validate by the same rule.
+/// Compares the clocks. The database read its clock at some instant at which this machine's clock
+/// was between `before` and `after`. The service stops validating by the same rule.
 fn judge_clocks(
     before: Timestamp,
     database: Timestamp,
@@ -124,7 +124,7 @@ fn judge_clocks(
     }
     let millis = difference.as_millis();
     let finding = format!("the clock is {millis} ms {side} the one of the database");
-    let remedy = "synchronize the clocks of this machine and of the database's (NTP)";
+    let remedy = "synchronize the clocks of this machine and of the database server (NTP)";
     match () {
         () if difference > most => Finding::fail(
             CHECK,

@@ -97,8 +97,9 @@ fn check_files(path: &Path) -> (Finding, Option<PathBuf>) {
     (finding, Some(file))
 }
 
-/// Checks whether the content can be read without creating a file. The content of a file with a log
-/// is found by an index in the `-shm` file, which a crash leaves there, but a copy may lack.
+/// Checks whether the content can be read without creating a file. To read a database with a
+/// write-ahead log, SQLite needs the index in the `-shm` file. A crash leaves that file in place,
+/// but a copy may lack it.
 fn check_log(file: &Path) -> Option<Finding> {
     let [log, index] = ["-wal", "-shm"].map(|end| files::beside(file, end));
     (log.exists() && !index.exists()).then(|| {

@@ -38,8 +38,9 @@ pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
 ///
 /// SQLite reads a log by an index in the `-shm` file. `readonly_shm` keeps it from creating or
 /// changing this file: if no process has the file open, SQLite builds the index in memory. While a
-/// service writes, the index may have no place for a reader that cannot register there. Then this
-/// connection registers as any other reader does. A log without a `-shm` file cannot be read.
+/// service writes, the index may have no read mark that fits, and this connection may not set one.
+/// Then the file is opened as by any other reader, which sets a read mark. A log without a `-shm`
+/// file cannot be read.
 ///
 /// A log beside an empty file is ignored, because SQLite would delete it.
 pub fn open_leaving_no_trace(path: &Path) -> Result<SqliteConnection, OpenError> {

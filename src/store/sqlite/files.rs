@@ -182,7 +182,7 @@ pub fn has_log(path: &Path) -> bool {
     beside(path, "-wal").metadata().is_ok_and(|log| log.len() > LOG_HEADER)
 }
 
-/// Rejects a log with changes to a database that is not there.
+/// Rejects a log that contains changes, if the file of its database is missing or empty.
 pub fn refuse_log_alone(path: &Path) -> Result<(), OpenError> {
     match is_empty(path) && has_log(path) {
         true => Err(OpenError::LogAlone(path.to_owned())),

@@ -44,8 +44,8 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Serves in this process, as the settings in its environment say, until the process is stopped.
-/// Does nothing if neither [`WALL_CLOCK`] nor [`RULE`] is set, because somebody may run all ignored
-/// tests.
+/// Does nothing if neither [`WALL_CLOCK`] nor [`RULE`] is set, because the test that calls
+/// it is an ignored one, which `cargo test -- --ignored` runs too.
 pub fn serve() {
     let (rule, wall_clock) = (env::var(RULE).ok(), env::var(WALL_CLOCK).ok());
     if rule.is_none() && wall_clock.is_none() {
@@ -251,8 +251,8 @@ impl RenewalClient for LateToJoin {
     }
 }
 
-/// Renews the row without comparing it with the number of the last confirmed renewal: always, or
-/// only if the answer would otherwise be that the row is gone. The replica then does not notice
+/// Renews without checking that the row has the number of the last confirmed renewal: always, or
+/// only after a checked renewal has returned `Gone`. The replica then does not notice
 /// that its database was set back, and no epoch ends.
 struct UncheckedNumber {
     real: Box<dyn RenewalClient>,
