@@ -23,7 +23,7 @@ use crate::{
     authority::rate_limiter::RateLimiter,
     domain::{
         call_id::{self, CallId},
-        caller::Actor,
+        caller::{Actor, Caller},
     },
     instruments::{
         Events, Labels,
@@ -107,12 +107,13 @@ impl CallObserver {
         let Some(left_out) = allowed else { return };
         let (service, method) = names(record.method.path);
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let part = |part| record.times.as_ref().map(|times| millis(times.of(part)));
+        let times = record.details.as_ref().and_then(|details| details.times.as_ref());
+        let part = |part| times.map(|times| millis(times.of(part)));
         tracing::warn!(
             service,
             method,
             caller = record.caller(),
-            x_request_id = record.id.as_ref().map(CallId::as_str),
+            x_request_id = record.id(),
             code = CODES.get(number(record.code)).copied(),
             took_ms = millis(took),
             queue_ms = part(Part::Queue),
@@ -146,16 +147,33 @@ impl ConnectionObserver {
     pub fn begin(&self, method: Method, headers: &HeaderMap) -> CallRecord {
         let random = || CallId::random(Uuid::new_v4().as_u128());
         let sent = headers.get(&ID).and_then(|id| CallId::read(id.as_bytes()));
+        let id = sent.or_else(|| (!method.is_frequent).then(random));
         CallRecord {
             observer: self.clone(),
             method,
             began: Instant::now(),
             code: Code::Cancelled,
-            actor: None,
-            id: sent.or_else(|| (!method.is_frequent).then(random)),
-            span: Span::none(),
-            times: None,
+            caller: None,
+            details: id.map(|id| Box::new(Details { id: Some(id), ..Details::default() })),
         }
+    }
+}
+
+/// What most calls of frequent methods do not have. It is kept apart, because records are moved
+/// several times.
+#[derive(Debug)]
+struct Details {
+    /// The identifier of the call.
+    id: Option<CallId>,
+    /// The span of the call, in which its use case runs.
+    span: Span,
+    /// The times of the parts of the call, if they are measured.
+    times: Option<Times>,
+}
+
+impl Default for Details {
+    fn default() -> Self {
+        Self { id: None, span: Span::none(), times: None }
     }
 }
 
@@ -168,24 +186,21 @@ pub struct CallRecord {
     method: Method,
     began: Instant,
     code: Code,
-    actor: Option<Actor>,
-    id: Option<CallId>,
-    /// The span of the call, in which its use case runs; none if the call has none.
-    span: Span,
-    /// The times of the parts of the call, if they are measured.
-    times: Option<Times>,
+    caller: Option<Arc<Caller>>,
+    details: Option<Box<Details>>,
 }
 
 impl CallRecord {
     /// Notes that the call was admitted. A call of a frequent method gets a span and measured parts
     /// only if it is traced, because they would cost a considerable part of its time.
-    pub fn admit(&mut self, actor: Option<Actor>, headers: &HeaderMap) {
-        self.actor = actor;
-        let trace = self.observer.0.observer.traces.decide(headers, self.actor.is_some());
+    pub fn admit(&mut self, actor: Option<&Actor>, headers: &HeaderMap) {
+        self.caller = actor.map(|actor| actor.caller.clone());
+        let trace = self.observer.0.observer.traces.decide(headers, actor.is_some());
         if !self.method.is_frequent || trace.is_recorded() {
-            self.span = self.span_of(&trace);
-            trace.apply_to(&self.span);
-            self.times = Some(Times::default());
+            let span = self.span_of(&trace);
+            trace.apply_to(&span);
+            let details = self.details.get_or_insert_default();
+            (details.span, details.times) = (span, Some(Times::default()));
         }
     }
 
@@ -195,11 +210,11 @@ impl CallRecord {
     where
         T: 'static,
     {
-        match &self.times {
-            Some(times) => {
-                Box::pin(measure(times.clone(), answering.instrument(self.span.clone())))
+        match self.details.as_deref() {
+            Some(Details { times: Some(times), span, .. }) => {
+                Box::pin(measure(times.clone(), answering.instrument(span.clone())))
             }
-            None => answering,
+            _ => answering,
         }
     }
 
@@ -213,8 +228,8 @@ impl CallRecord {
     pub fn end(&mut self, headers: &mut HeaderMap) {
         let Some(code) = headers.get(&CODE) else { return };
         self.code = Code::from_bytes(code.as_bytes());
-        if let Some(id) = &self.id
-            && let Ok(id) = HeaderValue::from_str(id.as_str())
+        if let Some(id) = self.id()
+            && let Ok(id) = HeaderValue::from_str(id)
         {
             headers.insert(ID.clone(), id);
         }
@@ -222,7 +237,7 @@ impl CallRecord {
 
     fn span_of(&self, trace: &Trace) -> Span {
         let (service, method) = names(self.method.path);
-        let id = self.id.as_ref().map(CallId::as_str);
+        let id = self.id();
         if !trace.is_recorded() {
             return tracing::info_span!(
                 "call",
@@ -252,7 +267,11 @@ impl CallRecord {
     }
 
     fn caller(&self) -> Option<&str> {
-        self.actor.as_ref().map(|actor| &*actor.caller.name)
+        self.caller.as_ref().map(|caller| &*caller.name)
+    }
+
+    fn id(&self) -> Option<&str> {
+        self.details.as_ref()?.id.as_ref().map(CallId::as_str)
     }
 }
 
@@ -262,8 +281,8 @@ impl Drop for CallRecord {
         let observer = &self.observer.0.observer;
         observer.events.observe(self.method.number, number(self.code), took);
         observer.log_if_slow(self, took);
-        if !self.span.is_none() {
-            self.span.record("rpc.grpc.status_code", i32::from(self.code));
+        if let Some(Details { span, .. }) = self.details.as_deref() {
+            span.record("rpc.grpc.status_code", i32::from(self.code));
             // These codes are errors of the server (semantic conventions for gRPC).
             let is_error = matches!(
                 self.code,
@@ -275,7 +294,7 @@ impl Drop for CallRecord {
                     | Code::DataLoss
             );
             if is_error {
-                self.span.record("otel.status_code", "ERROR");
+                span.record("otel.status_code", "ERROR");
             }
         }
     }

@@ -258,7 +258,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             self.services.callers.refused().overloaded.inc();
             return self.refuse(request, Status::from(too_many).into_http(), guard, record);
         }
-        record.admit(actor.clone(), request.headers());
+        record.admit(actor.as_ref(), request.headers());
         request.extensions_mut().insert(CallContext { actor, unsent: self.unsent.clone() });
         let unsent = self.unsent.clone();
         let span = deadline::span(request.headers())
