@@ -85,13 +85,10 @@ impl CallObserver {
     /// Creates an observer that logs and traces no call.
     #[cfg(test)]
     pub fn silent() -> Self {
-        use crate::{clock::SettableClock, domain::time::Timestamp};
-
-        let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
         Self {
             events: Arc::new(counters()),
             slow_from: Duration::ZERO,
-            slow_lines: Mutex::new(RateLimiter::new(SLOW_LINES, clock)),
+            slow_lines: Mutex::new(RateLimiter::with_stopped_clock(SLOW_LINES)),
             traces: Traces::default(),
         }
     }
