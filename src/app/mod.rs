@@ -9,6 +9,7 @@ pub mod doctor;
 mod error;
 mod keys;
 mod ports;
+pub mod probe;
 mod reload;
 mod restore;
 pub mod settings;

@@ -17,6 +17,7 @@ mod serve;
 mod session;
 mod sweep;
 mod token;
+mod top;
 mod usage;
 
 use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
@@ -98,6 +99,11 @@ enum Command {
     /// The exit code is 1 if a check failed. The command works whether the service runs or not, and
     /// changes nothing. Run it as the user of the service, with the settings of the service.
     Doctor(doctor::Doctor),
+    /// Show calls, latencies, lease, revocations and queues of a service that runs here, live.
+    ///
+    /// Reads the metrics of the HTTP port, by the settings of the service. q ends it. If the output
+    /// is not a terminal, or with --once, prints what happened within one interval, and exits.
+    Top(top::Top),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -271,6 +277,7 @@ pub fn main() -> ExitCode {
         Command::Replica(command) => block_on(command.run()),
         Command::Health(command) => block_on(command.run()),
         Command::Doctor(command) => block_on(command.run()),
+        Command::Top(command) => block_on(command.run()),
         Command::Config(command) => command.run(),
         Command::Completions { shell } => {
             let mut script = vec![];

@@ -46,8 +46,8 @@ fn effect(subcommand: &str) -> Option<Effect> {
         "key rotate" => Calls("RotateKey"),
         "key revoke" => Calls("RevokeKey"),
         "migrate" | "backup" | "database check" => Nothing,
-        "token decode" | "caller new" | "replica list" | "health" | "doctor" | "config check"
-        | "config print" | "completions" => Nothing,
+        "token decode" | "caller new" | "replica list" | "health" | "doctor" | "top"
+        | "config check" | "config print" | "completions" => Nothing,
         _ => return None,
     })
 }

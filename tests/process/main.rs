@@ -21,3 +21,4 @@ mod settings;
 mod signals;
 mod start;
 mod tls;
+mod top;

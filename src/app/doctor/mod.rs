@@ -8,7 +8,6 @@ mod finding;
 mod keys;
 mod ports;
 mod postgres;
-mod probe;
 mod replicas;
 mod schema;
 mod sqlite;

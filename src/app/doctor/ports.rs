@@ -1,16 +1,14 @@
 //! Checks the ports of a running service, and its lease. Nothing is bound: whether a service runs
 //! is found out by connecting to it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::StatusCode;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{
-    finding::Finding,
-    probe::{Probe, ProbeError},
-};
+use super::finding::Finding;
 use crate::{
+    app::probe::{Probe, ProbeError, reachable},
     config::Config,
     net::tls::{ClientCertificates, Tls},
 };
@@ -48,17 +46,6 @@ pub async fn check(config: &Config, tls: Option<&Tls>) -> Vec<Finding> {
         }
     }
     findings
-}
-
-/// Returns the address by which this machine reaches a port. A port that is open on all addresses
-/// is reached on loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// The answer of the gRPC port.

@@ -1,6 +1,11 @@
 //! Asks a port of the service as a client without credentials does.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, StatusCode};
 use hyper::client::conn::http1;
@@ -22,6 +27,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+
+use crate::config::Config;
 
 /// The longest time for a connection, and then for an answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -142,6 +149,34 @@ impl Probe {
             Ok((status, String::from_utf8_lossy(&body).into_owned()))
         })
         .await
+    }
+}
+
+/// Returns the address by which this machine reaches a port. A port that is open on all addresses
+/// is reached on loopback.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Returns the metrics of the service that runs with this configuration, as it publishes them.
+pub async fn scrape(config: &Config) -> Result<String, ProbeError> {
+    let Some(listen) = config.http_listen else {
+        let problem = "http_listen is empty, so there are no metrics: set it";
+        return Err(ProbeError::Failed(problem.to_owned()));
+    };
+    let probe = Probe {
+        address: reachable(listen.address),
+        is_encrypted: config.tls.as_ref().is_some_and(|tls| tls.http),
+        certificate: None,
+    };
+    match probe.get("/metrics").await? {
+        (StatusCode::OK, page) => Ok(page),
+        (status, _) => Err(ProbeError::Failed(format!("/metrics answers {status}"))),
     }
 }
 
