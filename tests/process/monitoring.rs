@@ -29,10 +29,11 @@ const ALERTS: &str = "deploy/prometheus/alerts.yaml";
 const DASHBOARD: &str = "deploy/grafana/countersign.json";
 
 /// The panels without data in this test, each with what it needs.
-const EMPTY_PANELS: [(&str, &str); 5] = [
+const EMPTY_PANELS: [(&str, &str); 6] = [
     ("Alerts that fire", "a failure"),
     ("Remaining time of the lease", "PostgreSQL"),
     ("Store operations that fail", "a failure"),
+    ("Table rows", "PostgreSQL"),
     ("Table sizes", "PostgreSQL"),
     ("Time until the certificate expires", "TLS"),
 ];
