@@ -39,10 +39,11 @@ const EMPTY_PANELS: [(&str, &str); 6] = [
 ];
 
 /// The metrics that a service without TLS on SQLite does not have.
-const ABSENT_METRICS: [&str; 3] = [
+const ABSENT_METRICS: [&str; 4] = [
     "countersign_certificate_expiry_timestamp_seconds",
     "countersign_lease_remaining_seconds",
     "countersign_table_bytes",
+    "countersign_table_rows",
 ];
 
 /// The longest time in which all panels get data.
