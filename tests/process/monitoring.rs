@@ -29,19 +29,21 @@ const ALERTS: &str = "deploy/prometheus/alerts.yaml";
 const DASHBOARD: &str = "deploy/grafana/countersign.json";
 
 /// The panels without data in this test, each with what it needs.
-const EMPTY_PANELS: [(&str, &str); 5] = [
+const EMPTY_PANELS: [(&str, &str); 6] = [
     ("Alerts that fire", "a failure"),
     ("Remaining time of the lease", "PostgreSQL"),
     ("Store operations that fail", "a failure"),
+    ("Table rows", "PostgreSQL"),
     ("Table sizes", "PostgreSQL"),
     ("Time until the certificate expires", "TLS"),
 ];
 
 /// The metrics that a service without TLS on SQLite does not have.
-const ABSENT_METRICS: [&str; 3] = [
+const ABSENT_METRICS: [&str; 4] = [
     "countersign_certificate_expiry_timestamp_seconds",
     "countersign_lease_remaining_seconds",
     "countersign_table_bytes",
+    "countersign_table_rows",
 ];
 
 /// The longest time in which all panels get data.

@@ -265,7 +265,11 @@ fn the_log_level_can_be_changed_in_the_file_while_the_service_runs() {
     let config = folder.path().join("countersign.toml");
     let write = |level: &str| {
         let sweeper = "[sweeper]\nschedule = \"* * * * * *\"";
-        fs::write(&config, format!("[log]\nlevel = \"{level}\"\n{sweeper}\n")).unwrap();
+        // The service must not read a file that is written half.
+        let (next, text) =
+            (config.with_extension("new"), format!("[log]\nlevel = \"{level}\"\n{sweeper}\n"));
+        fs::write(&next, text).unwrap();
+        fs::rename(next, &config).unwrap();
     };
     write("info");
     let mut server = Server::launch(serve(folder.path()).arg("--config").arg(&config));
