@@ -10,9 +10,11 @@ use countersign::{
     clock::Clock,
     config::Config,
     gateway::{Gateway, outcomes::Outcomes},
-    http::{self, HttpAuthenticator, HttpState, health::Readiness},
+    grpc::calls,
+    http::{self, HttpAuthenticator, HttpState, health::Readiness, requests},
     metrics::{Connections, Metrics, Observed},
     revocation::replica::Replica,
+    store::observed,
 };
 
 /// Builds the routes of the HTTP server.
@@ -26,13 +28,17 @@ pub fn routes(
     let callers =
         Arc::new(Callers::new(config.callers.clone(), ceilings(&config.limits), clock.clone()));
     let (audit, outcomes) = (Audit::of_log(clock, [0; 6]), Arc::<Outcomes>::default());
-    let observed = Observed {
+    let all = Observed {
+        ready: ready.clone(),
         replica,
         callers: callers.clone(),
         connections: Connections::default(),
         tls: None,
         audit: audit.clone(),
         outcomes: outcomes.clone(),
+        grpc_calls: Arc::new(calls::counters()),
+        http_requests: Arc::new(requests::counters()),
+        store_operations: Arc::new(observed::counters()),
     };
     let state = HttpState {
         authenticator: HttpAuthenticator { callers, audit, is_private: config.http_is_private },
@@ -42,5 +48,5 @@ pub fn routes(
         request_timeout: config.limits.call_timeout,
         certificates: false,
     };
-    http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, state).all
+    http::routes(readiness, Arc::new(Metrics::new(all)), &config.issuer, state).all
 }

@@ -99,7 +99,7 @@ enum Command {
     /// The exit code is 1 if a check failed. The command works whether the service runs or not, and
     /// changes nothing. Run it as the user of the service, with the settings of the service.
     Doctor(doctor::Doctor),
-    /// Show calls, latencies, lease, revocations and queues of a service that runs here, live.
+    /// Show what a service on this machine does at the moment: calls, lease, queues.
     ///
     /// Reads the metrics of the HTTP port, by the settings of the service. q ends it. If the output
     /// is not a terminal, or with --once, prints what happened within one interval, and exits.

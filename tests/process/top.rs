@@ -20,13 +20,16 @@ fn one_screen_shows_calls_with_rates_and_latencies_within_80_columns_and_24_line
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
     let is_over = AtomicBool::new(false);
+    let (at, http) = (format!("http://{}", server.address()), server.http().to_string());
     let shown = thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                server.cli(["session", "create", "alice"]).ok();
+                let mut create = countersign();
+                create.args(["session", "create", "alice"]).env("COUNTERSIGN_SERVER", &at);
+                run(&mut create).ok();
             }
         });
-        let shown = top(&server.http().to_string());
+        let shown = top(&http);
         is_over.store(true, Ordering::Relaxed);
         shown.ok()
     });
