@@ -412,9 +412,9 @@ async fn live_from(
         return Ok(found);
     }
     let column = |most: usize| i64::try_from(most).unwrap_or(i64::MAX);
-    // Rows are compared, and ordered, by all columns of the index by subject, so that no other index
-    // suits. Where a few subjects have most sessions, the planner would otherwise read by primary
-    // key, through the sessions that other subjects have created since the start.
+    // Rows are compared, and ordered, by all columns of the index by subject, so that no other
+    // index suits. Where a few subjects have most sessions, the planner would otherwise read by
+    // primary key, through the sessions that other subjects have created since the start.
     let rows: Vec<(i64, Uuid, PgTimestamp)> = statement::<(BigInt, SqlUuid, Timestamptz)>(
         "SELECT given.ordinal, s.id, s.idle_expires_at
         FROM unnest(?, ?, ?, ?, ?) WITH ORDINALITY AS given
