@@ -18,7 +18,7 @@ use countersign::{
         text::Tenant,
     },
     store::{
-        Created, Creation, Refreshed, Store, StoreError,
+        Created, Creation, Refreshed, SessionQuery, Store, StoreError,
         postgres::{PostgresStore, connect::Options, open_error::OpenError},
         replicas::{FormerState, Newcomer, Register},
         ring::RingChange,
@@ -666,6 +666,63 @@ async fn a_creation_at_the_limit_does_not_read_all_sessions_that_were_evicted_be
         "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'sessions_of_subject'";
     let read = number(&url, read).await;
     assert!(read < 50 * i64::from(CREATIONS), "{read}");
+}
+
+/// Where a few subjects have most sessions, the planner takes each subject to have a large share of
+/// all sessions. It must not read by primary key for that, through the sessions of all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_for_one_subject_reads_no_sessions_of_others_even_if_few_subjects_have_most_sessions()
+{
+    const OTHERS: u32 = 2000;
+    let url = new_database().await;
+    let rows = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'sessions'";
+    let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'sessions_pkey'";
+    // Connections report their statistics when they end.
+    let read_once = async |inserted: u32| {
+        in_time(async {
+            while number(&url, rows).await < i64::from(inserted) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        number(&url, read).await
+    };
+    let store = open(&url).await;
+    for n in 0..3 {
+        evicted_by(&store, up_to(3, n)).await;
+    }
+    let others = (0..OTHERS).map(|n| {
+        let [a, b, c, d] = n.to_be_bytes();
+        let id = SessionId::new(after(4), [0, 0, 0, 0, 0, 0, a, b, c, d]);
+        let session = Session { id, subject: text("busy"), ..session(100 + n) };
+        store.create_session(Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse })
+    });
+    assert!(join_all(others).await.iter().all(Result::is_ok));
+    drop(store);
+    execute(&url, "ANALYZE sessions").await;
+    let before = read_once(OTHERS + 3).await;
+
+    let store = open(&url).await;
+    for n in 5..8 {
+        assert_eq!(evicted_by(&store, up_to(3, n)).await.len(), 1);
+    }
+    let of_alice = SessionQuery {
+        subject: Some(text("alice")),
+        live: Some(true),
+        now: after(10),
+        limit: 50,
+        ..query(&Tenant::default())
+    };
+    assert_eq!(list(&store, of_alice).await.len(), 3);
+    let all = RevocationTarget::Subject {
+        tenant: Tenant::default(),
+        subject: text("alice"),
+        except: None,
+    };
+    assert_eq!(revoke(&store, all, after(10)).await.unwrap().sessions, 3);
+    drop(store);
+    let read = read_once(OTHERS + 6).await - before;
+    assert!(read < i64::from(OTHERS) / 10, "{read} sessions were read by primary key");
 }
 
 /// A session must not end, and a token must not be replaced, unless the blacklist entry is written.

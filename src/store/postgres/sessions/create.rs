@@ -412,9 +412,6 @@ async fn live_from(
         return Ok(found);
     }
     let column = |most: usize| i64::try_from(most).unwrap_or(i64::MAX);
-    // Rows are compared, and ordered, by all columns of the index by subject, so that no other
-    // index suits. Where a few subjects have most sessions, the planner would otherwise read by
-    // primary key, through the sessions that other subjects have created since the start.
     let rows: Vec<(i64, Uuid, PgTimestamp)> = statement::<(BigInt, SqlUuid, Timestamptz)>(
         "SELECT given.ordinal, s.id, s.idle_expires_at
         FROM unnest(?, ?, ?, ?, ?) WITH ORDINALITY AS given
@@ -422,12 +419,9 @@ async fn live_from(
         CROSS JOIN LATERAL (
             SELECT id, idle_expires_at
             FROM sessions
-            WHERE (tenant, subject, is_over, id)
-                    >= (given.tenant, given.subject, false, given.start)
-                AND (tenant, subject, is_over) <= (given.tenant, given.subject, false)
-                AND ended_at IS NULL
-                AND idle_expires_at > given.at
-            ORDER BY tenant, subject, is_over, id
+            WHERE tenant = given.tenant AND subject = given.subject AND NOT is_over
+                AND id >= given.start AND ended_at IS NULL AND idle_expires_at > given.at
+            ORDER BY id
             LIMIT given.most
         ) AS s
         ORDER BY given.ordinal, s.id",
