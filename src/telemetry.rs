@@ -103,8 +103,8 @@ pub fn start_with_traces(
     };
     let traces = collector.map(|collector| TraceExport::start(collector, instance)).transpose();
     let traces = traces.map_err(TelemetryError::Traces)?;
-    // Without the hints, the levels of the filters would count as unknown, and each disabled line of
-    // the libraries would cost time.
+    // Without the hints, the levels of the filters would count as unknown, and each disabled line
+    // of the libraries would cost time.
     let our_spans = || filter_fn(is_our_span).with_max_level_hint(LevelFilter::INFO);
     let harmless = filter_fn(is_harmless).with_max_level_hint(LevelFilter::TRACE);
     let (level, control) = reload::Layer::new(log.filter()?);

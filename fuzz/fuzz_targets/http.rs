@@ -78,8 +78,8 @@ fuzz_target!(|data: &[u8]| {
     assert!(whole.starts_with(&pieces) || pieces.starts_with(&whole), "{whole:?}\n{pieces:?}");
 });
 
-/// Leaves out the metrics of this process, which differ from one scrape to the next, and the lengths
-/// of answers.
+/// Leaves out the metrics of this process, which differ from one scrape to the next, and the
+/// lengths of answers.
 fn without_process(answers: &str) -> String {
     let lines = answers
         .lines()

@@ -175,8 +175,9 @@ pub async fn serve(
     };
     let ports = Ports::open(config, listeners, state).await;
 
+    let opening = open(config, store, &system, replica.clone(), audit.clone(), store_operations);
     let opened = tokio::select! {
-        opened = open(config, store, &system, replica.clone(), audit.clone(), store_operations) => opened?,
+        opened = opening => opened?,
         () = shutdown.soft.cancelled() => return Ok(()),
     };
     let (authority, store, keeper) = opened;
@@ -245,7 +246,7 @@ struct Running {
 }
 
 impl Running {
-    /// Runs until the process is told to stop, or until a part of it fails, and then ends all parts.
+    /// Runs until the process is told to stop or a part of it fails, and then ends all parts.
     async fn run(mut self, config: &Config, shutdown: &Shutdown) -> Result<(), AppError> {
         let failure = self.wait(shutdown).await;
         self.stop(config, shutdown, failure.is_some()).await;

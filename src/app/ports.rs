@@ -107,7 +107,7 @@ pub struct Ports {
     http: Port,
 }
 
-/// What both ports count.
+/// The counts that both ports share.
 #[derive(Default)]
 struct Counted {
     connections: Connections,

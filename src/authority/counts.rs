@@ -28,7 +28,7 @@ pub struct Counts {
 pub struct Sampled {
     /// The sizes.
     pub sizes: Sizes,
-    /// How long the oldest expired blacklist row has been expired.
+    /// The time since the expiry of the oldest expired blacklist row.
     pub oldest_expired_for: Duration,
 }
 

@@ -103,7 +103,8 @@ impl AuthorityError {
     }
 }
 
-/// The store has logged its error already ([`ObservedStore`](crate::store::observed::ObservedStore)).
+/// The store has logged its error already, see
+/// [`ObservedStore`](crate::store::observed::ObservedStore).
 impl From<StoreError> for AuthorityError {
     fn from(error: StoreError) -> Self {
         match error {

@@ -46,8 +46,8 @@ pub fn is_link(name: &str, value: Option<&str>) -> bool {
 /// Returns the kind of value that a link's variable of this name has. Returns `None` if no link has
 /// a variable of this name.
 fn form(name: &str) -> Option<Value> {
-    // `name` is one of the endings below, or the rest of the name of the service and an ending, as in
-    // `grpc_service_host`. With the underscore that is added, the endings match in both cases.
+    // `name` is one of the endings below, or the rest of the name of the service and an ending, as
+    // in `grpc_service_host`. With the underscore that is added, the endings match in both cases.
     let name = format!("_{name}");
     if name.ends_with("_service_host") {
         return Some(Value::Address);

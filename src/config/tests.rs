@@ -372,8 +372,8 @@ fn the_audit_is_logged_at_every_level_unless_a_directive_names_its_target() {
     }
 }
 
-/// `EnvFilter` interprets a word that is not a level as the target of a directive, which silences all
-/// other targets.
+/// `EnvFilter` interprets a word that is not a level as the target of a directive, which silences
+/// all other targets.
 #[test]
 fn a_misspelt_level_that_would_silence_the_log_is_refused() {
     const LEVELS: &str = "error, warn, info, debug, trace, off";

@@ -78,7 +78,8 @@ impl Caller {
             // A role allows the operation, so the caller's limited reach must be the reason.
             return format!(
                 "the caller {name} may not call {call}, which concerns all tenants and audiences: \
-                 only a caller with the role admin that is not limited to tenants or audiences may call it"
+                 only a caller with the role admin that is not limited to tenants or audiences may \
+                 call it"
             );
         }
         let roles = permission::roles(operation).map(Role::as_str).collect::<Vec<_>>().join(" or ");

@@ -4,9 +4,9 @@
 //! The text of a claim may have been chosen by a user, and must not break the header. Therefore a
 //! text is percent-encoded (RFC 3986, section 2.1), except for visible ASCII characters other than
 //! `%`, and for spaces, unless the text begins or ends with one. The members of a list of texts are
-//! encoded one by one and separated by spaces. Numbers and booleans are written as in JSON. Any other value is written as
-//! JSON and then encoded like a text. A header that is longer than allowed is not truncated;
-//! instead the request does not pass.
+//! encoded one by one and separated by spaces. Numbers and booleans are written as in JSON. Any
+//! other value is written as JSON and then encoded like a text. A header that is longer than
+//! allowed is not truncated; instead the request does not pass.
 
 use std::borrow::Cow;
 

@@ -156,8 +156,8 @@ impl ConnectionObserver {
     }
 }
 
-/// What most calls of frequent methods do not have. It is kept apart, because records are moved
-/// several times.
+/// The parts of a record that most calls of frequent methods lack. They are kept apart, because
+/// records are moved several times.
 #[derive(Debug)]
 struct Details {
     /// The identifier of the call.

@@ -35,25 +35,22 @@ pub struct Times(Arc<[AtomicU64; 4]>);
 impl Times {
     /// Returns the time of a part so far.
     pub fn of(&self, part: Part) -> Duration {
-        let [queue, store, acknowledgement, renewal] = &*self.0;
-        let nanos = match part {
-            Part::Queue => queue,
-            Part::Store => store,
-            Part::Acknowledgement => acknowledgement,
-            Part::Renewal => renewal,
-        };
-        Duration::from_nanos(nanos.load(Ordering::Relaxed))
+        Duration::from_nanos(self.nanos(part).load(Ordering::Relaxed))
     }
 
     fn add(&self, part: Part, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos(part).fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    fn nanos(&self, part: Part) -> &AtomicU64 {
         let [queue, store, acknowledgement, renewal] = &*self.0;
-        let nanos = match part {
+        match part {
             Part::Queue => queue,
             Part::Store => store,
             Part::Acknowledgement => acknowledgement,
             Part::Renewal => renewal,
-        };
-        nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
     }
 }
 
@@ -88,8 +85,8 @@ pub async fn part<T>(part: Part, work: impl Future<Output = T>) -> T {
     work.await
 }
 
-/// Runs a part of a call in a task of its own, which goes on if the caller goes away. It adds to the
-/// times of the call, and its log lines are in the span of the call.
+/// Runs a part of a call in a task of its own, which goes on if the caller goes away. The task adds
+/// to the times of the call, and its log lines are in the span of the call.
 pub async fn in_own_task<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, JoinError> {

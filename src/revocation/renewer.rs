@@ -101,7 +101,7 @@ struct Membership {
 enum Next {
     /// Immediately.
     AtOnce,
-    /// When `lease.renewal` has passed, or earlier if something asks for a renewal.
+    /// The renewal waits until `lease.renewal` has passed or something asks for a renewal.
     WhenDue,
 }
 

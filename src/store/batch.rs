@@ -80,11 +80,11 @@ pub struct QueueCounts {
     pub name: &'static str,
     /// The number of writes that wait.
     pub waiting: Gauge,
-    /// How long writes have waited until their batch began.
+    /// The times that writes have waited until their batch began.
     pub waits: Durations,
     /// The number of writes in each batch.
     pub writes: Histogram,
-    /// How long batches have taken, with all their attempts.
+    /// The times that batches have taken, with all their attempts.
     pub commits: Durations,
 }
 

@@ -51,13 +51,13 @@ pub struct ConnectionCounts {
     pub idle: u32,
     /// The operations that wait for a connection.
     pub waiting: u32,
-    /// How often a connection was asked for.
+    /// The number of times that a connection was asked for.
     pub checkouts: u64,
-    /// How often a call had to wait for a connection, and got one.
+    /// The number of operations that had to wait for a connection, and got one.
     pub waits: u64,
-    /// How often a call did not get a connection in time.
+    /// The number of operations that did not get a connection in time.
     pub timeouts: u64,
-    /// How long calls have waited altogether.
+    /// The time that all operations together have waited.
     pub waited: Duration,
 }
 

@@ -86,9 +86,9 @@ pub struct VerifiedCache {
 /// The counts of the cache since the start of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheCounts {
-    /// How often a token was found.
+    /// The number of look-ups that found the token.
     pub hits: u64,
-    /// How often a token was not found.
+    /// The number of look-ups that did not find the token.
     pub misses: u64,
     /// The tokens that made room for others.
     pub evictions: u64,

@@ -432,8 +432,8 @@ const SHORT: &str = "[limits]\ncall_timeout = '3s'\nhandshake_timeout = '3s'\nid
 const STREAMS: usize = 64;
 /// The number of frames in a flood.
 const FLOOD: usize = 20_000;
-/// How far the resident memory may grow, in MiB. A flood that the service kept in memory would take
-/// more.
+/// The growth of the resident memory that is allowed, in MiB. A flood that the service kept in
+/// memory would take more.
 const SLACK: u64 = 48;
 
 /// Bytes to send over a socket, and how.

@@ -357,8 +357,8 @@ async fn the_connect_timeout_covers_the_handshakes_with_a_host() {
     }
 }
 
-/// When the connection is closed, the server stops executing a query that nobody waits for, and the
-/// pool can open another connection.
+/// The server stops executing a query that nobody waits for as soon as its connection is closed,
+/// and the pool can open another connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_closed_at_once_when_the_store_stops_waiting_for_its_answer() {
     let url = new_database().await;

@@ -1,6 +1,6 @@
-//! Tests of the files for operators in `deploy/prometheus` and `deploy/grafana`, and of the runbook.
-//! Prometheus itself reads its files, scrapes a service under load, and answers each query of the
-//! alerts and of the dashboard.
+//! Tests of the files for operators in `deploy/prometheus` and `deploy/grafana`, and of the
+//! runbook. Prometheus itself reads its files, scrapes a service under load, and answers each query
+//! of the alerts and of the dashboard.
 
 use std::{
     collections::BTreeSet,

@@ -236,7 +236,8 @@ impl Fault<Disaster> {
                     fleet.link(place).lead_to(&url);
                     fleet.link(place).cut();
                 }
-                // The old primary is kept running until all leases from before the failover have ended.
+                // The old primary is kept running until all leases from before the failover have
+                // ended.
                 sleep(WAIT * 3 / 2 + self.lasts).await;
                 fleet.link(self.place).lead_to(&url);
                 database.crash();

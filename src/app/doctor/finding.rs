@@ -31,9 +31,9 @@ pub struct Finding {
     pub check: &'static str,
     /// The status.
     pub status: Status,
-    /// What was found, in one line.
+    /// The finding, in one line.
     pub finding: String,
-    /// The way out, in one line; none if the status is [`Status::Ok`].
+    /// The remedy, in one line; none if the status is [`Status::Ok`].
     pub remedy: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The metrics at one moment, and what has changed between two moments.
+//! The metrics at one moment, and their change between two moments.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -71,7 +71,7 @@ impl Sample {
     }
 }
 
-/// What has changed between two samples.
+/// The change between two samples.
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {
     before: &'a Sample,

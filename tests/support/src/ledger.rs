@@ -273,7 +273,7 @@ fn is_not_current<T>(answer: &Result<T, Status>) -> bool {
     answer.as_ref().is_err_and(|status| reason(status) == "NOT_CURRENT")
 }
 
-/// How often a call is made.
+/// The number of times that a call is made.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Repeat {
     /// The call is made once.

@@ -68,7 +68,8 @@ impl PostgresStore {
         let handle = Handle { shared: Arc::clone(&self.shared) };
         async move {
             if let Err(error) = handle.record_former(incarnation, row, state).await {
-                tracing::warn!(%error, state = state.as_str(), "a former replica will not be listed");
+                let state = state.as_str();
+                tracing::warn!(%error, state, "a former replica will not be listed");
             }
         }
     }

@@ -194,8 +194,8 @@ impl Writer {
         let refresh_token = revoke_request::Target::Token(held.refresh_token.clone());
         let (target, by) = match self.dice.roll(12) {
             0..3 => (session, by_id(&held)),
-            // An expired access token adds no entry if the row of its session was lost, and then the
-            // session's newer tokens stay active.
+            // An expired access token adds no entry if the row of its session was lost, and then
+            // the session's newer tokens stay active.
             3..5 if !self.asker.tokens_expire => (session, access_token),
             3..7 => (session, refresh_token),
             7..9 => (Target::Token(held.access_token), access_token),
