@@ -11,10 +11,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{head, requests};
@@ -34,12 +31,6 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 128;
 /// The time for which requests may go on after the server has been asked to stop.
 const DRAIN: Duration = Duration::from_secs(1);
-/// The time for which a client may go on sending after its last answer. The server reads and
-/// discards what it sends. Otherwise the kernel would reset the connection, and the client might
-/// lose the answer (RFC 9112, section 9.6).
-const LINGER: Duration = Duration::from_secs(1);
-/// The maximum number of bytes that are discarded during [`LINGER`].
-const LINGER_BYTES: usize = 1 << 20;
 
 /// The number of connections in the reserve. If the reserve is full, a new connection displaces the
 /// oldest. The reserve is so large that a probe is answered before its connection is displaced.
@@ -122,22 +113,11 @@ async fn serve_connection(
             return;
         }
     }
+    // The library shuts the connection down, except after CONNECT.
+    let mut connection = served.into_parts().io.into_inner();
     tokio::select! {
-        _ = timeout(LINGER, discard(served.into_parts().io.into_inner())) => {}
+        _ = connection.shutdown() => {}
         () = stop.cancelled() => {}
-    }
-}
-
-/// Shuts down the sending side, which the library does not do after CONNECT, and discards the bytes
-/// that the client still sends.
-async fn discard(mut connection: Connection) {
-    let _ = connection.shutdown().await;
-    let (mut buffer, mut total) = (vec![0; 4 << 10], 0);
-    while let Ok(length @ 1..) = connection.read(&mut buffer).await {
-        total += length;
-        if total > LINGER_BYTES {
-            return;
-        }
     }
 }
 
@@ -180,6 +160,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use tokio::{
+        io::AsyncReadExt,
         net::{TcpListener, TcpStream},
         time::sleep,
     };

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration}
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{AbortHandle, JoinSet},
@@ -25,12 +25,6 @@ use super::{
 const RETRY: Duration = Duration::from_millis(100);
 /// The shortest time between two log lines about failures to accept.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// The time for which a client may go on sending after its handshake has failed. The server reads
-/// and discards what it sends. Otherwise the kernel would reset the connection, and the client
-/// might lose the alert that names the reason (compare RFC 9112, section 9.6, for HTTP).
-const LINGER: Duration = Duration::from_secs(1);
-/// The maximum number of bytes that are discarded during [`LINGER`].
-const LINGER_BYTES: u64 = 64 << 10;
 
 /// The limits of the connections.
 #[derive(Clone, Copy, Debug)]
@@ -270,8 +264,10 @@ impl Accepted {
                     Some(refused) => refused_certificates.warn(address.ip(), &refused),
                     None => tracing::debug!(%error, "a connection could not be set up"),
                 }
+                // The client has time to read the alert that names the reason.
+                let mut connection = Connection::from(stream);
                 tokio::select! {
-                    _ = timeout(LINGER, linger(stream)) => {}
+                    _ = connection.shutdown() => {}
                     () = stop.cancelled() => {}
                 }
             }
@@ -307,12 +303,6 @@ async fn establish(
             Ok((stream.into(), Peer { address, certificate_names }))
         }
     }
-}
-
-/// Shuts down the sending side, and discards the bytes that the client still sends.
-async fn linger(mut stream: TcpStream) {
-    let _ = stream.shutdown().await;
-    let _ = tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await;
 }
 
 #[cfg(test)]

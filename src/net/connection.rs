@@ -8,19 +8,25 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
     net::TcpStream,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, Sleep, interval_at, sleep},
 };
 use tokio_rustls::server::TlsStream;
 
 use super::read_budget::ReadBudget;
 use crate::domain::certificate_name::CertificateName;
+
+/// The time within which a client should close its side of a connection that the server closes.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The maximum number of bytes that are discarded during [`LINGER`].
+const LINGER_BYTES: usize = 1 << 20;
 
 /// The client at the other end of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +88,11 @@ enum Stream {
 /// own, and the end of the answer, or the next answer, to a second write. This costs two system
 /// calls, and wakes the client twice. Without vectored writes, the library does this only with
 /// messages of more than 1024 bytes, and the buffer joins such a message with its header.
+///
+/// A shutdown ends once the client has closed its side too, or after [`LINGER`]. Until then, bytes
+/// that the client still sends are discarded. If the server closed the connection while there are
+/// unread bytes, the kernel would send a TCP reset, which may overtake the last answer (RFC 9112,
+/// section 9.6).
 #[derive(Debug)]
 pub struct Connection {
     stream: BufWriter<Stream>,
@@ -90,6 +101,19 @@ pub struct Connection {
     /// Set while a write waits for the client.
     is_blocked: bool,
     is_reserved: bool,
+    closing: Closing,
+}
+
+/// How far a shutdown has come.
+#[derive(Debug, Default)]
+enum Closing {
+    /// The server may still write.
+    #[default]
+    No,
+    /// The server has closed its side, and waits for the client. It discards at most `bytes` more.
+    Lingering { end: Pin<Box<Sleep>>, bytes: usize },
+    /// The client has closed its side too, or had [`LINGER`] to do so.
+    Done,
 }
 
 impl Connection {
@@ -100,6 +124,7 @@ impl Connection {
             progress: WriteProgress::new(),
             is_blocked: false,
             is_reserved: false,
+            closing: Closing::No,
         }
     }
 
@@ -135,6 +160,27 @@ impl Connection {
             self.is_blocked = false;
             self.progress.change();
         }
+    }
+
+    /// Discards what the client sends. Completes once the client has closed its side, or at `end`.
+    fn poll_linger(
+        stream: &mut Stream,
+        context: &mut Context<'_>,
+        end: Pin<&mut Sleep>,
+        bytes: &mut usize,
+    ) -> Poll<()> {
+        let mut discarded = [0; 4 << 10];
+        while *bytes > 0 {
+            let mut buffer = ReadBuf::new(&mut discarded);
+            match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    *bytes = bytes.saturating_sub(buffer.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        end.poll(context)
     }
 }
 
@@ -233,12 +279,27 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
-        match polled {
-            Poll::Pending => self.mark_blocked(),
-            Poll::Ready(_) => self.mark_progress(),
+        let this = &mut *self;
+        loop {
+            match &mut this.closing {
+                Closing::No => {
+                    let polled = Pin::new(&mut this.stream).poll_shutdown(context);
+                    match polled {
+                        Poll::Pending => this.mark_blocked(),
+                        Poll::Ready(_) => this.mark_progress(),
+                    }
+                    ready!(polled)?;
+                    let end = Box::pin(sleep(LINGER));
+                    this.closing = Closing::Lingering { end, bytes: LINGER_BYTES };
+                }
+                Closing::Lingering { end, bytes } => {
+                    let stream = this.stream.get_mut();
+                    ready!(Self::poll_linger(stream, context, end.as_mut(), bytes));
+                    this.closing = Closing::Done;
+                }
+                Closing::Done => return Poll::Ready(Ok(())),
+            }
         }
-        polled
     }
 }
 
@@ -275,6 +336,35 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (client, listener.accept().await.unwrap().0.into())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_on_sending_reads_the_last_answer() {
+        let (mut client, mut server) = pair().await;
+        client.write_all(&vec![0; LINGER_BYTES / 4]).await.unwrap();
+        server.write_all(b"the last answer").await.unwrap();
+        let closed = tokio::spawn(async move {
+            server.shutdown().await.unwrap();
+            drop(server);
+        });
+        // The answer and the end have come, and the client still sends.
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        client.write_all(b"more").await.unwrap();
+        assert_eq!(answer, "the last answer");
+        assert!(!closed.is_finished());
+        drop(client);
+        closed.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_close_is_waited_for_one_second() {
+        let (_client, mut server) = pair().await;
+        let begun = Instant::now();
+        server.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), LINGER.as_secs());
+        server.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), LINGER.as_secs(), "the second finds it closed");
     }
 
     /// Writes until the socket accepts no more bytes.
