@@ -201,8 +201,8 @@ pub struct Events {
     shards: Shards<Box<[KindOfEvent]>>,
 }
 
-/// Begins events of one connection, or of the store. Events clone this, and so change a reference
-/// count of their own source; that of [`Events`] would be contended by all sources.
+/// Begins events. Events clone this, and so change a reference count of their own source; that of
+/// [`Events`] would be contended by all sources.
 #[derive(Clone, Debug)]
 pub struct EventSource(Arc<Source>);
 
@@ -236,11 +236,6 @@ impl Event {
     /// Sets the code with which the event ends.
     pub fn set_code(&mut self, code: usize) {
         self.code = code;
-    }
-
-    /// Returns the time since the event began.
-    pub fn elapsed(&self) -> Duration {
-        self.began.elapsed()
     }
 }
 

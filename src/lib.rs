@@ -26,6 +26,7 @@
 pub mod app;
 pub mod authority;
 pub mod callers;
+pub mod calls;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -123,13 +123,9 @@ pub async fn open_keeper(
         let change = RingChange { version: ring.version, put: first, drop: vec![] };
         if store.change_ring(change).await?.is_some() {
             for key in keys {
-                audit.record_key(
-                    AuditAction::of_key(key.state()),
-                    &key.kid,
-                    now,
-                    Who::Service,
-                    None,
-                );
+                let action = AuditAction::of_key(key.state());
+                let record = AuditRecord::new(action, now, Who::Service, None);
+                audit.record(record.about_key(&key.kid));
             }
         }
         ring = store.ring().await?;
@@ -180,7 +176,7 @@ async fn open(
 
 /// Returns a record of a change of a key.
 pub fn about_key(action: AuditAction, kid: &str, at: Timestamp) -> AuditRecord {
-    AuditRecord { kid: Some(kid.to_owned()), ..by_command(action, at) }
+    by_command(action, at).about_key(kid)
 }
 
 /// Imports a private key that was made elsewhere. It replaces the pending key for access tokens.

@@ -1,10 +1,7 @@
 //! Starts the servers of the two ports, announces the phase of the service on both ports, and
 //! closes them.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -14,13 +11,14 @@ use super::settings::{
     max_connections,
 };
 use crate::{
-    authority::{audit::Audit, rate_limiter::RateLimiter, ready::Ready},
+    authority::{audit::Audit, ready::Ready},
     callers::Callers,
+    calls::{CallObserver, SlowCalls},
     clock::Clock,
     config::Config,
     gateway::{Gateway, outcomes::Outcomes},
     grpc::{
-        calls::{self, CallObserver},
+        call_kinds,
         health::{self, Health},
         server,
         services::{self, Services},
@@ -121,7 +119,7 @@ impl Ports {
         let announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
         let counted = Counted::default();
         let gateway = Arc::new(Gateway::new(config.gateway.clone(), counted.outcomes.clone()));
-        let grpc_calls = Arc::new(calls::counters());
+        let grpc_calls = Arc::new(call_kinds::counters());
         let acceptor = Acceptor {
             listener: listeners.grpc,
             tls: state.tls.clone(),
@@ -130,7 +128,12 @@ impl Ports {
             counts: counted.connections.grpc.clone(),
         };
         let others = health::routes(&announcer.grpc, config.reflection);
-        let parts = grpc_parts(config, &state, gateway.clone(), grpc_calls.clone());
+        let slow = Arc::new(SlowCalls::from(config.log.slow_calls, state.clock.clone()));
+        let observer = |events| {
+            let (slow, traces) = (slow.clone(), traces(config));
+            Arc::new(CallObserver { events, slow, traces })
+        };
+        let parts = grpc_parts(&state, gateway.clone(), observer(grpc_calls.clone()));
         let services = Services::new(parts, others, call_limits(&config.limits));
         let limits = connection_limits(&config.limits);
         let grpc = Port::open(|close| server::serve(acceptor, services, limits, close));
@@ -148,8 +151,9 @@ impl Ports {
         let metrics = metrics(state, counted, grpc_calls, http_requests.clone());
         let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, http_state);
         let limits = http_connection_limits(&config.limits);
+        let observer = observer(http_requests);
         let http =
-            Port::open(|close| http::server::serve(acceptor, routes, http_requests, limits, close));
+            Port::open(|close| http::server::serve(acceptor, routes, observer, limits, close));
         Self { announcer, grpc, http }
     }
 
@@ -191,21 +195,16 @@ impl Ports {
     }
 }
 
+fn traces(config: &Config) -> Traces {
+    let traces = config.traces.as_ref();
+    traces.map_or_else(Traces::default, |traces| Traces::with_ratio(traces.sample_ratio))
+}
+
 fn grpc_parts(
-    config: &Config,
     state: &ServerState,
     gateway: Arc<Gateway>,
-    calls: Arc<Events>,
+    observer: Arc<CallObserver>,
 ) -> services::Parts {
-    let observer = Arc::new(CallObserver {
-        events: calls,
-        slow_from: config.log.slow_calls,
-        traces: config
-            .traces
-            .as_ref()
-            .map_or_else(Traces::default, |traces| Traces::with_ratio(traces.sample_ratio)),
-        slow_lines: Mutex::new(RateLimiter::new(calls::SLOW_LINES, state.clock.clone())),
-    });
     services::Parts {
         ready: state.ready.clone(),
         callers: state.callers.clone(),

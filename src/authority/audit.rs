@@ -21,9 +21,9 @@ use crate::{
     clock::Clock,
     domain::{
         audit::{AuditAction, AuditEntry, AuditRecord, TARGET, Who},
+        call_id::CallId,
         ids::AuditId,
         text::Note,
-        time::Timestamp,
     },
     store::{Store, StoreError},
 };
@@ -129,34 +129,20 @@ impl Audit {
         }
     }
 
-    /// Records an action on a key.
-    pub fn record_key(
-        &self,
-        action: AuditAction,
-        kid: &str,
-        at: Timestamp,
-        by: Who,
-        peer: Option<IpAddr>,
-    ) {
-        self.record(AuditRecord {
-            kid: Some(kid.to_owned()),
-            ..AuditRecord::new(action, at, by, peer)
-        });
-    }
-
     /// Writes a record to the log after the record has been stored in the table.
     pub fn log_stored(&self, AuditEntry { id, record, left_out }: &AuditEntry) {
         log(*id, record, *left_out);
     }
 
     /// Records that a caller asked for something that it may not do.
-    pub fn denied(&self, caller: Who, peer: Option<IpAddr>, asked: &str) {
+    pub fn denied(&self, caller: Who, peer: Option<IpAddr>, call: Option<CallId>, asked: &str) {
         let at = self.0.clock.now();
         // The names of operations, and the problems with them, are short enough for a note, so the
         // default is never used.
         let note = Note::try_from(asked.to_owned()).unwrap_or_default();
         self.record(AuditRecord {
             note,
+            call,
             ..AuditRecord::new(AuditAction::CallerDenied, at, caller, peer)
         });
     }
@@ -227,6 +213,7 @@ fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
         action = record.action.as_str(),
         caller = record.caller.as_str(),
         peer = record.peer.map(tracing::field::display),
+        x_request_id = record.call.as_ref().map(CallId::as_str),
         tenant = record.tenant.as_deref(),
         subject = record.subject.as_deref(),
         session_id = record.session_id.map(tracing::field::display),

@@ -10,7 +10,7 @@ use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
     domain::{
-        audit::{AuditAction, Who},
+        audit::{AuditAction, AuditRecord, Who},
         caller::Actor,
         key::{Key, KeyPurpose, KeyState, RefreshKeyId, SealedKey},
         revocation::FeedPosition,
@@ -331,7 +331,14 @@ impl Authority {
         let keys: Vec<Key> =
             put.iter().filter(|key| !is_unchanged(key)).map(|sealed| sealed.key.clone()).collect();
         let dropped = change.drop.clone();
-        let (by, peer) = by.map_or((Who::Service, None), |actor| (actor.into(), actor.peer));
+        let by = by.cloned();
+        let record = move |action, kid: &str| {
+            let record = match &by {
+                Some(actor) => AuditRecord::by(actor, action, now),
+                None => AuditRecord::new(action, now, Who::Service, None),
+            };
+            record.about_key(kid)
+        };
         let change = RingChange { version: ring.version, put, drop: change.drop };
         let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
         // The change is made in a task of its own, so that it is recorded even if the caller
@@ -341,17 +348,11 @@ impl Authority {
             if position.is_some() {
                 for key in &keys {
                     log_change(key);
-                    audit.record_key(
-                        AuditAction::of_key(key.state()),
-                        &key.kid,
-                        now,
-                        by.clone(),
-                        peer,
-                    );
+                    audit.record(record(AuditAction::of_key(key.state()), &key.kid));
                 }
                 for kid in &dropped {
                     tracing::info!(kid, "a key has been dropped");
-                    audit.record_key(AuditAction::KeyDropped, kid, now, by.clone(), peer);
+                    audit.record(record(AuditAction::KeyDropped, kid));
                 }
             }
             Ok::<_, StoreError>(position)

@@ -178,7 +178,7 @@ impl Authority {
         problem: impl ToString,
     ) -> AuthorityError {
         let problem = problem.to_string();
-        self.audit.denied(by.into(), by.peer, &problem);
+        self.audit.denied(by.into(), by.peer, by.call.clone(), &problem);
         AuthorityError::CallerNotAllowed {
             name: by.caller.name.to_string(),
             call: operation.as_str(),

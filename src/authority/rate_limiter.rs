@@ -26,14 +26,6 @@ impl RateLimiter {
         Self { limiter: Limiter::direct_with_clock(quota, Uptime(clock)), left_out: 0 }
     }
 
-    /// Creates a limiter whose clock stands still.
-    #[cfg(test)]
-    pub fn with_stopped_clock(quota: Quota) -> Self {
-        use crate::{clock::SettableClock, domain::time::Timestamp};
-
-        Self::new(quota, Arc::new(SettableClock::at(Timestamp::from_micros(0))))
-    }
-
     /// Requests one action. Returns `None` if the action is refused. If the action is allowed,
     /// returns the number of actions that were refused since the last allowed one.
     pub fn take(&mut self) -> Option<i64> {

@@ -1,11 +1,12 @@
 //! The audit log. Each record says who did what to whose sessions, why, when and from where.
 //!
-//! A record names sessions, subjects and keys. It never holds a token, a secret, a claim's value or
-//! a header's value.
+//! A record names sessions, subjects and keys. It never holds a token, a secret, a claim's value, or
+//! the value of a header other than the identifier of the call.
 
 use std::net::IpAddr;
 
 use super::{
+    call_id::CallId,
     caller::{Actor, Caller},
     ids::{AuditId, SessionId},
     key::KeyState,
@@ -160,6 +161,8 @@ pub struct AuditRecord {
     pub caller: Who,
     /// The address that the call came from.
     pub peer: Option<IpAddr>,
+    /// The identifier of the call, if the action was asked for by a call that has one.
+    pub call: Option<CallId>,
     /// The tenant of the sessions concerned; empty for the default tenant.
     pub tenant: Option<Tenant>,
     /// The subject of the sessions concerned.
@@ -194,7 +197,8 @@ impl From<&Actor> for Who {
 impl AuditRecord {
     /// Creates a record of an action that an actor performed.
     pub fn by(actor: &Actor, action: AuditAction, at: Timestamp) -> Self {
-        Self::new(action, at, actor.into(), actor.peer)
+        let call = actor.call.clone();
+        Self { call, ..Self::new(action, at, actor.into(), actor.peer) }
     }
 
     /// Creates a record that says who did what, when and from where. An IPv4-mapped IPv6 address,
@@ -205,6 +209,7 @@ impl AuditRecord {
             action,
             caller,
             peer: peer.map(|peer| peer.to_canonical()),
+            call: None,
             tenant: None,
             subject: None,
             session_id: None,
@@ -213,6 +218,12 @@ impl AuditRecord {
             note: Note::default(),
             sessions: None,
         }
+    }
+
+    /// Fills in the key concerned.
+    #[must_use]
+    pub fn about_key(self, kid: &str) -> Self {
+        Self { kid: Some(kid.to_owned()), ..self }
     }
 
     /// Fills in the tenant, the subject and the identifier of a session.

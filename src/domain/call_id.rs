@@ -1,6 +1,6 @@
 //! Identifiers of calls, by which the lines of a call can be found in the logs of several services.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// The name of the header that holds the identifier of a call, over gRPC and HTTP.
 pub const HEADER: &str = "x-request-id";
@@ -8,9 +8,9 @@ pub const HEADER: &str = "x-request-id";
 /// The most characters of an identifier.
 const MAX_LENGTH: usize = 128;
 
-/// The identifier of a call. It has 1 to 128 visible ASCII characters.
+/// The identifier of a call. It has 1 to 128 visible ASCII characters. A clone is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallId(String);
+pub struct CallId(Arc<str>);
 
 impl CallId {
     /// Reads the identifier that a client or a proxy has sent. An identifier of another form is
@@ -18,12 +18,12 @@ impl CallId {
     pub fn read(value: &[u8]) -> Option<Self> {
         let is_good = (1..=MAX_LENGTH).contains(&value.len())
             && value.iter().all(|byte| byte.is_ascii_graphic());
-        is_good.then(|| Self(String::from_utf8_lossy(value).into_owned()))
+        is_good.then(|| Self(String::from_utf8_lossy(value).into()))
     }
 
     /// Returns an identifier with these random bits.
     pub fn random(bits: u128) -> Self {
-        Self(format!("{bits:032x}"))
+        Self(format!("{bits:032x}").into())
     }
 
     /// Returns the characters.

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
+    call_id::CallId,
     permission::{self, Operation},
     role::Role,
     text::{Audience, CallerName, Tenant},
@@ -87,13 +88,15 @@ impl Caller {
     }
 }
 
-/// The caller of one call, and the address that it calls from.
+/// The caller of one call, the address that it calls from, and the call.
 #[derive(Clone, Debug)]
 pub struct Actor {
     /// The caller.
     pub caller: Arc<Caller>,
     /// The address that the caller calls from, if known.
     pub peer: Option<IpAddr>,
+    /// The identifier of the call, if it has one.
+    pub call: Option<CallId>,
 }
 
 impl Actor {

@@ -76,11 +76,6 @@ impl Method {
     }
 }
 
-/// Returns the names of the service and of the method in a path.
-pub fn names(path: &'static str) -> (&'static str, &'static str) {
-    path.trim_start_matches('/').split_once('/').unwrap_or(("other", "other"))
-}
-
 #[cfg(test)]
 mod tests {
     use prost_reflect::DescriptorPool;

@@ -1,7 +1,7 @@
 //! The gRPC server. It converts messages to domain types and back, and errors to statuses.
 
 mod answers;
-pub mod calls;
+pub mod call_kinds;
 mod claims;
 mod common;
 mod deadline;

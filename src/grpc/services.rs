@@ -10,7 +10,7 @@ use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
-    calls::{CallObserver, CallRecord, ConnectionObserver},
+    call_kinds::{self, end_code},
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
@@ -30,6 +30,8 @@ use super::{
 use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::{Callers, Refusal},
+    calls::{CallObserver, CallRecord, ConnectionObserver},
+    domain::call_id::CallId,
     gateway::Gateway,
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
@@ -199,13 +201,13 @@ impl ConnectionService {
 
     /// Records a denied call in the audit. The record names the operation if it exists, and never
     /// the path that the caller sent.
-    fn record(&self, refusal: &Refusal, access: Access) {
+    fn record(&self, refusal: &Refusal, access: Access, call: Option<&CallId>) {
         let Some(who) = refusal.denied_caller() else { return };
         let asked = match access {
             Access::Allowed(operation) => operation.as_str(),
             Access::Known | Access::Open => "reflection, or a call that does not exist",
         };
-        self.services.audit.denied(who, self.peer.address, asked);
+        self.services.audit.denied(who, self.peer.address, call.cloned(), asked);
     }
 
     /// Answers a call that is not passed to a service.
@@ -218,7 +220,7 @@ impl ConnectionService {
     ) -> ToAnswer {
         self.spawner.run_next_inline();
         let reserved = Reservation::new(self.unsent.clone());
-        record.end(answer.headers_mut());
+        call_kinds::end(&mut record, answer.headers_mut());
         let (answer, mut message) =
             (answer.map(|body| Answer::new(body, guard, record, reserved)), request.into_body());
         Box::pin(async move {
@@ -238,25 +240,31 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             request.map(|body| RequestBody::new(body, self.services.batch_limit.bytes));
         let guard = self.activity.begin();
         let method = Method::of(request.uri().path());
-        let mut record = self.observer.begin(method, request.headers());
+        // A client that goes away before the end of the answer has cancelled the call.
+        let cancelled = end_code(Code::Cancelled);
+        let mut record =
+            self.observer.begin(call_kinds::kind(&method), cancelled, request.headers());
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
             *answer.status_mut() = status;
             // Clients map these HTTP statuses to this code ("HTTP to gRPC Status Code Mapping").
-            record.set_code(Code::Unknown);
+            record.set_code(end_code(Code::Unknown));
             return self.refuse(request, answer, guard, record);
         }
         let admitted = admit(&self.services.callers, method.access, request.headers(), &self.peer);
-        let Admitted { actor, permit } = match admitted {
+        let Admitted { mut actor, permit } = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                self.record(&refusal, method.access);
+                self.record(&refusal, method.access, record.id());
                 return self.refuse(request, self.refusals.answer(refusal), guard, record);
             }
         };
         if let Err(too_many) = self.unsent.check() {
             self.services.callers.refused().overloaded.inc();
             return self.refuse(request, Status::from(too_many).into_http(), guard, record);
+        }
+        if let Some(actor) = &mut actor {
+            actor.call = record.id().cloned();
         }
         record.admit(actor.as_ref(), request.headers());
         request.extensions_mut().insert(CallContext { actor, unsent: self.unsent.clone() });
@@ -272,7 +280,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             let answered = timeout(span, answering).await.unwrap_or_else(exceeded)?;
             let mut answer = with_reason(answered, size_limit);
             drop(permit);
-            record.end(answer.headers_mut());
+            call_kinds::end(&mut record, answer.headers_mut());
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reservation>>().and_then(Arc::into_inner);
             let reserved = reserved.unwrap_or_else(|| Reservation::new(unsent));

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::{
     authority::audit::Audit,
     callers::{Callers, Credentials, Refusal, meter::CallPermit},
-    domain::{caller::Actor, permission::Operation},
+    domain::{call_id::CallId, caller::Actor, permission::Operation},
     gateway::bearer::{bearer_token, token68},
     net::connection::Peer,
 };
@@ -116,6 +116,7 @@ impl HttpAuthenticator {
         &self,
         credentials: &HeaderCredentials,
         peer: &Peer,
+        call: Option<CallId>,
         operation: Operation,
     ) -> Result<(Actor, CallPermit), NotAdmitted> {
         if !self.is_private {
@@ -128,11 +129,11 @@ impl HttpAuthenticator {
         };
         let (caller, permit) = self.callers.admit(credentials, operation).map_err(|refusal| {
             if let Some(who) = refusal.denied_caller() {
-                self.audit.denied(who, peer.address, operation.as_str());
+                self.audit.denied(who, peer.address, call.clone(), operation.as_str());
             }
             NotAdmitted::Refused(refusal)
         })?;
-        Ok((Actor { caller, peer: peer.address }, permit))
+        Ok((Actor { caller, peer: peer.address, call }, permit))
     }
 }
 

@@ -9,7 +9,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     http::{
         HeaderMap, StatusCode,
@@ -23,7 +23,9 @@ use axum::{
 use super::{
     HttpState,
     callers::{HeaderCredentials, NotAdmitted, error},
-    failed, peer,
+    failed,
+    open_request::OpenRequest,
+    peer,
 };
 use crate::{
     callers::Refusal,
@@ -59,15 +61,23 @@ pub(super) fn routes(state: Arc<HttpState>) -> Router {
 }
 
 /// Answers a gateway that states its demands in the query.
-async fn by_query(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
-    authorize(&state, request.uri.query().unwrap_or_default(), &request).await
+async fn by_query(
+    State(state): State<Arc<HttpState>>,
+    Extension(open): Extension<OpenRequest>,
+    request: Parts,
+) -> Response {
+    authorize(&state, &open, request.uri.query().unwrap_or_default(), &request).await
 }
 
 /// Answers a gateway that sends the path and the query of the client's request (the Gateway API's
 /// ExternalAuth over HTTP, Envoy's `path_prefix`). The client chose that query, so no demands are
 /// read from it.
-async fn by_path(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
-    authorize(&state, "", &request).await
+async fn by_path(
+    State(state): State<Arc<HttpState>>,
+    Extension(open): Extension<OpenRequest>,
+    request: Parts,
+) -> Response {
+    authorize(&state, &open, "", &request).await
 }
 
 /// The accepted methods. A gateway uses GET (nginx, Caddy, Traefik), or the method of the client's
@@ -108,15 +118,21 @@ fn not_allowed() -> Response {
     response
 }
 
-async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response {
+async fn authorize(
+    state: &HttpState,
+    open: &OpenRequest,
+    query: &str,
+    request: &Parts,
+) -> Response {
     if !METHODS.contains(&request.method.as_str()) {
         return not_allowed();
     }
     let headers = &request.headers;
     let peer = peer(&request.extensions);
     let credentials = HeaderCredentials::in_own_header(headers);
-    let (by, _permit) = match state.authenticator.admit(&credentials, &peer, Operation::ForwardAuth)
-    {
+    let operation = Operation::ForwardAuth;
+    let admitted = state.authenticator.admit(&credentials, &peer, open.id(), operation);
+    let (by, _permit) = match admitted {
         Ok(admitted) => admitted,
         Err(reason) => return refused(&reason),
     };
@@ -129,10 +145,8 @@ async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response 
         Ok(authority) => authority,
         Err(error) => return failed(&error),
     };
-    match state
-        .in_time(state.gateway.authorize(Kind::ForwardAuth, authority, &by, credential, demands))
-        .await
-    {
+    let deciding = state.gateway.authorize(Kind::ForwardAuth, authority, &by, credential, demands);
+    match state.in_time(open.observe(&by, headers, deciding)).await {
         Err(response) => response,
         Ok(Decision::Unavailable(error)) => failed(&error),
         Ok(Decision::Denied(denial)) => {

@@ -7,6 +7,7 @@ mod head;
 pub mod health;
 mod metrics;
 mod oauth;
+mod open_request;
 pub mod requests;
 pub mod server;
 mod well_known;

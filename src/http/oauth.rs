@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
+    Extension, Router,
     body::to_bytes,
     extract::{Request, State},
     http::{
@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 use super::{
     HttpState, JSON, NO_STORE,
     callers::{HeaderCredentials, NotAdmitted, error},
-    failed, peer,
+    failed,
+    open_request::OpenRequest,
+    peer,
 };
 use crate::{
     authority::{
@@ -51,12 +53,21 @@ pub(super) fn routes(state: Arc<HttpState>, path: &str) -> Router {
     routes.with_state(state)
 }
 
-async fn introspect(State(state): State<Arc<HttpState>>, request: Request) -> Response {
-    answered(introspected(&state, request).await)
+async fn introspect(
+    State(state): State<Arc<HttpState>>,
+    Extension(open): Extension<OpenRequest>,
+    request: Request,
+) -> Response {
+    answered(introspected(&state, &open, request).await)
 }
 
-async fn introspected(state: &HttpState, request: Request) -> Result<Response, Response> {
-    let (by, _permit, token) = read_request(state, request, Operation::Introspect).await?;
+async fn introspected(
+    state: &HttpState,
+    open: &OpenRequest,
+    request: Request,
+) -> Result<Response, Response> {
+    let Asked { by, _permit, headers, token } =
+        read_request(state, open, request, Operation::Introspect).await?;
     let authority = state.ready.get().map_err(|error| failed(&error))?;
     // A request for introspection does not say what the resource demands, so no demands are
     // checked.
@@ -68,7 +79,7 @@ async fn introspected(state: &HttpState, request: Request) -> Result<Response, R
         max_authentication_age: None,
     };
     let validating = async { authority.validation(&by).validate(&question).await };
-    let validated = state.in_time(validating).await?;
+    let validated = state.in_time(open.observe(&by, &headers, validating)).await?;
     state.outcomes.count(
         Kind::Introspection,
         match &validated {
@@ -92,19 +103,29 @@ async fn introspected(state: &HttpState, request: Request) -> Result<Response, R
     Ok((NO_STORE, JSON, members.to_string()).into_response())
 }
 
-async fn revoke(State(state): State<Arc<HttpState>>, request: Request) -> Response {
-    answered(revoked(&state, request).await)
+async fn revoke(
+    State(state): State<Arc<HttpState>>,
+    Extension(open): Extension<OpenRequest>,
+    request: Request,
+) -> Response {
+    answered(revoked(&state, &open, request).await)
 }
 
-async fn revoked(state: &HttpState, request: Request) -> Result<Response, Response> {
-    let (by, _permit, token) = read_request(state, request, Operation::Revoke).await?;
+async fn revoked(
+    state: &HttpState,
+    open: &OpenRequest,
+    request: Request,
+) -> Result<Response, Response> {
+    let Asked { by, _permit, headers, token } =
+        read_request(state, open, request, Operation::Revoke).await?;
     let authority = state.ready.get().map_err(|error| failed(&error))?;
     let order = RevokeOrder {
         target: RevokeTarget::Token { token, token_only: false },
         reason: EndReason::Unspecified,
         note: Note::try_from(format!("by {REVOKE_PATH}")).unwrap_or_default(),
     };
-    match state.in_time(authority.revoke(&by, order)).await? {
+    let revoking = authority.revoke(&by, order);
+    match state.in_time(open.observe(&by, &headers, revoking)).await? {
         // Revoking an invalid token is not an error (RFC 7009, section 2.2).
         Ok(_) | Err(AuthorityError::InvalidField { .. }) => {
             Ok((StatusCode::OK, NO_STORE).into_response())
@@ -118,23 +139,34 @@ fn answered(result: Result<Response, Response>) -> Response {
     result.unwrap_or_else(|response| response)
 }
 
+/// A request of a caller that was admitted.
+struct Asked {
+    by: Actor,
+    _permit: CallPermit,
+    headers: HeaderMap,
+    token: String,
+}
+
 /// Admits the caller, and reads the token in its request.
 async fn read_request(
     state: &HttpState,
+    open: &OpenRequest,
     request: Request,
     operation: Operation,
-) -> Result<(Actor, CallPermit, String), Response> {
+) -> Result<Asked, Response> {
     let peer = peer(request.extensions());
     let credentials = HeaderCredentials::in_authorization(request.headers());
     let has_credentials = request.headers().contains_key(AUTHORIZATION);
-    let admitted = state.authenticator.admit(&credentials, &peer, operation);
-    let (by, permit) = admitted.map_err(|reason| refused(&reason, has_credentials))?;
+    let admitted = state.authenticator.admit(&credentials, &peer, open.id(), operation);
+    let (by, _permit) = admitted.map_err(|reason| refused(&reason, has_credentials))?;
     if !is_form(request.headers()) {
         return Err(bad_request("the content type must be application/x-www-form-urlencoded"));
     }
-    let body = state.in_time(to_bytes(request.into_body(), MAX_FORM_BYTES)).await?;
+    let (head, body) = request.into_parts();
+    let body = state.in_time(to_bytes(body, MAX_FORM_BYTES)).await?;
     let Ok(body) = body else { return Err(bad_request("the form is too long or incomplete")) };
-    Ok((by, permit, token_in(&body).map_err(bad_request)?))
+    let token = token_in(&body).map_err(bad_request)?;
+    Ok(Asked { by, _permit, headers: head.headers, token })
 }
 
 fn is_form(headers: &HeaderMap) -> bool {

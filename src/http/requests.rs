@@ -1,5 +1,4 @@
-//! Counts the requests on each route by the status of their answers, and measures how long they
-//! took.
+//! The kinds of requests over HTTP by their routes, and the statuses by which they are counted.
 
 use http::StatusCode;
 
@@ -9,7 +8,10 @@ use super::{
     oauth::{INTROSPECT_PATH, REVOKE_PATH},
     well_known::{JWKS_PATH, METADATA_PATH},
 };
-use crate::instruments::{Event, EventSource, Events};
+use crate::{
+    calls::{CallKind, CallName, EndCode},
+    instruments::Events,
+};
 
 /// The routes by which requests are counted. The last one stands for all other paths.
 const ROUTES: [&str; 10] = [
@@ -22,16 +24,17 @@ const ROUTES: [&str; 10] = [
     METRICS_PATH,
     health::LIVE_PATH,
     health::READY_PATH,
-    "other",
+    OTHER,
 ];
 
 /// The statuses by which requests are counted. Another status counts as `other`, and a request
 /// whose client went away before it was answered as `cancelled`.
 const CODES: [&str; 14] = [
-    "200", "304", "400", "401", "403", "404", "405", "413", "429", "500", "501", "503", "other",
+    "200", "304", "400", "401", "403", "404", "405", "413", "429", "500", "501", "503", OTHER,
     CANCELLED,
 ];
 
+const OTHER: &str = "other";
 const CANCELLED: &str = "cancelled";
 
 /// Creates the counters of the requests on all routes.
@@ -39,16 +42,40 @@ pub fn counters() -> Events {
     Events::new(ROUTES.iter().map(|route| vec![("route", *route)]).collect(), &CODES)
 }
 
-/// Begins a request for a path.
-pub(super) fn begin(requests: &EventSource, path: &str) -> Event {
-    let number = CODES.iter().position(|code| *code == CANCELLED).unwrap_or_default();
-    requests.begin(route(path), number)
+/// Returns the kind of the requests for a path.
+pub(super) fn kind(path: &str) -> CallKind {
+    let number = route(path);
+    let route = ROUTES.get(number).copied().unwrap_or(OTHER);
+    // These routes have use cases. The others answer from memory, but may be read slowly.
+    let should_be_fast =
+        [forward_auth::PATH, forward_auth::PATH_IN_PATH, INTROSPECT_PATH, REVOKE_PATH]
+            .contains(&route);
+    CallKind {
+        number,
+        name: CallName::Http(route),
+        is_frequent: route != REVOKE_PATH,
+        should_be_fast,
+    }
 }
 
-/// Sets the status with which a request is answered.
-pub(super) fn answered(request: &mut Event, status: StatusCode) {
-    let other = CODES.len().saturating_sub(2);
-    request.set_code(CODES.iter().position(|code| *code == status.as_str()).unwrap_or(other));
+/// Returns the end of a request whose client went away before it was answered.
+pub(super) fn cancelled() -> EndCode {
+    EndCode { number: number_of(CANCELLED), value: 0, is_server_error: false }
+}
+
+/// Returns the end of a request that was answered with this status.
+pub(super) fn answered(status: StatusCode) -> EndCode {
+    EndCode {
+        number: number_of(status.as_str()),
+        value: status.as_u16(),
+        is_server_error: status.is_server_error(),
+    }
+}
+
+/// Returns the number of a code, or else that of [`OTHER`].
+fn number_of(code: &str) -> u8 {
+    let number = |code| (0..).zip(CODES).find(|(_, known)| *known == code);
+    number(code).or_else(|| number(OTHER)).map_or(0, |(number, _)| number)
 }
 
 /// Returns the index of the route that a path belongs to. The path of the issuer, if it has one,

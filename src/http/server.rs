@@ -14,10 +14,9 @@ use hyper_util::{
 use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{head, requests};
+use super::{head, open_request::OpenRequest, requests};
 use crate::{
-    domain::call_id::{self, CallId},
-    instruments::{EventSource, Events},
+    calls::{CallObserver, ConnectionObserver},
     net::{
         accept::Acceptor,
         connection::{Connection, Peer},
@@ -61,15 +60,15 @@ pub struct Routes {
 pub async fn serve(
     acceptor: Option<Acceptor>,
     routes: Routes,
-    requests: Arc<Events>,
+    observer: Arc<CallObserver>,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
     let Some(acceptor) = acceptor else { return stop.cancelled().await };
     let stopping = stop.clone();
     let serve = move |connection, peer: Peer| {
-        let requests = EventSource::new(requests.clone());
-        serve_connection(connection, peer, routes.clone(), requests, limits, stopping.clone())
+        let observer = ConnectionObserver::new(observer.clone());
+        serve_connection(connection, peer, routes.clone(), observer, limits, stopping.clone())
     };
     acceptor.run(stop, serve).await;
 }
@@ -78,7 +77,7 @@ async fn serve_connection(
     connection: Connection,
     peer: Peer,
     routes: Routes,
-    requests: EventSource,
+    observer: ConnectionObserver,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
@@ -87,7 +86,7 @@ async fn serve_connection(
     let service = ConnectionService {
         routes: TowerToHyperService::new(routes),
         peer: Arc::new(peer),
-        requests,
+        observer,
     };
     let mut http1 = http1::Builder::new();
     let http1 = http1
@@ -121,11 +120,11 @@ async fn serve_connection(
     }
 }
 
-/// The service of one connection, which adds the peer to each request, and counts it.
+/// The service of one connection, which adds the peer to each request, and observes it.
 struct ConnectionService {
     routes: TowerToHyperService<Router>,
     peer: Arc<Peer>,
-    requests: EventSource,
+    observer: ConnectionObserver,
 }
 
 impl Service<Request<Incoming>> for ConnectionService {
@@ -134,22 +133,20 @@ impl Service<Request<Incoming>> for ConnectionService {
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let mut event = requests::begin(&self.requests, request.uri().path());
-        let id = request.headers().get(call_id::HEADER).cloned();
-        let id = id.filter(|id| CallId::read(id.as_bytes()).is_some());
+        let kind = requests::kind(request.uri().path());
+        let open = self.observer.begin(kind, requests::cancelled(), request.headers());
+        let open = OpenRequest::new(open);
         let answer = match head::check(&request) {
             Err(refusal) => Either::Left(ready(Ok(refusal.answer()))),
             Ok(()) => {
                 request.extensions_mut().insert(self.peer.clone());
+                request.extensions_mut().insert(open.clone());
                 Either::Right(self.routes.call(request))
             }
         };
         Box::pin(async move {
             let mut answer = answer.await?;
-            requests::answered(&mut event, answer.status());
-            if let Some(id) = id {
-                answer.headers_mut().insert(call_id::HEADER, id);
-            }
+            open.end(requests::answered(answer.status()), answer.headers_mut());
             Ok(answer)
         })
     }
@@ -193,7 +190,7 @@ mod tests {
         tokio::spawn(serve(
             Some(acceptor),
             routes,
-            Arc::new(requests::counters()),
+            Arc::new(CallObserver::silent(requests::counters())),
             limits,
             CancellationToken::new(),
         ));

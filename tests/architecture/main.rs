@@ -29,9 +29,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("gateway", &["authority"]),
     ("net", &["keys"]),
     ("instruments", &[]),
-    ("grpc", &["authority", "callers", "gateway", "instruments", "net", "proto"]),
+    ("calls", &["authority", "clock", "instruments"]),
+    ("grpc", &["authority", "callers", "calls", "gateway", "instruments", "net", "proto"]),
     ("metrics", &["authority", "callers", "gateway", "instruments", "net", "revocation"]),
-    ("http", &["authority", "callers", "gateway", "instruments", "metrics", "net", "token"]),
+    (
+        "http",
+        &["authority", "callers", "calls", "gateway", "instruments", "metrics", "net", "token"],
+    ),
     ("config", &["callers", "gateway", "net"]),
     ("telemetry", &["config", "instruments"]),
     (
@@ -39,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "authority",
             "callers",
+            "calls",
             "clock",
             "config",
             "gateway",

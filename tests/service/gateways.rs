@@ -197,7 +197,7 @@ async fn forward_auth(server: &Server, query: &str, headers: &[(&str, &str)]) ->
     gateway_answer(ask(server.http, &(request + "\r\n")).await)
 }
 
-async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+pub async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let mut request = format!(
         "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n",
         body.len()

@@ -90,6 +90,8 @@ macro_rules! engine {
             a_call_returns_the_identifier_that_it_was_sent_with_or_gets_a_new_one,
             a_failed_call_is_logged_with_the_data_that_identify_its_cause,
             a_slow_call_is_logged_with_the_times_of_its_parts,
+            a_slow_request_over_http_is_logged_with_its_route,
+            the_audit_names_the_call_that_asked_for_an_action,
         }
         clock {
             a_revoked_token_stays_inactive_if_the_clock_goes_back_after_a_sweep,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use countersign::{
     domain::{
         audit::{AuditAction, AuditEntry, AuditRecord, Who},
+        call_id::CallId,
         ids::{AuditId, SessionId},
         session::{EndReason, Session},
         time::Timestamp,
@@ -53,6 +54,7 @@ fn row(AuditEntry { id, record, left_out }: &AuditEntry) -> Value {
         record.sessions,
         left_out,
         &*record.note,
+        record.call.as_ref().map(CallId::as_str),
     ])
 }
 
@@ -67,6 +69,7 @@ pub async fn every_field_of_a_record_is_kept(store: &dyn Store, database: &Datab
         reason: Some(EndReason::Compromised),
         note: text("laptop stolen"),
         sessions: Some(i64::MAX),
+        call: CallId::read(b"edge-7f/1"),
         ..AuditRecord::new(
             AuditAction::SubjectRevoked,
             at,

@@ -25,12 +25,12 @@ enum Location {
 /// engines.
 const SQLITE_ROWS: &str = "SELECT json_array(at, lower(hex(id)), action, caller, peer, tenant, \
                            subject, lower(hex(session_id)), kid, reason, sessions, left_out, \
-                           note) AS line FROM audit ORDER BY at, id";
+                           note, x_request_id) AS line FROM audit ORDER BY at, id";
 const POSTGRES_ROWS: &str = "SELECT json_build_array((extract(epoch FROM at) * 1000000)::bigint, \
                              replace(id::text, '-', ''), action, caller, host(peer), tenant, \
                              subject, coalesce(replace(session_id::text, '-', ''), ''), kid, \
-                             reason, sessions, left_out, note)::text AS line FROM audit ORDER BY \
-                             at, id";
+                             reason, sessions, left_out, note, x_request_id)::text AS line FROM \
+                             audit ORDER BY at, id";
 
 #[derive(QueryableByName)]
 struct Line {

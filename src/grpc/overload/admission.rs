@@ -52,7 +52,8 @@ pub fn admit(
         Access::Known => Err(Refusal::Unknown),
         Access::Allowed(operation) => {
             let (caller, permit) = callers.admit(credentials(), operation)?;
-            Ok(Admitted { actor: Some(Actor { caller, peer: peer.address }), permit: Some(permit) })
+            let actor = Actor { caller, peer: peer.address, call: None };
+            Ok(Admitted { actor: Some(actor), permit: Some(permit) })
         }
     }
 }

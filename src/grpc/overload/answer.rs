@@ -14,7 +14,7 @@ use super::{
     activity::ActivityGuard,
     unsent::{FREE_BYTES, Reservation},
 };
-use crate::grpc::calls::CallRecord;
+use crate::{calls::CallRecord, grpc::call_kinds};
 
 /// The body of an answer. While the body is being sent, its connection does not count as idle. The
 /// HTTP/2 library asks for the next part when the client has room for the previous part.
@@ -88,7 +88,9 @@ impl http_body::Body for Answer {
             Ok(data) if data.len() > FREE_BYTES => Frame::data(self.unsent_part(data)),
             Ok(data) => Frame::data(data),
             Err(mut trailers) => {
-                trailers.trailers_mut().into_iter().for_each(|trailers| self.record.end(trailers));
+                if let Some(trailers) = trailers.trailers_mut() {
+                    call_kinds::end(&mut self.record, trailers);
+                }
                 trailers
             }
         })))

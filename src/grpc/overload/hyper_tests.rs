@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use super::{
     activity::Activity,
@@ -32,10 +32,8 @@ use super::{
     unsent::{FREE_BYTES, Reservation, UnsentBytes},
 };
 use crate::{
-    grpc::{
-        calls::{CallObserver, ConnectionObserver},
-        methods::Method,
-    },
+    calls::{CallObserver, ConnectionObserver},
+    grpc::{call_kinds, methods::Method},
     net::read_budget::ReadBudget,
 };
 
@@ -249,8 +247,13 @@ async fn a_part_is_polled_once_a_byte_of_the_previous_part_fits_and_is_held_unti
     let (calls, counted, parts) = (activity.clone(), unsent.clone(), asked.clone());
     let service = service_fn(move |_: Request<Incoming>| {
         let body = Body::new(Parts { left: 2, bytes: BYTES, asked: parts.clone() });
-        let record = ConnectionObserver::new(Arc::new(CallObserver::silent()))
-            .begin(Method::of("/"), &HeaderMap::new());
+        let observer = CallObserver::silent(call_kinds::counters());
+        let kind = call_kinds::kind(&Method::of("/"));
+        let record = ConnectionObserver::new(Arc::new(observer)).begin(
+            kind,
+            call_kinds::end_code(Code::Cancelled),
+            &HeaderMap::new(),
+        );
         let answer = Answer::new(body, calls.begin(), record, Reservation::new(counted.clone()));
         async { Ok::<_, Infallible>(Response::new(answer)) }
     });

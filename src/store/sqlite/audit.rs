@@ -7,7 +7,7 @@ use diesel::{
 
 use super::schema::audit;
 use crate::{
-    domain::{audit::AuditEntry, time::Timestamp},
+    domain::{audit::AuditEntry, call_id::CallId, time::Timestamp},
     store::StoreError,
 };
 
@@ -27,6 +27,7 @@ struct AuditRow<'a> {
     note: &'a str,
     sessions: Option<i64>,
     left_out: i64,
+    x_request_id: Option<&'a str>,
 }
 
 impl<'a> From<&'a AuditEntry> for AuditRow<'a> {
@@ -45,6 +46,7 @@ impl<'a> From<&'a AuditEntry> for AuditRow<'a> {
             note: &record.note,
             sessions: record.sessions,
             left_out: *left_out,
+            x_request_id: record.call.as_ref().map(CallId::as_str),
         }
     }
 }

@@ -101,6 +101,7 @@ diesel::table! {
         note -> Text,
         sessions -> Nullable<BigInt>,
         left_out -> BigInt,
+        x_request_id -> Nullable<Text>,
     }
 }
 

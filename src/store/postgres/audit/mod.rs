@@ -15,7 +15,7 @@ use super::{
     rows::{instant, uuid},
     sql::statement,
 };
-use crate::domain::{audit::AuditEntry, time::Timestamp};
+use crate::domain::{audit::AuditEntry, call_id::CallId, time::Timestamp};
 
 pub async fn append(
     connection: &mut PooledConnection<'_>,
@@ -28,14 +28,14 @@ pub async fn append(
     statement::<()>(
         "INSERT INTO audit (
             at, id, session_id, sessions, left_out, peer, action, caller, tenant, subject, kid,
-            reason, note
+            reason, note, x_request_id
         )
         SELECT
             at, id, session_id, sessions, left_out, peer::inet, action, caller, tenant, subject,
-            kid, reason, note
-        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
+            kid, reason, note, x_request_id
+        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
             at, id, session_id, sessions, left_out, peer, action, caller, tenant, subject, kid,
-            reason, note
+            reason, note, x_request_id
         )
         ON CONFLICT (at, id) DO NOTHING",
     )
@@ -58,6 +58,9 @@ pub async fn append(
         entry.record.reason.map(|reason| reason.as_str())
     }))
     .bind::<Array<Text>, _>(column(entries, |entry| &*entry.record.note))
+    .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| {
+        entry.record.call.as_ref().map(CallId::as_str)
+    }))
     .execute(&mut **connection)
     .await?;
     Ok(())
