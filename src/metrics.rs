@@ -27,7 +27,7 @@ use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::Callers,
     gateway::outcomes::{CONFLICTING_COOKIES, Outcomes},
-    instruments::Events,
+    instruments::{Events, traces::DroppedSpans},
     net::{accept::Counts, tls::Tls},
     revocation::replica::Replica,
 };
@@ -77,6 +77,8 @@ pub struct Observed {
     pub http_requests: Arc<Events>,
     /// The operations of the store.
     pub store_operations: Arc<Events>,
+    /// The spans that do not reach the collector.
+    pub dropped_spans: Arc<DroppedSpans>,
 }
 
 /// The counts of the connections of both servers.
@@ -112,6 +114,7 @@ impl Metrics {
         registry.register_collector(Box::new(ConnectionsCollector(connections, tls)));
         registry.register_collector(Box::new(AuditCollector(audit)));
         registry.register_collector(Box::new(GatewaysCollector(outcomes)));
+        registry.register_collector(Box::new(SpansCollector(observed.dropped_spans)));
         Self(all)
     }
 
@@ -307,5 +310,22 @@ impl Collector for GatewaysCollector {
         conflicting.try_for_each(|(kind, _, counter)| {
             counter.encode(family.encode_family(&[("kind", kind)])?)
         })
+    }
+}
+
+/// Writes the metrics of the export of traces.
+#[derive(Debug)]
+struct SpansCollector(Arc<DroppedSpans>);
+
+impl Collector for SpansCollector {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let DroppedSpans { queue_full, export_failed } = &*self.0;
+        Page(encoder).by(
+            "reason",
+            "spans_dropped",
+            "Spans of traced calls that did not reach the collector.",
+            None,
+            &[("queue_full", queue_full), ("export_failed", export_failed)],
+        )
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     config::{Config, database::DatabaseUrl, log::LevelControl},
     domain::{ids::Incarnation, time::brief},
     http::health::Phase,
-    instruments::Events,
+    instruments::{Events, traces::DroppedSpans},
     keys::keeper::Keeper,
     revocation::{
         renewer::{IncarnationSource, LeaseRenewer},
@@ -66,7 +66,7 @@ use self::{
     settings::{ceilings, settings},
 };
 
-/// The clock and the source of randomness, which tests replace.
+/// The clock and the source of randomness, which tests replace, and what observes the process.
 #[derive(Clone)]
 pub struct System {
     /// The clock.
@@ -75,12 +75,14 @@ pub struct System {
     pub rng: Arc<dyn Rng>,
     /// The control of the level of the log; none if the level cannot be changed.
     pub log_level: Option<Arc<dyn LevelControl>>,
+    /// The counters of the spans that do not reach the collector.
+    pub dropped_spans: Arc<DroppedSpans>,
 }
 
 impl System {
     /// Uses this clock and this source of randomness.
     pub fn new(clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
-        Self { clock, rng, log_level: None }
+        Self { clock, rng, log_level: None, dropped_spans: Arc::default() }
     }
 
     /// Returns the system clock and the system's random generator.
@@ -171,6 +173,7 @@ pub async fn serve(
         tls: tls.clone(),
         audit: audit.clone(),
         store_operations: store_operations.clone(),
+        dropped_spans: system.dropped_spans.clone(),
         clock: system.clock.clone(),
     };
     let ports = Ports::open(config, listeners, state).await;

@@ -30,7 +30,10 @@ use crate::{
         health::{Phase, Readiness},
         requests,
     },
-    instruments::{Events, traces::Traces},
+    instruments::{
+        Events,
+        traces::{DroppedSpans, Traces},
+    },
     metrics::{Connections, Metrics, Observed},
     net::{
         accept::Acceptor,
@@ -62,6 +65,8 @@ pub struct ServerState {
     pub audit: Audit,
     /// The operations of the store.
     pub store_operations: Arc<Events>,
+    /// The counters of the spans that do not reach the collector.
+    pub dropped_spans: Arc<DroppedSpans>,
     /// The time, for limits on the rate of log lines.
     pub clock: Arc<dyn Clock>,
 }
@@ -201,9 +206,9 @@ fn grpc_parts(
         events: calls,
         slow_from: config.log.slow_calls,
         traces: config
-            .traces
+            .otlp
             .as_ref()
-            .map_or_else(Traces::default, |traces| Traces::with_ratio(traces.sample_ratio)),
+            .map_or_else(Traces::default, |otlp| Traces::with_ratio(otlp.sample_ratio)),
         slow_lines: Mutex::new(RateLimiter::new(calls::SLOW_LINES, state.clock.clone())),
     });
     services::Parts {
@@ -242,7 +247,9 @@ fn metrics(
     grpc_calls: Arc<Events>,
     http_requests: Arc<Events>,
 ) -> Arc<Metrics> {
-    let ServerState { ready, replica, callers, tls, audit, store_operations, .. } = state;
+    let ServerState {
+        ready, replica, callers, tls, audit, store_operations, dropped_spans, ..
+    } = state;
     let Counted { connections, outcomes } = counted;
     Arc::new(Metrics::new(Observed {
         ready,
@@ -255,5 +262,6 @@ fn metrics(
         grpc_calls,
         http_requests,
         store_operations,
+        dropped_spans,
     }))
 }

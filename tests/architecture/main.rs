@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("metrics", &["authority", "callers", "gateway", "instruments", "net", "revocation"]),
     ("http", &["authority", "callers", "gateway", "instruments", "metrics", "net", "token"]),
     ("config", &["callers", "gateway", "net"]),
-    ("telemetry", &["config", "instruments"]),
+    ("telemetry", &["config", "instruments", "net"]),
     (
         "app",
         &[
@@ -53,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "shutdown",
             "store",
             "tasks",
+            "telemetry",
         ],
     ),
     (

@@ -80,9 +80,9 @@ impl Collector {
 /// Starts a service that sends its traces to `endpoint`.
 fn start(home: &std::path::Path, endpoint: &str, protocol: &str, ratio: &str) -> Server {
     let mut command = serve(home);
-    command.env("COUNTERSIGN_TRACES__ENDPOINT", endpoint);
-    command.env("COUNTERSIGN_TRACES__PROTOCOL", protocol);
-    command.env("COUNTERSIGN_TRACES__SAMPLE_RATIO", ratio);
+    command.env("COUNTERSIGN_OTLP__ENDPOINT", endpoint);
+    command.env("COUNTERSIGN_OTLP__PROTOCOL", protocol);
+    command.env("COUNTERSIGN_OTLP__SAMPLE_RATIO", ratio);
     // Traces do not depend on the level of the log.
     command.env("COUNTERSIGN_LOG__LEVEL", "info,countersign=warn,countersign::app=info");
     Server::launch(&mut command)
