@@ -1,18 +1,20 @@
-//! Writes the metrics for operators in the text format of OpenMetrics 1.0, and defines their names,
-//! units and meanings. The parts of the process count their events themselves. All other values are
+//! Writes the metrics for operators in the text format of OpenMetrics 1.0 or as messages of OTLP,
+//! and defines their names, units and meanings. The parts of the process count their events themselves. All other values are
 //! read from these parts at each scrape.
 
 mod authority;
+mod otlp;
 mod page;
 mod plain_text;
 mod process;
 mod replica;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
+use opentelemetry_proto::tonic::metrics::v1::Metric;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text},
+    encoding::{DescriptorEncoder, EncodeMetric, prometheus_protobuf, text},
     metrics::{MetricType, gauge::ConstGauge, info::Info},
     registry::{Registry, Unit},
 };
@@ -26,6 +28,7 @@ use self::{
 use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::Callers,
+    domain::time::Timestamp,
     gateway::outcomes::{CONFLICTING_COOKIES, Outcomes},
     instruments::{Events, traces::DroppedSpans},
     net::{accept::Counts, tls::Tls},
@@ -126,6 +129,12 @@ impl Metrics {
             Format::OpenMetrics => page,
             Format::PlainText => plain_text::of_open_metrics(&page),
         })
+    }
+
+    /// Returns the current values as messages of OTLP. `period` is the time from the start of the
+    /// counters until now.
+    pub fn otlp(&self, period: Range<Timestamp>) -> Result<Vec<Metric>, fmt::Error> {
+        Ok(otlp::of_families(prometheus_protobuf::encode(&self.0)?, period))
     }
 }
 

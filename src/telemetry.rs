@@ -1,7 +1,9 @@
 //! Writes the log to standard error, by default as text on a terminal and as JSON elsewhere, and
-//! exports traces if there is a collector. Tokens, keys and claims must never be logged.
+//! exports traces and metrics if there is a collector. Tokens, keys and claims must never be
+//! logged.
 
 pub mod collector;
+pub mod metrics;
 mod traces;
 
 use std::{
@@ -21,6 +23,7 @@ use tracing_subscriber::{
 
 use self::{
     collector::{CollectorError, Connection},
+    metrics::MetricExport,
     traces::TraceExport,
 };
 use crate::{
@@ -51,6 +54,7 @@ pub enum TelemetryError {
 pub struct Telemetry {
     level: Arc<dyn LevelControl>,
     traces: Option<TraceExport>,
+    metrics: Option<MetricExport>,
     dropped_spans: Arc<DroppedSpans>,
 }
 
@@ -58,6 +62,11 @@ impl Telemetry {
     /// Returns the control of the level of the log.
     pub fn level(&self) -> Arc<dyn LevelControl> {
         self.level.clone()
+    }
+
+    /// Returns the export of metrics, which is not running yet; `None` if there is to be none.
+    pub fn metric_export(&self) -> Option<MetricExport> {
+        self.metrics.clone()
     }
 
     /// Returns the counters of the spans that do not reach the collector.
@@ -102,8 +111,9 @@ pub fn start(log: &Log) -> Result<(), TelemetryError> {
     start_with_export(log, None, "").map(drop)
 }
 
-/// Starts logging for the whole process, and the export of traces if there is a collector.
-/// `instance` is the name of this replica. With a collector, this must run in a runtime.
+/// Starts logging for the whole process, and the export of traces if there is a collector. Prepares
+/// the export of metrics. `instance` is the name of this replica. With a collector, this must run
+/// in a runtime.
 pub fn start_with_export(
     log: &Log,
     collector: Option<&Collector>,
@@ -120,6 +130,9 @@ pub fn start_with_export(
         .as_ref()
         .map(|connection| TraceExport::start(connection, dropped_spans.clone()))
         .transpose()?;
+    let interval = collector.and_then(|collector| collector.metrics_interval);
+    let metrics =
+        connection.zip(interval).map(|(connection, every)| MetricExport::new(connection, every));
     // Without the hints, the levels of the filters would count as unknown, and each disabled line
     // of the libraries would cost time.
     let our_spans = || filter_fn(is_our_span).with_max_level_hint(LevelFilter::INFO);
@@ -138,7 +151,7 @@ pub fn start_with_export(
     });
     let registry = tracing_subscriber::registry().with(lines).with(spans);
     registry.try_init().map_err(|_| TelemetryError::Twice)?;
-    Ok(Telemetry { level: Arc::new(ReloadableLevel(control)), traces, dropped_spans })
+    Ok(Telemetry { level: Arc::new(ReloadableLevel(control)), traces, metrics, dropped_spans })
 }
 
 /// Returns the layer that writes lines.

@@ -40,6 +40,7 @@ use crate::{
         replicas::{Members, Newcomer},
         sqlite,
     },
+    telemetry::metrics::{MetricExport, RunningExport},
 };
 
 pub use self::{
@@ -75,6 +76,8 @@ pub struct System {
     pub rng: Arc<dyn Rng>,
     /// The control of the level of the log; none if the level cannot be changed.
     pub log_level: Option<Arc<dyn LevelControl>>,
+    /// The export of metrics; none if they are only read from the HTTP port.
+    pub metric_export: Option<MetricExport>,
     /// The counters of the spans that do not reach the collector.
     pub dropped_spans: Arc<DroppedSpans>,
 }
@@ -82,7 +85,7 @@ pub struct System {
 impl System {
     /// Uses this clock and this source of randomness.
     pub fn new(clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
-        Self { clock, rng, log_level: None, dropped_spans: Arc::default() }
+        Self { clock, rng, log_level: None, metric_export: None, dropped_spans: Arc::default() }
     }
 
     /// Returns the system clock and the system's random generator.
@@ -177,6 +180,7 @@ pub async fn serve(
         clock: system.clock.clone(),
     };
     let ports = Ports::open(config, listeners, state).await;
+    let metric_export = ports.export_metrics(&system);
 
     let opening = open(config, store, &system, replica.clone(), audit.clone(), store_operations);
     let opened = tokio::select! {
@@ -213,7 +217,7 @@ pub async fn serve(
     }
     ports.announcer().announce(Phase::Serving).await;
     tracing::info!("serving");
-    Running { replica, store, audit, ports, background }.run(config, &shutdown).await
+    Running { replica, store, audit, ports, metric_export, background }.run(config, &shutdown).await
 }
 
 /// Logs the addresses of both ports and the settings that matter most.
@@ -245,6 +249,7 @@ struct Running {
     store: Arc<dyn Store>,
     audit: Audit,
     ports: Ports,
+    metric_export: Option<RunningExport>,
     background: Background,
 }
 
@@ -291,6 +296,9 @@ impl Running {
         write_audit(&self.audit, shutdown).await;
         self.background.end().await;
         leave(&*self.store, &self.replica).await;
+        if let Some(export) = self.metric_export {
+            export.end().await;
+        }
         self.ports.close().await;
     }
 }

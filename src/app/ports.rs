@@ -9,9 +9,12 @@ use std::{
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::settings::{
-    call_limits, connection_limits, grpc_accept_limits, http_accept_limits, http_connection_limits,
-    max_connections,
+use super::{
+    System,
+    settings::{
+        call_limits, connection_limits, grpc_accept_limits, http_accept_limits,
+        http_connection_limits, max_connections,
+    },
 };
 use crate::{
     authority::{audit::Audit, rate_limiter::RateLimiter, ready::Ready},
@@ -41,6 +44,7 @@ use crate::{
         tls::{Side, Tls},
     },
     revocation::replica::Replica,
+    telemetry::metrics::RunningExport,
 };
 
 /// The listening sockets.
@@ -108,6 +112,7 @@ impl Port {
 /// Both ports. Their servers end when this value is dropped.
 pub struct Ports {
     announcer: Announcer,
+    metrics: Arc<Metrics>,
     grpc: Port,
     http: Port,
 }
@@ -151,16 +156,26 @@ impl Ports {
         let http_requests = Arc::new(requests::counters());
         let http_state = http_state(config, &state, gateway, counted.outcomes.clone());
         let metrics = metrics(state, counted, grpc_calls, http_requests.clone());
-        let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, http_state);
+        let routes =
+            http::routes(announcer.http.clone(), metrics.clone(), &config.issuer, http_state);
         let limits = http_connection_limits(&config.limits);
         let http =
             Port::open(|close| http::server::serve(acceptor, routes, http_requests, limits, close));
-        Self { announcer, grpc, http }
+        Self { announcer, metrics, grpc, http }
     }
 
     /// Returns the announcer of the service's phase.
     pub fn announcer(&self) -> &Announcer {
         &self.announcer
+    }
+
+    /// Starts the export of metrics, if there is to be one.
+    pub fn export_metrics(&self, system: &System) -> Option<RunningExport> {
+        let export = system.metric_export.clone()?;
+        let (metrics, clock) = (self.metrics.clone(), system.clock.clone());
+        // The counters are not older than the servers, which were opened just now.
+        let began = clock.now();
+        Some(export.start(move || metrics.otlp(began..clock.now().max(began))))
     }
 
     /// Waits until a server has stopped by itself, which is a failure, and returns its name.

@@ -52,6 +52,7 @@ async fn serve(config: Config, telemetry: &Telemetry) -> Outcome {
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
     let system = System {
         log_level: Some(telemetry.level()),
+        metric_export: telemetry.metric_export(),
         dropped_spans: telemetry.dropped_spans(),
         ..System::of_this_machine()
     };

@@ -1,6 +1,9 @@
-//! `[otlp]`: the export of traces by OTLP.
+//! `[otlp]`: the export of traces and metrics by OTLP.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +23,9 @@ pub struct OtlpSection {
     pub ca_file: Option<PathBuf>,
     /// The share of calls that begin a trace, if their client does not say whether to.
     pub sample_ratio: f64,
+    /// The time between two exports of metrics; zero if metrics are not exported.
+    #[serde(with = "super::span")]
+    pub metrics_interval: Duration,
 }
 
 /// The protocol by which a collector is reached.
@@ -43,6 +49,8 @@ pub struct Collector {
     pub tls: Option<CollectorTls>,
     /// The share of calls that begin a trace, if their client does not say whether to.
     pub sample_ratio: f64,
+    /// The time between two exports of metrics; `None` if metrics are not exported.
+    pub metrics_interval: Option<Duration>,
 }
 
 /// The verification of the collector's certificate.
@@ -59,9 +67,15 @@ impl Default for OtlpSection {
             protocol: OtlpProtocol::Grpc,
             ca_file: None,
             sample_ratio: 0.01,
+            metrics_interval: Duration::ZERO,
         }
     }
 }
+
+/// The shortest time between two exports of metrics.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time. A longer one would rather be meant to turn the export off.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 
 impl OtlpSection {
     /// Checks the section. Returns `None` if nothing is to be exported.
@@ -69,6 +83,11 @@ impl OtlpSection {
         if !(0.0..=1.0).contains(&self.sample_ratio) {
             let problem = format!("{} is not from 0 to 1", self.sample_ratio);
             return Err(invalid("otlp.sample_ratio", problem));
+        }
+        let interval = Some(self.metrics_interval).filter(|interval| !interval.is_zero());
+        if interval.is_some_and(|span| !(SHORTEST_INTERVAL..=LONGEST_INTERVAL).contains(&span)) {
+            let problem = "must be from 1s to 1h, or 0s for no export of metrics";
+            return Err(invalid("otlp.metrics_interval", problem));
         }
         if self.endpoint.is_empty() {
             return Ok(None);
@@ -78,6 +97,7 @@ impl OtlpSection {
             protocol: self.protocol,
             tls: self.check_endpoint()?,
             sample_ratio: self.sample_ratio,
+            metrics_interval: interval,
         }))
     }
 

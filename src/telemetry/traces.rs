@@ -237,6 +237,7 @@ mod tests {
             protocol: OtlpProtocol::Grpc,
             tls: None,
             sample_ratio: 1.0,
+            metrics_interval: None,
         };
         let connection = Connection::new(&collector, "r").unwrap();
         let dropped = Arc::<DroppedSpans>::default();

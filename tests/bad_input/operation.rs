@@ -100,6 +100,7 @@ const SETTINGS: &[(&str, &[&str], &str)] = &[
         "otlp.endpoint",
     ),
     ("otlp.sample_ratio", &["1.1", "-0.1", "often", "NaN"], "otlp.sample_ratio"),
+    ("otlp.metrics_interval", &["999ms", "61m", "-1s", "soon", "5"], "otlp.metrics_interval"),
     ("otlp.protocol", &["", "udp", "https"], "otlp.protocol"),
     ("listen", &["", "here", "127.0.0.1", "127.0.0.1:99999"], "listen"),
     ("database_url", &["mysql://h/d", "sqlite", "postgres://"], "database_url"),
