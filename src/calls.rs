@@ -333,7 +333,8 @@ impl Drop for CallRecord {
                 CallName::Grpc(_) => "rpc.grpc.status_code",
                 CallName::Http(_) => "http.response.status_code",
             };
-            span.record(field, self.code.value);
+            // OpenTelemetry has only one type of integers.
+            span.record(field, i64::from(self.code.value));
             if self.code.is_server_error {
                 span.record("otel.status_code", "ERROR");
             }

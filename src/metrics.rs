@@ -1,18 +1,20 @@
-//! Writes the metrics for operators in the text format of OpenMetrics 1.0, and defines their names,
-//! units and meanings. The parts of the process count their events themselves. All other values are
+//! Writes the metrics for operators in the text format of OpenMetrics 1.0 or as messages of OTLP,
+//! and defines their names, units and meanings. The parts of the process count their events themselves. All other values are
 //! read from these parts at each scrape.
 
 mod authority;
+mod otlp;
 mod page;
 mod plain_text;
 mod process;
 mod replica;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
+use opentelemetry_proto::tonic::metrics::v1::Metric;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text},
+    encoding::{DescriptorEncoder, EncodeMetric, prometheus_protobuf, text},
     metrics::{MetricType, gauge::ConstGauge, info::Info},
     registry::{Registry, Unit},
 };
@@ -26,8 +28,9 @@ use self::{
 use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::Callers,
+    domain::time::Timestamp,
     gateway::outcomes::{CONFLICTING_COOKIES, Outcomes},
-    instruments::Events,
+    instruments::{Events, traces::DroppedSpans},
     net::{accept::Counts, tls::Tls},
     revocation::replica::Replica,
 };
@@ -77,6 +80,8 @@ pub struct Observed {
     pub http_requests: Arc<Events>,
     /// The operations of the store.
     pub store_operations: Arc<Events>,
+    /// The spans that do not reach the collector.
+    pub dropped_spans: Arc<DroppedSpans>,
 }
 
 /// The counts of the connections of both servers.
@@ -112,6 +117,7 @@ impl Metrics {
         registry.register_collector(Box::new(ConnectionsCollector(connections, tls)));
         registry.register_collector(Box::new(AuditCollector(audit)));
         registry.register_collector(Box::new(GatewaysCollector(outcomes)));
+        registry.register_collector(Box::new(SpansCollector(observed.dropped_spans)));
         Self(all)
     }
 
@@ -123,6 +129,12 @@ impl Metrics {
             Format::OpenMetrics => page,
             Format::PlainText => plain_text::of_open_metrics(&page),
         })
+    }
+
+    /// Returns the current values as messages of OTLP. `period` is the time from the start of the
+    /// counters until now.
+    pub fn otlp(&self, period: Range<Timestamp>) -> Result<Vec<Metric>, fmt::Error> {
+        Ok(otlp::of_families(prometheus_protobuf::encode(&self.0)?, period))
     }
 }
 
@@ -307,5 +319,22 @@ impl Collector for GatewaysCollector {
         conflicting.try_for_each(|(kind, _, counter)| {
             counter.encode(family.encode_family(&[("kind", kind)])?)
         })
+    }
+}
+
+/// Writes the metrics of the export of traces.
+#[derive(Debug)]
+struct SpansCollector(Arc<DroppedSpans>);
+
+impl Collector for SpansCollector {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let DroppedSpans { queue_full, export_failed } = &*self.0;
+        Page(encoder).by(
+            "reason",
+            "spans_dropped",
+            "Spans of traced calls that did not reach the collector.",
+            None,
+            &[("queue_full", queue_full), ("export_failed", export_failed)],
+        )
     }
 }

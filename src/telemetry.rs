@@ -1,6 +1,9 @@
 //! Writes the log to standard error, by default as text on a terminal and as JSON elsewhere, and
-//! exports traces if there is a collector. Tokens, keys and claims must never be logged.
+//! exports traces and metrics if there is a collector. Tokens, keys and claims must never be
+//! logged.
 
+pub mod collector;
+pub mod metrics;
 mod traces;
 
 use std::{
@@ -18,11 +21,18 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use self::traces::TraceExport;
-use crate::config::{
-    error::ConfigError,
-    log::{LevelControl, Log, LogFormat},
-    traces::Collector,
+use self::{
+    collector::{CollectorError, Connection},
+    metrics::MetricExport,
+    traces::TraceExport,
+};
+use crate::{
+    config::{
+        error::ConfigError,
+        log::{LevelControl, Log, LogFormat},
+        otlp::Collector,
+    },
+    instruments::traces::DroppedSpans,
 };
 
 /// Logging or tracing cannot start.
@@ -31,25 +41,37 @@ pub enum TelemetryError {
     /// The level is not valid.
     #[error(transparent)]
     Level(#[from] ConfigError),
-    /// Traces cannot be exported.
-    #[error("traces cannot be exported: {0}: check the section [traces]")]
-    Traces(String),
+    /// Nothing can be exported to the collector.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
     /// Logging has been started before.
     #[error("logging has been started before")]
     Twice,
 }
 
-/// The log and the traces of this process.
+/// The log and the export of this process.
 #[must_use]
 pub struct Telemetry {
     level: Arc<dyn LevelControl>,
     traces: Option<TraceExport>,
+    metrics: Option<MetricExport>,
+    dropped_spans: Arc<DroppedSpans>,
 }
 
 impl Telemetry {
     /// Returns the control of the level of the log.
     pub fn level(&self) -> Arc<dyn LevelControl> {
         self.level.clone()
+    }
+
+    /// Returns the export of metrics, which is not running yet; `None` if there is to be none.
+    pub fn metric_export(&self) -> Option<MetricExport> {
+        self.metrics.clone()
+    }
+
+    /// Returns the counters of the spans that do not reach the collector.
+    pub fn dropped_spans(&self) -> Arc<DroppedSpans> {
+        self.dropped_spans.clone()
     }
 
     /// Exports the last traces, but does not wait long for the collector.
@@ -86,12 +108,13 @@ impl LevelControl for ReloadableLevel {
 
 /// Starts logging for the whole process.
 pub fn start(log: &Log) -> Result<(), TelemetryError> {
-    start_with_traces(log, None, "").map(drop)
+    start_with_export(log, None, "").map(drop)
 }
 
-/// Starts logging for the whole process, and the export of traces if there is a collector.
-/// `instance` is the name of this replica. With a collector, this must run in a runtime.
-pub fn start_with_traces(
+/// Starts logging for the whole process, and the export of traces if there is a collector. Prepares
+/// the export of metrics. `instance` is the name of this replica. With a collector, this must run
+/// in a runtime.
+pub fn start_with_export(
     log: &Log,
     collector: Option<&Collector>,
     instance: &str,
@@ -101,8 +124,15 @@ pub fn start_with_traces(
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let traces = collector.map(|collector| TraceExport::start(collector, instance)).transpose();
-    let traces = traces.map_err(TelemetryError::Traces)?;
+    let connection = collector.map(|collector| Connection::new(collector, instance)).transpose()?;
+    let dropped_spans = Arc::<DroppedSpans>::default();
+    let traces = connection
+        .as_ref()
+        .map(|connection| TraceExport::start(connection, dropped_spans.clone()))
+        .transpose()?;
+    let interval = collector.and_then(|collector| collector.metrics_interval);
+    let metrics =
+        connection.zip(interval).map(|(connection, every)| MetricExport::new(connection, every));
     // Without the hints, the levels of the filters would count as unknown, and each disabled line
     // of the libraries would cost time.
     let our_spans = || filter_fn(is_our_span).with_max_level_hint(LevelFilter::INFO);
@@ -121,7 +151,7 @@ pub fn start_with_traces(
     });
     let registry = tracing_subscriber::registry().with(lines).with(spans);
     registry.try_init().map_err(|_| TelemetryError::Twice)?;
-    Ok(Telemetry { level: Arc::new(ReloadableLevel(control)), traces })
+    Ok(Telemetry { level: Arc::new(ReloadableLevel(control)), traces, metrics, dropped_spans })
 }
 
 /// Returns the layer that writes lines.

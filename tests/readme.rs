@@ -138,7 +138,7 @@ fn the_table_has_every_setting_with_its_default() {
         "[database]\npassword_file = 'p'\n[keys]\nadditional_master_key_file = \
                       'p'\n[tls]\ncertificate_file = 'p'\nprivate_key_file = 'p'\nclient_ca_file \
                       = 'p'\n[replica]\nname = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = \
-                      ['a']",
+                      ['a']\n[otlp]\nca_file = 'p'",
     )
     .unwrap();
     let output = Command::new(BINARY)
@@ -170,9 +170,9 @@ fn the_table_has_every_setting_with_its_default() {
             "tenants",
             "certificate_file",
             "private_key_file",
-            "client_ca_file",
             "replica.name",
-            "traces.endpoint",
+            "otlp.endpoint",
+            "ca_file",
         ];
         if derived.iter().any(|derived| name.contains(derived)) {
             continue;

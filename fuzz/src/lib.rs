@@ -39,6 +39,7 @@ pub fn routes(
         grpc_calls: Arc::new(calls::counters()),
         http_requests: Arc::new(requests::counters()),
         store_operations: Arc::new(observed::counters()),
+        dropped_spans: Arc::default(),
     };
     let state = HttpState {
         authenticator: HttpAuthenticator { callers, audit, is_private: config.http_is_private },

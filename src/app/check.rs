@@ -12,6 +12,7 @@ use crate::{
     domain::time::Timestamp,
     net::tls::Tls,
     store::postgres::{connect::Target, open_error::OpenError},
+    telemetry::collector,
 };
 
 /// The findings about the files that the settings name.
@@ -30,6 +31,7 @@ pub fn check_files(config: &Config, now: Timestamp) -> FileFindings {
     let mut findings = FileFindings::default();
     let mut note = |result: Result<(), AppError>| findings.errors.extend(result.err());
     note(open_certificate(config, now).map(drop));
+    note(read_collector_authorities(config));
     note(read_database_url(config));
     note(read_password_file(config));
     note(require_master_key(config));
@@ -46,6 +48,14 @@ pub(super) fn open_certificate(
 ) -> Result<Option<Arc<Tls>>, AppError> {
     let Some(tls) = &config.tls else { return Ok(None) };
     Ok(Some(Arc::new(Tls::open(tls.files.clone(), now)?)))
+}
+
+/// Reads the certificate authorities of the collector, if its certificate is verified.
+fn read_collector_authorities(config: &Config) -> Result<(), AppError> {
+    let Some(tls) = config.otlp.as_ref().and_then(|collector| collector.tls.as_ref()) else {
+        return Ok(());
+    };
+    Ok(collector::authorities(tls).map(drop)?)
 }
 
 /// Reads the URL of a PostgreSQL database, and the files that it names.

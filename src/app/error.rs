@@ -13,6 +13,7 @@ use crate::{
     net::tls::{TlsError, format_rfc3339},
     rng::RngFailed,
     store::{StoreError, postgres, sqlite},
+    telemetry::collector::CollectorError,
 };
 
 /// The service could not start or had to stop, or a command failed.
@@ -126,6 +127,9 @@ pub enum AppError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The collector of traces and metrics cannot be used.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
     /// The random generator failed.
     #[error(transparent)]
     Rng(#[from] RngFailed),

@@ -25,7 +25,7 @@ use crate::{
     config::{Config, database::DatabaseUrl, log::LevelControl},
     domain::{ids::Incarnation, time::brief},
     http::health::Phase,
-    instruments::Events,
+    instruments::{Events, traces::DroppedSpans},
     keys::keeper::Keeper,
     revocation::{
         renewer::{IncarnationSource, LeaseRenewer},
@@ -40,6 +40,7 @@ use crate::{
         replicas::{Members, Newcomer},
         sqlite,
     },
+    telemetry::metrics::{MetricExport, RunningExport},
 };
 
 pub use self::{
@@ -66,7 +67,7 @@ use self::{
     settings::{ceilings, settings},
 };
 
-/// The clock and the source of randomness, which tests replace.
+/// The clock and the source of randomness, which tests replace, and what observes the process.
 #[derive(Clone)]
 pub struct System {
     /// The clock.
@@ -75,12 +76,16 @@ pub struct System {
     pub rng: Arc<dyn Rng>,
     /// The control of the level of the log; none if the level cannot be changed.
     pub log_level: Option<Arc<dyn LevelControl>>,
+    /// The export of metrics; none if they are only read from the HTTP port.
+    pub metric_export: Option<MetricExport>,
+    /// The counters of the spans that do not reach the collector.
+    pub dropped_spans: Arc<DroppedSpans>,
 }
 
 impl System {
     /// Uses this clock and this source of randomness.
     pub fn new(clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
-        Self { clock, rng, log_level: None }
+        Self { clock, rng, log_level: None, metric_export: None, dropped_spans: Arc::default() }
     }
 
     /// Returns the system clock and the system's random generator.
@@ -171,9 +176,11 @@ pub async fn serve(
         tls: tls.clone(),
         audit: audit.clone(),
         store_operations: store_operations.clone(),
+        dropped_spans: system.dropped_spans.clone(),
         clock: system.clock.clone(),
     };
     let ports = Ports::open(config, listeners, state).await;
+    let metric_export = ports.export_metrics(&system);
 
     let opening = open(config, store, &system, replica.clone(), audit.clone(), store_operations);
     let opened = tokio::select! {
@@ -210,7 +217,7 @@ pub async fn serve(
     }
     ports.announcer().announce(Phase::Serving).await;
     tracing::info!("serving");
-    Running { replica, store, audit, ports, background }.run(config, &shutdown).await
+    Running { replica, store, audit, ports, metric_export, background }.run(config, &shutdown).await
 }
 
 /// Logs the addresses of both ports and the settings that matter most.
@@ -242,6 +249,7 @@ struct Running {
     store: Arc<dyn Store>,
     audit: Audit,
     ports: Ports,
+    metric_export: Option<RunningExport>,
     background: Background,
 }
 
@@ -288,6 +296,9 @@ impl Running {
         write_audit(&self.audit, shutdown).await;
         self.background.end().await;
         leave(&*self.store, &self.replica).await;
+        if let Some(export) = self.metric_export {
+            export.end().await;
+        }
         self.ports.close().await;
     }
 }

@@ -6,9 +6,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::settings::{
-    call_limits, connection_limits, grpc_accept_limits, http_accept_limits, http_connection_limits,
-    max_connections,
+use super::{
+    System,
+    settings::{
+        call_limits, connection_limits, grpc_accept_limits, http_accept_limits,
+        http_connection_limits, max_connections,
+    },
 };
 use crate::{
     authority::{audit::Audit, ready::Ready},
@@ -28,7 +31,10 @@ use crate::{
         health::{Phase, Readiness},
         requests,
     },
-    instruments::{Events, traces::Traces},
+    instruments::{
+        Events,
+        traces::{DroppedSpans, Traces},
+    },
     metrics::{Connections, Metrics, Observed},
     net::{
         accept::Acceptor,
@@ -36,6 +42,7 @@ use crate::{
         tls::{Side, Tls},
     },
     revocation::replica::Replica,
+    telemetry::metrics::RunningExport,
 };
 
 /// The listening sockets.
@@ -60,6 +67,8 @@ pub struct ServerState {
     pub audit: Audit,
     /// The operations of the store.
     pub store_operations: Arc<Events>,
+    /// The counters of the spans that do not reach the collector.
+    pub dropped_spans: Arc<DroppedSpans>,
     /// The time, for limits on the rate of log lines.
     pub clock: Arc<dyn Clock>,
 }
@@ -101,6 +110,7 @@ impl Port {
 /// Both ports. Their servers end when this value is dropped.
 pub struct Ports {
     announcer: Announcer,
+    metrics: Arc<Metrics>,
     grpc: Port,
     http: Port,
 }
@@ -149,17 +159,27 @@ impl Ports {
         let http_requests = Arc::new(requests::counters());
         let http_state = http_state(config, &state, gateway, counted.outcomes.clone());
         let metrics = metrics(state, counted, grpc_calls, http_requests.clone());
-        let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, http_state);
+        let routes =
+            http::routes(announcer.http.clone(), metrics.clone(), &config.issuer, http_state);
         let limits = http_connection_limits(&config.limits);
         let observer = observer(http_requests);
         let http =
             Port::open(|close| http::server::serve(acceptor, routes, observer, limits, close));
-        Self { announcer, grpc, http }
+        Self { announcer, metrics, grpc, http }
     }
 
     /// Returns the announcer of the service's phase.
     pub fn announcer(&self) -> &Announcer {
         &self.announcer
+    }
+
+    /// Starts the export of metrics, if there is to be one.
+    pub fn export_metrics(&self, system: &System) -> Option<RunningExport> {
+        let export = system.metric_export.clone()?;
+        let (metrics, clock) = (self.metrics.clone(), system.clock.clone());
+        // The counters are not older than the servers, which were opened just now.
+        let began = clock.now();
+        Some(export.start(move || metrics.otlp(began..clock.now().max(began))))
     }
 
     /// Waits until a server has stopped by itself, which is a failure, and returns its name.
@@ -196,8 +216,8 @@ impl Ports {
 }
 
 fn traces(config: &Config) -> Traces {
-    let traces = config.traces.as_ref();
-    traces.map_or_else(Traces::default, |traces| Traces::with_ratio(traces.sample_ratio))
+    let otlp = config.otlp.as_ref();
+    otlp.map_or_else(Traces::default, |otlp| Traces::with_ratio(otlp.sample_ratio))
 }
 
 fn grpc_parts(
@@ -241,7 +261,9 @@ fn metrics(
     grpc_calls: Arc<Events>,
     http_requests: Arc<Events>,
 ) -> Arc<Metrics> {
-    let ServerState { ready, replica, callers, tls, audit, store_operations, .. } = state;
+    let ServerState {
+        ready, replica, callers, tls, audit, store_operations, dropped_spans, ..
+    } = state;
     let Counted { connections, outcomes } = counted;
     Arc::new(Metrics::new(Observed {
         ready,
@@ -254,5 +276,6 @@ fn metrics(
         grpc_calls,
         http_requests,
         store_operations,
+        dropped_spans,
     }))
 }

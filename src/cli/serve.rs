@@ -1,6 +1,6 @@
 //! `countersign serve`
 
-use std::{io, net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{io, net::SocketAddr, process::ExitCode};
 
 use clap::Args;
 use tokio::net::{TcpListener, TcpSocket};
@@ -8,9 +8,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use super::{Failure, Outcome, Settings, block_on};
 use crate::{
     app::{self, Listeners, System},
-    config::{Config, DatabaseFlags, Flags, log::LevelControl, server::Listen},
+    config::{Config, DatabaseFlags, Flags, server::Listen},
     shutdown::Shutdown,
-    telemetry,
+    telemetry::{self, Telemetry},
 };
 
 #[derive(Debug, Args)]
@@ -29,17 +29,18 @@ impl Serve {
         let config = Config::load(self.settings.database.config.as_deref(), &flags)
             .map_err(Failure::at_start)?;
         block_on(async {
-            let traces = config.traces.as_ref();
-            let telemetry = telemetry::start_with_traces(&config.log, traces, &config.replica.name)
-                .map_err(Failure::at_start)?;
-            let outcome = serve(config, telemetry.level()).await;
+            let collector = config.otlp.as_ref();
+            let telemetry =
+                telemetry::start_with_export(&config.log, collector, &config.replica.name)
+                    .map_err(Failure::at_start)?;
+            let outcome = serve(config, &telemetry).await;
             telemetry.end().await;
             outcome
         })
     }
 }
 
-async fn serve(config: Config, log_level: Arc<dyn LevelControl>) -> Outcome {
+async fn serve(config: Config, telemetry: &Telemetry) -> Outcome {
     let backlog = config.limits.listen_backlog;
     let listeners = Listeners {
         grpc: bind("listen", config.listen, backlog)?,
@@ -49,7 +50,12 @@ async fn serve(config: Config, log_level: Arc<dyn LevelControl>) -> Outcome {
             .transpose()?,
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
-    let system = System { log_level: Some(log_level), ..System::of_this_machine() };
+    let system = System {
+        log_level: Some(telemetry.level()),
+        metric_export: telemetry.metric_export(),
+        dropped_spans: telemetry.dropped_spans(),
+        ..System::of_this_machine()
+    };
     app::serve(&config, listeners, app::await_store(&config), system, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod lease;
 pub mod limits;
 pub mod log;
+pub mod otlp;
 mod path;
 pub mod policies;
 mod print;
@@ -23,7 +24,6 @@ pub mod sweeper;
 pub mod tenants;
 pub mod tls;
 pub mod tokens;
-pub mod traces;
 mod word;
 
 use std::{
@@ -51,6 +51,7 @@ use self::{
     lease::RawLease,
     limits::Limits,
     log::Log,
+    otlp::{Collector, OtlpSection},
     policies::{Policies, RawPolicy},
     replica::{RawReplica, Replica},
     server::{GRPC_ADDRESS, HTTP_ADDRESS, Listen, Protection, Shutdown},
@@ -58,7 +59,6 @@ use self::{
     tenants::{RawTenant, Tenants},
     tls::{RawTls, Tls},
     tokens::{RawTokens, Tokens},
-    traces::{Collector, TracesSection},
 };
 
 /// The default data directory, relative to the working directory.
@@ -147,8 +147,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// The level and the format of the log.
     pub log: Log,
-    /// The collector of traces, if there are to be any.
-    pub traces: Option<Collector>,
+    /// The collector of traces and metrics, if there is one.
+    pub otlp: Option<Collector>,
     /// All settings in force, including those that are derived from others.
     effective: RawConfig,
     /// The settings in force without those that are derived.
@@ -202,7 +202,7 @@ struct RawConfig {
     #[serde(deserialize_with = "section::read")]
     log: Log,
     #[serde(deserialize_with = "section::read")]
-    traces: TracesSection,
+    otlp: OtlpSection,
     #[serde(deserialize_with = "section::read_list")]
     callers: Vec<RawCaller>,
 }
@@ -267,7 +267,7 @@ impl Default for RawConfig {
             audit: Audit::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
-            traces: TracesSection::default(),
+            otlp: OtlpSection::default(),
             callers: vec![],
         }
     }
@@ -467,7 +467,7 @@ impl Config {
             audit: raw.audit.clone(),
             shutdown: raw.shutdown.clone(),
             log: raw.log.clone(),
-            traces: raw.traces.check()?,
+            otlp: raw.otlp.check()?,
             effective: raw,
             written,
             source,

