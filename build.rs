@@ -22,9 +22,12 @@ const PACKAGE: &str = "countersign.v1";
 
 /// The messages and oneofs whose `Debug` must not show tokens or claims. A oneof is written as
 /// `Message.oneof`.
-const WITH_SECRETS: [&str; 8] = [
+const WITH_SECRETS: [&str; 11] = [
     "Tokens",
     "RefreshRequest",
+    "ReauthenticateRequest",
+    "ReauthenticateRequest.session",
+    "UpdateSessionRequest",
     "ValidateRequest",
     "RevokeRequest",
     "RevokeRequest.target",

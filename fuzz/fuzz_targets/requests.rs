@@ -229,6 +229,7 @@ fn fits_into_a_token(new: &NewSession) {
         issuer: issuer.clone(),
         session_id: SessionId::new(NOW, [1; 10]),
         token_id: TokenId::new([2; 16]),
+        authentication_id: None,
         subject: new.subject.to_string(),
         tenant: new.tenant.to_string(),
         client_id: new.client_id.to_string(),

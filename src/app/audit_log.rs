@@ -264,9 +264,13 @@ fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
     let action = AuditAction::from_name(&line.action)
         .ok_or_else(|| format!("this version does not know the action {:?}", line.action))?;
     let end = match action {
-        AuditAction::SessionEvicted | AuditAction::RefreshReused | AuditAction::SessionRevoked => {
-            LoggedEnd::Session(line.session()?)
-        }
+        // A backup from before a reauthentication has the earlier refresh token, which must not be
+        // accepted again. The later one is unknown to the backup, so the session is of no use any
+        // more.
+        AuditAction::SessionEvicted
+        | AuditAction::SessionReauthenticated
+        | AuditAction::RefreshReused
+        | AuditAction::SessionRevoked => LoggedEnd::Session(line.session()?),
         AuditAction::TokenRevoked => LoggedEnd::Token(line.session()?),
         AuditAction::SubjectRevoked => LoggedEnd::Subject {
             tenant: line.tenant()?,
@@ -281,6 +285,7 @@ fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
         }
         AuditAction::KeyRevoked => LoggedEnd::Key(line.kid.clone().ok_or_else(|| lacks("kid"))?),
         AuditAction::SessionCreated
+        | AuditAction::SessionUpdated
         | AuditAction::SessionExpired
         | AuditAction::KeyPublished
         | AuditAction::KeyRetired

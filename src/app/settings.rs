@@ -22,6 +22,7 @@ pub fn settings(config: &Config) -> Settings {
             Duration::ZERO
         },
         max_access_token_ttl: config.tokens.max_access_token_ttl,
+        acr_order: config.tokens.acr_order.clone().into(),
         default_audience: config.tokens.default_audience.clone(),
         policies: config.policies.clone().into_iter().collect(),
         tenants: config.tenants.clone().into_iter().collect(),

@@ -125,6 +125,10 @@ impl Authority {
     ) -> Result<Session, AuthorityError> {
         let session_policy = session_policy(&new, policy)?;
         let lifetime = shorten("max_lifetime", new.max_lifetime, policy.absolute_lifetime)?;
+        let session_policy = SessionPolicy {
+            reauthentication_lifetime: policy.reauthentication_extends.then_some(lifetime),
+            ..session_policy
+        };
         let expires_at = now.plus(lifetime);
         let authenticated_at = new.authenticated_at.unwrap_or(now);
         if authenticated_at > now.plus(self.settings.leeway) {
@@ -139,7 +143,13 @@ impl Authority {
             client_id: new.client_id,
             scopes: new.scopes,
             claims: new.claims,
-            authentication: Authentication { acr: new.acr, amr: new.amr, at: authenticated_at },
+            authentication: Authentication {
+                id: None,
+                acr: new.acr,
+                amr: new.amr,
+                at: authenticated_at,
+            },
+            metadata: new.metadata,
             device: new.device,
             idle_expires_at: session_policy.idle_expiry(now, expires_at),
             policy: session_policy,
@@ -154,6 +164,7 @@ impl Authority {
             access_token_id,
             request_id: new.request_id,
             request_fingerprint: None,
+            reauthentication: None,
             ended: None,
             expiry_recorded: false,
             revision: 1,
@@ -190,9 +201,9 @@ impl Authority {
         require_live(&earlier, now)?;
         // If the session has been refreshed, the client has certainly received its first tokens,
         // and nobody else may get the current refresh token.
-        if earlier.lineage.generation != 1 {
-            let problem = "was used for a session that has been refreshed since: use a new one \
-                           for a new session";
+        if earlier.lineage.generation != 1 || earlier.authentication.id.is_some() {
+            let problem = "was used for a session that has been refreshed or reauthenticated \
+                           since: use a new one for a new session";
             return Err(AuthorityError::field("request_id", problem));
         }
         let tokens = self.issue(&earlier, earlier.access_token_id, earlier.refreshed_at, &[])?;

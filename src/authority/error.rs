@@ -58,6 +58,9 @@ pub enum AuthorityError {
         /// The name of the policy.
         policy: String,
     },
+    /// The session has changed since the caller read it.
+    #[error("the session has changed since it was read: read it again, and repeat the change")]
+    EtagMismatch,
     /// There is no such session.
     #[error("there is no such session")]
     SessionNotFound,

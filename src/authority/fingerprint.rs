@@ -1,10 +1,13 @@
-//! Fingerprints of CreateSession requests. They show whether a repeated request id belongs to the
-//! same request.
+//! Fingerprints of requests. They show whether a repeated request id belongs to the same request.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::new_session::NewSession;
+use super::{
+    change::{NamedSession, NewAuthentication},
+    new_session::NewSession,
+};
 use crate::domain::{
+    ids::SessionId,
     session::{Device, RequestFingerprint},
     text::CallerName,
 };
@@ -13,15 +16,66 @@ use crate::domain::{
 /// SHA-256 hashes the same bytes.
 const LABEL: &str = "countersign create-session request 1";
 
-/// Computes the fingerprint of a caller's request.
+/// The label for the fingerprints of requests to Reauthenticate.
+const REAUTHENTICATE: &str = "countersign reauthenticate request 1";
+
+/// Computes the fingerprint of a caller's request for a session.
 ///
 /// The fingerprint is kept with the session, so every version must compute the same one for the
 /// same request. If a field is added to the request later, the encoding must leave the field out
 /// while it has its default value.
 pub(super) fn fingerprint(caller: &CallerName, request: &NewSession) -> RequestFingerprint {
+    hash(&encode(caller, request))
+}
+
+/// Computes the fingerprint of a caller's request to reauthenticate a session. The same holds as
+/// for [`fingerprint`].
+pub(super) fn of_reauthentication(
+    caller: &CallerName,
+    session_id: SessionId,
+    request: &NewAuthentication,
+) -> RequestFingerprint {
+    // The pattern has no `..`, so that the compiler reports a field that is added later.
+    let NewAuthentication {
+        session,
+        acr,
+        amr,
+        authenticated_at,
+        claims,
+        scopes,
+        device,
+        allow_weaker,
+        request_id,
+    } = request;
+    let mut encoding = Encoding::default();
+    [REAUTHENTICATE, caller].into_iter().for_each(|text| encoding.text(text));
+    encoding.text(&session_id.to_string());
+    encoding.list(
+        match session {
+            NamedSession::Id(_) => [].iter(),
+            NamedSession::RefreshToken(token) => std::slice::from_ref(token).iter(),
+        }
+        .map(String::as_str),
+    );
+    encoding.text(acr);
+    encoding.list(amr.iter().map(|method| &**method));
+    encoding.number(authenticated_at.map(|at| at.micros().into()));
+    encoding.list(claims.iter().map(|claims| claims.object().as_str()));
+    encoding.list(scopes.iter().map(|scope| &**scope));
+    encoding.count(usize::from(device.is_some()));
+    if let Some(Device { user_agent, ip_address, label }) = device {
+        let device: [&str; 3] = [user_agent, ip_address, label];
+        device.into_iter().for_each(|text| encoding.text(text));
+    }
+    encoding.count(usize::from(*allow_weaker));
+    encoding.list(request_id.iter().map(|id| &**id));
+    hash(&encoding.0)
+}
+
+fn hash(encoding: &[u8]) -> RequestFingerprint {
     let mut fingerprint = RequestFingerprint([0; 32]);
     // A SHA-256 digest has 32 bytes, so both slices have the same length.
-    fingerprint.0.copy_from_slice(digest(&SHA256, &encode(caller, request)).as_ref());
+    fingerprint.0.copy_from_slice(digest(&SHA256, encoding).as_ref());
     fingerprint
 }
 
@@ -44,6 +98,7 @@ fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
         policy,
         access_token_ttl,
         max_lifetime,
+        metadata,
         request_id,
     } = request;
     let mut encoding = Encoding::default();
@@ -63,6 +118,9 @@ fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
         encoding.number(span.map(|span| i128::try_from(span.as_nanos()).unwrap_or(i128::MAX)));
     }
     encoding.list(request_id.iter().map(|id| &**id));
+    if !metadata.object().is_empty() {
+        encoding.text(&metadata.to_json());
+    }
     encoding.0
 }
 
@@ -103,7 +161,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::domain::{claims::CustomClaims, time::Timestamp};
+    use crate::domain::{claims::CustomClaims, metadata::Metadata, time::Timestamp};
 
     fn text<T: TryFrom<String, Error: std::fmt::Debug>>(text: impl Into<String>) -> T {
         T::try_from(text.into()).unwrap()
@@ -118,6 +176,11 @@ mod tests {
         CustomClaims::try_from(map).unwrap()
     }
 
+    fn metadata(value: Value) -> Metadata {
+        let Value::Object(map) = value else { panic!("an object") };
+        Metadata::try_from(map).unwrap()
+    }
+
     fn least() -> NewSession {
         NewSession {
             subject: text("alice"),
@@ -126,6 +189,7 @@ mod tests {
             audience: vec![],
             scopes: vec![],
             claims: CustomClaims::default(),
+            metadata: Metadata::default(),
             acr: text(""),
             amr: vec![],
             authenticated_at: None,
@@ -145,6 +209,7 @@ mod tests {
             audience: texts(vec!["orders".to_owned(), "stock".to_owned()]),
             scopes: texts(vec!["read".to_owned(), "write".to_owned()]),
             claims: claims(json!({ "b": [1, 0.5, null], "a": { "y": true, "x": "é" } })),
+            metadata: Metadata::default(),
             acr: text("gold"),
             amr: texts(vec!["pwd".to_owned(), "otp".to_owned()]),
             authenticated_at: Some(Timestamp::from_micros(1_700_000_000_123_456)),
@@ -193,7 +258,7 @@ mod tests {
     #[test]
     fn each_field_and_the_caller_change_the_fingerprint() {
         type Change = (&'static str, fn(&mut NewSession));
-        let changes: [Change; 19] = [
+        let changes: [Change; 20] = [
             ("subject", |new| new.subject = text("bob")),
             ("tenant", |new| new.tenant = text("other")),
             ("client_id", |new| new.client_id = text("")),
@@ -204,6 +269,7 @@ mod tests {
             ("claims", |new| {
                 new.claims = claims(json!({ "b": [1, 0.5, null], "a": { "y": true, "x": "e" } }))
             }),
+            ("metadata", |new| new.metadata = metadata(json!({ "a": 1 }))),
             ("acr", |new| new.acr = text("silver")),
             ("amr", |new| new.amr.clear()),
             ("authenticated_at", |new| new.authenticated_at = None),
@@ -224,6 +290,51 @@ mod tests {
             assert_ne!(hex(&other), hex(&full()), "{what}");
         }
         assert_ne!(fingerprint(&text("login"), &full()), fingerprint(&text("other"), &full()));
+    }
+
+    fn reauthentication() -> NewAuthentication {
+        NewAuthentication {
+            session: NamedSession::RefreshToken("token".to_owned()),
+            acr: text("gold"),
+            amr: texts(vec!["pwd".to_owned(), "otp".to_owned()]),
+            authenticated_at: Some(Timestamp::from_micros(1_700_000_000_123_456)),
+            claims: Some(claims(json!({ "a": 1 }))),
+            scopes: texts(vec!["read".to_owned(), "write".to_owned()]),
+            device: Some(Device { label: text("laptop"), ..Device::default() }),
+            allow_weaker: true,
+            request_id: Some(text("once")),
+        }
+    }
+
+    #[test]
+    fn each_field_of_a_reauthentication_its_session_and_caller_change_the_fingerprint() {
+        type Change = (&'static str, fn(&mut NewAuthentication));
+        let changes: [Change; 13] = [
+            ("token", |new| new.session = NamedSession::RefreshToken("other".to_owned())),
+            ("no token", |new| new.session = NamedSession::Id(SessionId::from_bytes([7; 16]))),
+            ("acr", |new| new.acr = text("silver")),
+            ("amr", |new| new.amr.truncate(1)),
+            ("authenticated_at", |new| new.authenticated_at = None),
+            ("claims", |new| new.claims = None),
+            ("empty claims", |new| new.claims = Some(CustomClaims::default())),
+            ("scopes", |new| new.scopes.truncate(1)),
+            ("device", |new| new.device = None),
+            ("empty device", |new| new.device = Some(Device::default())),
+            ("allow_weaker", |new| new.allow_weaker = false),
+            ("request_id", |new| new.request_id = Some(text("twice"))),
+            ("no request_id", |new| new.request_id = None),
+        ];
+        let (caller, id) = (text("login"), SessionId::from_bytes([7; 16]));
+        let before = of_reauthentication(&caller, id, &reauthentication());
+        for (what, change) in changes {
+            let mut other = reauthentication();
+            change(&mut other);
+            assert_ne!(of_reauthentication(&caller, id, &other), before, "{what}");
+        }
+        assert_ne!(of_reauthentication(&text("other"), id, &reauthentication()), before);
+        let other = SessionId::from_bytes([8; 16]);
+        assert_ne!(of_reauthentication(&caller, other, &reauthentication()), before);
+        assert_eq!(of_reauthentication(&caller, id, &reauthentication()), before);
     }
 
     /// Generates requests from few letters, so that an encoding without lengths would often be
@@ -247,6 +358,7 @@ mod tests {
                 audience: texts(audience),
                 scopes: texts(scopes),
                 claims: claims(Value::Object(names)),
+                metadata: Metadata::default(),
                 acr: text(acr),
                 amr: texts(amr),
                 authenticated_at: at.map(Timestamp::from_micros),

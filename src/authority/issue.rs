@@ -69,6 +69,7 @@ impl Authority {
             issuer: self.settings.issuer.clone(),
             session_id: session.id,
             token_id,
+            authentication_id: session.authentication.id,
             subject: session.subject.to_string(),
             tenant: session.tenant.to_string(),
             client_id: session.client_id.to_string(),

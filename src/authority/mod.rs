@@ -2,6 +2,7 @@
 //! the index and the clock are passed to them.
 
 pub mod audit;
+pub mod change;
 pub mod counts;
 pub mod create;
 pub mod cut_offs;
@@ -38,7 +39,7 @@ use crate::{
         policy::{Policy, TenantRules},
         revocation::FeedPosition,
         rotation::RotationRules,
-        text::Audience,
+        text::{Acr, Audience},
     },
     instruments::times::{Part, part},
     keys::keeper::Keeper,
@@ -60,6 +61,8 @@ pub struct Settings {
     pub max_clock_skew: Duration,
     /// The longest lifetime that an access token may have.
     pub max_access_token_ttl: Duration,
+    /// The order of `acr` values, from the weakest to the strongest.
+    pub acr_order: Arc<[Acr]>,
     /// The audience of sessions whose request names no audience.
     pub default_audience: Audience,
     /// The policies by name. One of them is named [`crate::domain::policy::DEFAULT`].

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::domain::{
     claims::CustomClaims,
+    metadata::Metadata,
     session::Device,
     text::{Acr, Amr, Audience, ClientId, PolicyName, RequestId, Scope, Subject, Tenant},
     time::Timestamp,
@@ -24,6 +25,8 @@ pub struct NewSession {
     pub scopes: Vec<Scope>,
     /// The custom claims.
     pub claims: CustomClaims,
+    /// Data of the caller that are kept with the session.
+    pub metadata: Metadata,
     /// The authentication context class reference.
     pub acr: Acr,
     /// The authentication methods references.

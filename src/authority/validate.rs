@@ -147,6 +147,7 @@ impl Authority {
         self.replica.index().stops(
             claims.session_id,
             claims.token_id,
+            claims.authentication_id,
             &claims.tenant,
             &claims.subject,
         )

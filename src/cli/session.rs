@@ -1,4 +1,4 @@
-//! `countersign session create|list|show|revoke`
+//! `countersign session create|list|show|reauthenticate|update|revoke`
 
 use std::{process::ExitCode, time::Duration};
 
@@ -22,6 +22,10 @@ pub enum Session {
     List(List),
     /// Show one session.
     Show(Show),
+    /// Record that the user of a session has authenticated again, and print the new tokens.
+    Reauthenticate(Box<Reauthenticate>),
+    /// Change data of a session.
+    Update(Box<Update>),
     /// End a session, all sessions of a subject, or all sessions of a tenant.
     Revoke(Revoke),
 }
@@ -45,6 +49,9 @@ pub struct Create {
     /// Custom claim as NAME=VALUE. A VALUE that is not JSON is taken as text. May be repeated.
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
     claims: Vec<(String, serde_json::Value)>,
+    /// Metadata of the session as NAME=VALUE, which are in no token. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_claim)]
+    metadata: Vec<(String, serde_json::Value)>,
     /// Authentication context class reference.
     #[arg(long, default_value = "", hide_default_value = true)]
     acr: String,
@@ -109,6 +116,71 @@ enum StateFilter {
 pub struct Show {
     /// The session's identifier.
     session_id: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("session").required(true).args(["session_id", "token"]))]
+pub struct Reauthenticate {
+    /// The session's identifier.
+    session_id: Option<String>,
+    /// The session's refresh token; - reads it from standard input.
+    #[arg(long)]
+    token: Option<String>,
+    /// Authentication context class reference.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    acr: String,
+    /// Authentication method like pwd or otp; may be repeated.
+    #[arg(long)]
+    amr: Vec<String>,
+    /// Custom claim as NAME=VALUE, which replaces all claims of the session. May be repeated.
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
+    claims: Vec<(String, serde_json::Value)>,
+    /// Scope, which replaces all scopes of the session; may be repeated.
+    #[arg(long = "scope")]
+    scopes: Vec<String>,
+    /// Accept an acr that is weaker than that of the session.
+    #[arg(long)]
+    allow_weaker: bool,
+    /// Idempotency key. A repetition of the command with the same key yields the same tokens.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    request_id: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct Update {
+    /// The session's identifier.
+    session_id: String,
+    /// Metadata as NAME=VALUE, which replace all metadata of the session. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_claim)]
+    metadata: Vec<(String, serde_json::Value)>,
+    /// Remove all metadata.
+    #[arg(long, conflicts_with = "metadata")]
+    no_metadata: bool,
+    /// The user's name for the device; "" removes it.
+    #[arg(long)]
+    label: Option<String>,
+    /// Custom claim as NAME=VALUE, which replaces all claims of the session. May be repeated.
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
+    claims: Vec<(String, serde_json::Value)>,
+    /// Remove all custom claims.
+    #[arg(long, conflicts_with = "claims")]
+    no_claims: bool,
+    /// Scope that the session keeps; all others are removed. May be repeated.
+    #[arg(long = "scope")]
+    scopes: Vec<String>,
+    /// Remove all scopes.
+    #[arg(long, conflicts_with = "scopes")]
+    no_scopes: bool,
+    /// The etag of the session as it was read. If the session has changed since, nothing changes.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    etag: String,
+    /// Make all access tokens of the session inactive, so that the change takes effect at once.
+    #[arg(long)]
+    revoke_access_tokens: bool,
     #[command(flatten)]
     server: Server,
 }
@@ -196,9 +268,18 @@ impl Session {
             Self::Create(create) => create.run().await,
             Self::List(list) => list.run().await,
             Self::Show(show) => show.run().await,
+            Self::Reauthenticate(reauthenticate) => reauthenticate.run().await,
+            Self::Update(update) => update.run().await,
             Self::Revoke(revoke) => revoke.run().await,
         }
     }
+}
+
+/// Converts named values to a message.
+fn to_struct(
+    values: Vec<(String, serde_json::Value)>,
+) -> Result<proto::EncodedStruct, super::Failure> {
+    output::to_struct(values.into_iter().collect::<serde_json::Map<_, _>>().into())
 }
 
 impl Create {
@@ -209,9 +290,8 @@ impl Create {
             client_id: self.client_id,
             audience: self.audience,
             scopes: self.scopes,
-            claims: Some(output::to_struct(
-                self.claims.into_iter().collect::<serde_json::Map<_, _>>().into(),
-            )?),
+            claims: Some(to_struct(self.claims)?),
+            metadata: Some(to_struct(self.metadata)?),
             acr: self.acr,
             amr: self.amr,
             authenticated_at: None,
@@ -297,6 +377,80 @@ impl Show {
             self.server.answer(self.server.sessions().await?.get_session(request).await)?;
         if self.server.json {
             output::json(&response, "GetSessionResponse")?;
+        } else {
+            output::session(&response.session.unwrap_or_default());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Reauthenticate {
+    async fn run(self) -> Outcome {
+        use proto::reauthenticate_request::Session::{RefreshToken, SessionId};
+
+        let session = match (self.session_id, self.token) {
+            (Some(id), _) => SessionId(id),
+            (None, Some(token)) => RefreshToken(super::token::read(token)?),
+            (None, None) => SessionId(String::new()),
+        };
+        let request = proto::ReauthenticateRequest {
+            session: Some(session),
+            acr: self.acr,
+            amr: self.amr,
+            authenticated_at: None,
+            claims: match self.claims.is_empty() {
+                true => None,
+                false => Some(to_struct(self.claims)?),
+            },
+            scopes: self.scopes,
+            device: None,
+            allow_weaker: self.allow_weaker,
+            request_id: self.request_id,
+        };
+        let response =
+            self.server.answer(self.server.sessions().await?.reauthenticate(request).await)?;
+        if self.server.json {
+            output::json(&response, "ReauthenticateResponse")?;
+        } else {
+            output::session(&response.session.unwrap_or_default());
+            line!("");
+            output::tokens(&response.tokens.unwrap_or_default());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Update {
+    async fn run(self) -> Outcome {
+        let fields = [
+            ("metadata", !self.metadata.is_empty() || self.no_metadata),
+            ("device.label", self.label.is_some()),
+            ("claims", !self.claims.is_empty() || self.no_claims),
+            ("scopes", !self.scopes.is_empty() || self.no_scopes),
+        ];
+        let paths = fields.into_iter().filter(|(_, is_given)| *is_given);
+        let request = proto::UpdateSessionRequest {
+            session_id: self.session_id,
+            update_mask: Some(prost_types::FieldMask {
+                paths: paths.map(|(path, _)| path.to_owned()).collect(),
+            }),
+            session: Some(proto::Session {
+                metadata: Some(to_struct(self.metadata)?),
+                claims: Some(to_struct(self.claims)?),
+                scopes: self.scopes,
+                device: Some(proto::Device {
+                    label: self.label.unwrap_or_default(),
+                    ..proto::Device::default()
+                }),
+                ..proto::Session::default()
+            }),
+            etag: self.etag,
+            revoke_access_tokens: self.revoke_access_tokens,
+        };
+        let response =
+            self.server.answer(self.server.sessions().await?.update_session(request).await)?;
+        if self.server.json {
+            output::json(&response, "UpdateSessionResponse")?;
         } else {
             output::session(&response.session.unwrap_or_default());
         }

@@ -38,6 +38,7 @@ pub struct RawPolicy {
     on_quota: Option<OnQuota>,
     #[serde(deserialize_with = "super::section::read_optional_choice")]
     on_refresh: Option<OnRefresh>,
+    reauthentication_extends: Option<bool>,
 }
 
 impl From<&Policy> for RawPolicy {
@@ -52,6 +53,7 @@ impl From<&Policy> for RawPolicy {
             max_sessions_per_subject: Some(policy.max_sessions_per_subject),
             on_quota: Some(policy.on_quota),
             on_refresh: Some(policy.session.on_refresh),
+            reauthentication_extends: Some(policy.reauthentication_extends),
         }
     }
 }
@@ -68,8 +70,10 @@ fn built_in(name: PolicyName) -> Policy {
             replay: Replay::Grace,
             replay_limit: DAY,
             on_refresh: OnRefresh::KeepAccessToken,
+            reauthentication_lifetime: None,
         },
         absolute_lifetime: DAY * 90,
+        reauthentication_extends: false,
         max_sessions_per_subject: 50,
         on_quota: OnQuota::EvictOldest,
     }
@@ -131,8 +135,13 @@ fn complete(base: &Policy, raw: &RawPolicy, name: PolicyName) -> Policy {
             replay: raw.replay.unwrap_or(session.replay),
             replay_limit: raw.replay_limit.unwrap_or(session.replay_limit),
             on_refresh: raw.on_refresh.unwrap_or(session.on_refresh),
+            // A session gets its own lifetime.
+            reauthentication_lifetime: None,
         },
         absolute_lifetime: raw.absolute_lifetime.unwrap_or(base.absolute_lifetime),
+        reauthentication_extends: raw
+            .reauthentication_extends
+            .unwrap_or(base.reauthentication_extends),
         max_sessions_per_subject: raw
             .max_sessions_per_subject
             .unwrap_or(base.max_sessions_per_subject),

@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, invalid};
-use crate::domain::{policy::LONGEST_ACCESS_TOKEN_TTL, text::Audience};
+use crate::domain::{
+    policy::LONGEST_ACCESS_TOKEN_TTL,
+    text::{Acr, Audience},
+};
 
 /// The section before it is checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -18,6 +21,7 @@ pub struct RawTokens {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) default_audience: Option<String>,
     verified_cache_bytes: u64,
+    acr_order: Vec<String>,
 }
 
 impl Default for RawTokens {
@@ -27,6 +31,7 @@ impl Default for RawTokens {
             max_access_token_ttl: Duration::from_secs(3600),
             default_audience: None,
             verified_cache_bytes: 32 << 20,
+            acr_order: vec![],
         }
     }
 }
@@ -42,6 +47,8 @@ pub struct Tokens {
     pub default_audience: Audience,
     /// The size of the cache of verified tokens, in bytes.
     pub verified_cache_bytes: u64,
+    /// The order of `acr` values, from the weakest to the strongest.
+    pub acr_order: Vec<Acr>,
 }
 
 /// The largest leeway: clocks that differ by more should be synchronized.
@@ -66,6 +73,24 @@ impl Tokens {
             default_audience: Audience::try_from(default_audience)
                 .map_err(|error| invalid("tokens.default_audience", error))?,
             verified_cache_bytes: raw.verified_cache_bytes,
+            acr_order: acr_order(&raw.acr_order)?,
         })
     }
+}
+
+/// Checks the order of `acr` values, each of which is in the list once.
+fn acr_order(raw: &[String]) -> Result<Vec<Acr>, ConfigError> {
+    const NAME: &str = "tokens.acr_order";
+    let mut order: Vec<Acr> = vec![];
+    for text in raw {
+        let acr = Acr::try_from(text.clone()).map_err(|error| invalid(NAME, error))?;
+        if acr.is_empty() {
+            return Err(invalid(NAME, "holds an empty text"));
+        }
+        if order.contains(&acr) {
+            return Err(invalid(NAME, format!("holds {text:?} twice")));
+        }
+        order.push(acr);
+    }
+    Ok(order)
 }

@@ -23,6 +23,10 @@ pub const TARGET: &str = "countersign::audit";
 pub enum AuditAction {
     /// A session was created.
     SessionCreated,
+    /// The user of a session authenticated again.
+    SessionReauthenticated,
+    /// Data of a session were changed.
+    SessionUpdated,
     /// A session was ended because its subject had reached its quota.
     SessionEvicted,
     /// A refresh token was used again after its grace period, which ended its session.
@@ -61,8 +65,10 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// All actions.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::SessionCreated,
+        Self::SessionReauthenticated,
+        Self::SessionUpdated,
         Self::SessionEvicted,
         Self::RefreshReused,
         Self::TokenRevoked,
@@ -96,6 +102,8 @@ impl AuditAction {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SessionCreated => "session_created",
+            Self::SessionReauthenticated => "session_reauthenticated",
+            Self::SessionUpdated => "session_updated",
             Self::SessionEvicted => "session_evicted",
             Self::RefreshReused => "refresh_reused",
             Self::TokenRevoked => "token_revoked",

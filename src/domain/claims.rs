@@ -6,13 +6,13 @@ use std::{fmt, mem::size_of};
 use serde_json::{Map, Value};
 
 use super::{
-    ids::{SessionId, TokenId},
+    ids::{AuthenticationId, SessionId, TokenId},
     json_object::JsonObject,
     time::Timestamp,
 };
 
 /// Names that custom claims must not have, because the service or a standard gives them a meaning.
-pub const RESERVED: [&str; 20] = [
+pub const RESERVED: [&str; 21] = [
     "iss",
     "sub",
     "aud",
@@ -22,6 +22,7 @@ pub const RESERVED: [&str; 20] = [
     "jti",
     "client_id",
     "sid",
+    AUTHENTICATION_ID,
     "tenant",
     "scope",
     "auth_time",
@@ -34,6 +35,9 @@ pub const RESERVED: [&str; 20] = [
     "nonce",
     "events",
 ];
+
+/// The name of the claim with the identifier of a later authentication of the session's user.
+pub const AUTHENTICATION_ID: &str = "authentication_id";
 
 /// The largest size of a session's custom claims, in bytes of JSON.
 pub const MAX_CUSTOM_BYTES: usize = 4096;
@@ -135,7 +139,8 @@ impl TryFrom<Map<String, Value>> for CustomClaims {
     }
 }
 
-fn has_nul(value: &Value) -> bool {
+/// Returns whether a value contains a NUL character at any depth.
+pub fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(values) => values.iter().any(has_nul),
@@ -153,6 +158,9 @@ pub struct AccessClaims {
     pub session_id: SessionId,
     /// `jti`: the identifier of the token.
     pub token_id: TokenId,
+    /// `authentication_id`: the authentication that the token rests on; none if it is the one with
+    /// which the session was created.
+    pub authentication_id: Option<AuthenticationId>,
     /// `sub`.
     pub subject: String,
     /// `tenant`; empty if the token has none.

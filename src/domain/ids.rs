@@ -109,6 +109,41 @@ impl TokenId {
     }
 }
 
+/// The identifier of an authentication of a session's user. Access tokens rest on an authentication,
+/// and all tokens that rest on one can be revoked together. The identifier never equals that of a
+/// session or a token, because each kind is a UUID of another version, or random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AuthenticationId(Uuid);
+
+impl AuthenticationId {
+    /// Creates the identifier of a later authentication from sixteen random bytes (RFC 9562,
+    /// section 5.4).
+    pub fn new(random: [u8; 16]) -> Self {
+        Self(Builder::from_random_bytes(random).into_uuid())
+    }
+
+    /// Returns the identifier of the authentication with which a session was created: the
+    /// identifier of the session as a UUID of version 8 (RFC 9562, section 5.8).
+    pub fn first_of(session: SessionId) -> Self {
+        Self(Builder::from_custom_bytes(*session.bytes()).into_uuid())
+    }
+
+    /// Returns the identifier under which the tokens that rest on the authentication are revoked.
+    pub fn token_id(self) -> TokenId {
+        TokenId(self.0)
+    }
+
+    /// Returns the 16 bytes.
+    pub fn bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// Creates the identifier from its 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
 /// The identifier of one membership of a replica: a random UUID. A process that joins again after
 /// it lost its row in the table of replicas has a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -218,6 +253,19 @@ impl FromStr for TokenId {
     type Err = NotAnId;
     fn from_str(text: &str) -> Result<Self, NotAnId> {
         parse_canonical(text).map(Self)
+    }
+}
+
+impl FromStr for AuthenticationId {
+    type Err = NotAnId;
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        parse_canonical(text).map(Self)
+    }
+}
+
+impl fmt::Display for AuthenticationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
     }
 }
 

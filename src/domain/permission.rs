@@ -10,6 +10,10 @@ pub enum Operation {
     CreateSession,
     /// SessionService.Refresh
     Refresh,
+    /// SessionService.Reauthenticate
+    Reauthenticate,
+    /// SessionService.UpdateSession
+    UpdateSession,
     /// SessionService.Validate
     Validate,
     /// SessionService.BatchValidate
@@ -55,16 +59,19 @@ pub enum CostClass {
 
 use Operation::{
     BatchValidate, Check, CreateSession, ForwardAuth, GetSession, Introspect, ListKeys,
-    ListSessions, Refresh, Revoke, RevokeKey, RevokeTenant, RotateKey, Validate,
+    ListSessions, Reauthenticate, Refresh, Revoke, RevokeKey, RevokeTenant, RotateKey,
+    UpdateSession, Validate,
 };
 
 /// The operations, each with the roles that may perform it. Admins may perform all of them.
 ///
 /// Health checks, the public keys (GetJwks), and reflection, where it is enabled, need no
 /// authentication.
-pub const TABLE: [(Operation, &[Role]); 14] = [
+pub const TABLE: [(Operation, &[Role]); 16] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
+    (Reauthenticate, &[Issuer]),
+    (UpdateSession, &[Issuer]),
     (GetSession, &[Issuer, Viewer]),
     (ListSessions, &[Issuer, Viewer]),
     (Validate, &[Validator]),
@@ -97,6 +104,8 @@ impl Operation {
         match self {
             CreateSession => "CreateSession",
             Refresh => "Refresh",
+            Reauthenticate => "Reauthenticate",
+            UpdateSession => "UpdateSession",
             Validate => "Validate",
             BatchValidate => "BatchValidate",
             Check => "Check",
@@ -125,7 +134,7 @@ impl Operation {
             BatchValidate => CostClass::Batch,
             GetSession | ListSessions | ListKeys => CostClass::Read,
             CreateSession => CostClass::Creation,
-            Refresh => CostClass::Refresh,
+            Refresh | Reauthenticate | UpdateSession => CostClass::Refresh,
             Revoke | RevokeTenant | RotateKey | RevokeKey => CostClass::Change,
         }
     }

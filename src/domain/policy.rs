@@ -31,6 +31,8 @@ pub struct Policy {
     pub session: SessionPolicy,
     /// The longest lifetime of a session, however often it is refreshed.
     pub absolute_lifetime: Duration,
+    /// True if a reauthentication begins this lifetime anew.
+    pub reauthentication_extends: bool,
     /// The number of live sessions that a subject may have; zero for no limit.
     pub max_sessions_per_subject: u32,
     /// The reaction to a request for a session beyond that number.
@@ -55,6 +57,9 @@ pub struct SessionPolicy {
     pub replay_limit: Duration,
     /// The effect of a refresh on the previous access token.
     pub on_refresh: OnRefresh,
+    /// The lifetime that a reauthentication gives to the session from then on; none if it does not
+    /// extend the session's lifetime.
+    pub reauthentication_lifetime: Option<Duration>,
 }
 
 /// The reaction to a request for a new session if the subject already has as many sessions as its
@@ -252,8 +257,10 @@ mod tests {
                 replay: Replay::Grace,
                 replay_limit: Duration::from_secs(86_400),
                 on_refresh: OnRefresh::KeepAccessToken,
+                reauthentication_lifetime: None,
             },
             absolute_lifetime: Duration::from_secs(absolute),
+            reauthentication_extends: false,
             max_sessions_per_subject: 1,
             on_quota: OnQuota::Refuse,
         }

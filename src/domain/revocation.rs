@@ -35,7 +35,8 @@ pub struct FeedPosition {
 pub enum Revoked {
     /// Every token of a session.
     Session(SessionId),
-    /// One access token.
+    /// One access token, or all access tokens that rest on one authentication
+    /// ([`AuthenticationId::token_id`](super::ids::AuthenticationId::token_id)).
     Token(TokenId),
     /// Every session of a tenant that was created in or before the millisecond of `up_to`.
     Tenant {
@@ -204,6 +205,15 @@ impl BlacklistEntry {
             session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
         let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
         Self::for_token(session, session.access_token_id, token_expires_at, &ended)
+    }
+
+    /// Creates the entry that stops all access tokens that a session has at `now`.
+    pub fn for_access_tokens(session: &Session, now: Timestamp) -> Self {
+        let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
+        Self {
+            revoked: Revoked::Token(session.authentication_id().token_id()),
+            ..Self::for_session(session, &ended)
+        }
     }
 
     /// Creates the entry that stops all sessions of a tenant, or of one of its subjects, that a

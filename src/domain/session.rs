@@ -4,8 +4,9 @@ use std::fmt;
 
 use super::{
     claims::CustomClaims,
-    ids::{SessionId, TokenId},
+    ids::{AuthenticationId, SessionId, TokenId},
     key::RefreshKeyId,
+    metadata::Metadata,
     policy::SessionPolicy,
     text::{
         Acr, Amr, Audience, ClientId, DeviceLabel, IpAddress, Note, RequestId, Scope, Subject,
@@ -31,6 +32,8 @@ pub struct Session {
     pub scopes: Vec<Scope>,
     /// The custom claims.
     pub claims: CustomClaims,
+    /// The data of the caller that are kept with the session, and are in no token.
+    pub metadata: Metadata,
     /// The authentication of the user.
     pub authentication: Authentication,
     /// The device, as a caller described it last.
@@ -56,6 +59,8 @@ pub struct Session {
     /// idempotency key. It is missing if the request had no key, and in rows that were written by
     /// older versions, which had no fingerprints.
     pub request_fingerprint: Option<RequestFingerprint>,
+    /// The request for the last reauthentication, if it had an idempotency key.
+    pub reauthentication: Option<IdentifiedRequest>,
     /// Present if the session was ended before its expiry.
     pub ended: Option<Ended>,
     /// True if the session's expiry has been recorded. From then on, the session counts as expired,
@@ -68,6 +73,8 @@ pub struct Session {
 /// The authentication of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authentication {
+    /// The identifier; none for the authentication with which the session was created.
+    pub id: Option<AuthenticationId>,
     /// Authentication context class reference.
     pub acr: Acr,
     /// Authentication methods references.
@@ -118,6 +125,15 @@ impl fmt::Debug for LineageSecret {
 /// fingerprint only if they are equal and come from the same caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestFingerprint(pub [u8; 32]);
+
+/// A request with an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentifiedRequest {
+    /// The idempotency key.
+    pub id: RequestId,
+    /// Distinguishes the request from others with the same key.
+    pub fingerprint: RequestFingerprint,
+}
 
 /// The end of a session before its expiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,6 +253,11 @@ impl Session {
         State::Live
     }
 
+    /// Returns the identifier of the authentication that new access tokens rest on.
+    pub fn authentication_id(&self) -> AuthenticationId {
+        self.authentication.id.unwrap_or_else(|| AuthenticationId::first_of(self.id))
+    }
+
     /// Returns whether the session is live at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.state(now) == State::Live
@@ -289,7 +310,13 @@ pub(crate) mod tests {
                 .map(|scope| Scope::try_from(scope.to_owned()).unwrap())
                 .to_vec(),
             claims: CustomClaims::default(),
-            authentication: Authentication { acr: Acr::default(), amr: vec![], at: START },
+            metadata: Metadata::default(),
+            authentication: Authentication {
+                id: None,
+                acr: Acr::default(),
+                amr: vec![],
+                at: START,
+            },
             device: Device::default(),
             policy: SessionPolicy {
                 name: PolicyName::try_from("default".to_owned()).unwrap(),
@@ -299,6 +326,7 @@ pub(crate) mod tests {
                 replay: Replay::Grace,
                 replay_limit: Duration::from_secs(300),
                 on_refresh: OnRefresh::KeepAccessToken,
+                reauthentication_lifetime: None,
             },
             created_at: START,
             refreshed_at: START,
@@ -312,6 +340,7 @@ pub(crate) mod tests {
             access_token_id: TokenId::new([3; 16]),
             request_id: None,
             request_fingerprint: None,
+            reauthentication: None,
             ended: None,
             expiry_recorded: false,
             revision: 1,

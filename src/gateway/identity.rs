@@ -198,6 +198,7 @@ mod tests {
             issuer: "https://auth.test".to_owned(),
             session_id: SessionId::from_bytes([1; 16]),
             token_id: TokenId::from_bytes([2; 16]),
+            authentication_id: None,
             subject: "alice".to_owned(),
             tenant: String::new(),
             client_id: "web".to_owned(),

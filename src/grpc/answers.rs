@@ -114,6 +114,7 @@ pub fn session(session: &Session, now: Timestamp) -> proto::Session {
         end_reason: reason.into(),
         end_note: session.ended.as_ref().map(|ended| ended.note.to_string()).unwrap_or_default(),
         etag: session.revision.to_string(),
+        metadata: Some(encoded_struct(session.metadata.object())),
     }
 }
 
@@ -134,5 +135,6 @@ fn policy(policy: &SessionPolicy) -> proto::SessionPolicy {
         on_refresh: on_refresh.into(),
         replay: replay.into(),
         replay_limit: Some(duration(policy.replay_limit)),
+        reauthentication_lifetime: policy.reauthentication_lifetime.map(duration),
     }
 }

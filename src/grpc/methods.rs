@@ -39,12 +39,14 @@ const OTHER: &str = "/other/other";
 
 /// The paths of all methods with their accesses, the most frequent method first. The last entry
 /// stands for every other path.
-pub const METHODS: [(&str, Access); 18] = [
+pub const METHODS: [(&str, Access); 20] = [
     ("/countersign.v1.SessionService/Validate", Access::Allowed(Operation::Validate)),
     (CHECK, Access::Allowed(Operation::Check)),
     (BATCH_VALIDATE, Access::Allowed(Operation::BatchValidate)),
     ("/countersign.v1.SessionService/Refresh", Access::Allowed(Operation::Refresh)),
     ("/countersign.v1.SessionService/CreateSession", Access::Allowed(Operation::CreateSession)),
+    ("/countersign.v1.SessionService/Reauthenticate", Access::Allowed(Operation::Reauthenticate)),
+    ("/countersign.v1.SessionService/UpdateSession", Access::Allowed(Operation::UpdateSession)),
     ("/countersign.v1.SessionService/Revoke", Access::Allowed(Operation::Revoke)),
     ("/countersign.v1.SessionService/GetSession", Access::Allowed(Operation::GetSession)),
     ("/countersign.v1.SessionService/ListSessions", Access::Allowed(Operation::ListSessions)),

@@ -2,12 +2,15 @@
 
 use std::{fmt::Display, time::Duration};
 
+use serde_json::{Map, Value};
+
 use super::{
     claims::json_object,
     common::{end_reason_of, instant, span},
 };
 use crate::{
     authority::{
+        change::{NamedSession, NewAuthentication, SessionUpdate},
         error::AuthorityError,
         inspect::Listing,
         new_session::NewSession,
@@ -15,11 +18,16 @@ use crate::{
         revoke::{MAX_TOKEN_BYTES, RevokeOrder, RevokeTarget},
         validate::Question,
     },
-    domain::{claims::CustomClaims, ids::SessionId, session::Device, text::Tenant},
+    domain::{
+        claims::CustomClaims, ids::SessionId, metadata::Metadata, session::Device, text::Tenant,
+    },
     proto,
 };
 
 type Result<T> = std::result::Result<T, AuthorityError>;
+
+/// The fields of a session that UpdateSession can change.
+const UPDATABLE: [&str; 4] = ["metadata", "device.label", "claims", "scopes"];
 
 const MAX_AUDIENCES: usize = 16;
 const MAX_SCOPES: usize = 64;
@@ -86,12 +94,20 @@ fn device(device: &proto::Device) -> Device {
 }
 
 fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
-    let wrong = |problem: &dyn Display| AuthorityError::field("claims", problem);
+    CustomClaims::requested(object("claims", message)?)
+        .map_err(|problem| AuthorityError::field("claims", problem))
+}
+
+fn metadata(message: Option<proto::EncodedStruct>) -> Result<Metadata> {
+    Metadata::try_from(object("metadata", message.unwrap_or_default())?)
+        .map_err(|problem| AuthorityError::field("metadata", problem))
+}
+
+fn object(field: &str, message: proto::EncodedStruct) -> Result<Map<String, Value>> {
     let broken = "are not a google.protobuf.Struct, or nest too deeply: send fewer lists and \
                   objects within each other";
-    let message = message.decode().map_err(|_| wrong(&broken))?;
-    let map = json_object(message).map_err(|problem| wrong(&problem))?;
-    CustomClaims::requested(map).map_err(|problem| wrong(&problem))
+    let message = message.decode().map_err(|_| AuthorityError::field(field, broken))?;
+    json_object(message).map_err(|problem| AuthorityError::field(field, problem))
 }
 
 impl TryFrom<proto::CreateSessionRequest> for NewSession {
@@ -99,6 +115,7 @@ impl TryFrom<proto::CreateSessionRequest> for NewSession {
 
     fn try_from(request: proto::CreateSessionRequest) -> Result<Self> {
         let claims = own_claims(request.claims.unwrap_or_default())?;
+        let metadata = metadata(request.metadata)?;
         Ok(Self {
             subject: text("subject", request.subject)?,
             tenant: text("tenant", request.tenant)?,
@@ -106,6 +123,7 @@ impl TryFrom<proto::CreateSessionRequest> for NewSession {
             audience: texts("audience", request.audience, MAX_AUDIENCES)?,
             scopes: texts("scopes", request.scopes, MAX_SCOPES)?,
             claims,
+            metadata,
             acr: text("acr", request.acr)?,
             amr: texts("amr", request.amr, MAX_AMR)?,
             authenticated_at: request
@@ -124,6 +142,101 @@ impl TryFrom<proto::CreateSessionRequest> for NewSession {
                 .transpose()?,
             request_id: optional("request_id", request.request_id)?,
         })
+    }
+}
+
+impl TryFrom<proto::ReauthenticateRequest> for NewAuthentication {
+    type Error = AuthorityError;
+
+    fn try_from(request: proto::ReauthenticateRequest) -> Result<Self> {
+        use proto::reauthenticate_request::Session::{RefreshToken, SessionId};
+
+        let session = match request.session {
+            Some(SessionId(id)) => NamedSession::Id(session_id("session_id", &id)?),
+            Some(RefreshToken(token)) => {
+                required("refresh_token", &token)?;
+                NamedSession::RefreshToken(token)
+            }
+            None => {
+                return Err(AuthorityError::field(
+                    "session",
+                    "must be one of session_id and refresh_token",
+                ));
+            }
+        };
+        Ok(Self {
+            session,
+            acr: text("acr", request.acr)?,
+            amr: texts("amr", request.amr, MAX_AMR)?,
+            authenticated_at: request
+                .authenticated_at
+                .map(|at| instant("authenticated_at", at))
+                .transpose()?,
+            claims: request.claims.map(own_claims).transpose()?,
+            scopes: texts("scopes", request.scopes, MAX_SCOPES)?,
+            device: request.device.as_ref().map(device),
+            allow_weaker: request.allow_weaker,
+            request_id: optional("request_id", request.request_id)?,
+        })
+    }
+}
+
+impl TryFrom<proto::UpdateSessionRequest> for SessionUpdate {
+    type Error = AuthorityError;
+
+    fn try_from(request: proto::UpdateSessionRequest) -> Result<Self> {
+        let mut update =
+            Self {
+                session_id: session_id("session_id", &request.session_id)?,
+                revision: match request.etag.as_str() {
+                    "" => None,
+                    etag => Some(etag.parse().map_err(|_| {
+                        AuthorityError::field("etag", "is not the etag of a session")
+                    })?),
+                },
+                metadata: None,
+                label: None,
+                claims: None,
+                scopes: None,
+                revoke_access_tokens: request.revoke_access_tokens,
+            };
+        let paths = request.update_mask.unwrap_or_default().paths;
+        if paths.is_empty() && !request.revoke_access_tokens {
+            return Err(AuthorityError::field(
+                "update_mask",
+                format!("must name at least one of {}", UPDATABLE.join(", ")),
+            ));
+        }
+        let mut session = request.session.unwrap_or_default();
+        for (index, path) in paths.iter().enumerate() {
+            if paths.iter().take(index).any(|earlier| earlier == path) {
+                return Err(AuthorityError::field(
+                    format!("update_mask.paths[{index}]"),
+                    "names a field for the second time",
+                ));
+            }
+            match path.as_str() {
+                "metadata" => update.metadata = Some(metadata(session.metadata.take())?),
+                "device.label" => {
+                    let label = session.device.take().unwrap_or_default().label;
+                    update.label = Some(Device::from_display_data("", "", &label).label);
+                }
+                "claims" => {
+                    update.claims = Some(own_claims(session.claims.take().unwrap_or_default())?);
+                }
+                "scopes" => {
+                    let scopes = std::mem::take(&mut session.scopes);
+                    update.scopes = Some(texts("scopes", scopes, MAX_SCOPES)?);
+                }
+                _ => {
+                    return Err(AuthorityError::field(
+                        format!("update_mask.paths[{index}]"),
+                        format!("must be one of {}", UPDATABLE.join(", ")),
+                    ));
+                }
+            }
+        }
+        Ok(update)
     }
 }
 

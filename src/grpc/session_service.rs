@@ -96,6 +96,31 @@ impl SessionService for Sessions {
         }))
     }
 
+    async fn reauthenticate(
+        &self,
+        request: Request<proto::ReauthenticateRequest>,
+    ) -> Result<Response<proto::ReauthenticateResponse>, Status> {
+        let by = actor(&request)?.clone();
+        let issued =
+            self.ready.get()?.reauthenticate(&by, request.into_inner().try_into()?).await?;
+        let (session, tokens) = answers::issued(issued);
+        Ok(Response::new(proto::ReauthenticateResponse {
+            session: Some(session),
+            tokens: Some(tokens),
+        }))
+    }
+
+    async fn update_session(
+        &self,
+        request: Request<proto::UpdateSessionRequest>,
+    ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
+        let by = actor(&request)?.clone();
+        let update = request.into_inner().try_into()?;
+        let (session, now) = self.ready.get()?.update_session(&by, update).await?;
+        let session = Some(answers::session(&session, now));
+        Ok(Response::new(proto::UpdateSessionResponse { session }))
+    }
+
     async fn validate(
         &self,
         request: Request<proto::ValidateRequest>,

@@ -30,6 +30,7 @@ impl From<AuthorityError> for Status {
             E::SessionExpiredIdle => (Code::Unauthenticated, "SESSION_EXPIRED_IDLE"),
             E::SessionExpiredAbsolute => (Code::Unauthenticated, "SESSION_EXPIRED_ABSOLUTE"),
             E::SessionQuotaExceeded { .. } => (Code::ResourceExhausted, "SESSION_QUOTA_EXCEEDED"),
+            E::EtagMismatch => (Code::Aborted, "ETAG_MISMATCH"),
             E::SessionNotFound => (Code::NotFound, "SESSION_NOT_FOUND"),
             E::KeyNotFound => (Code::NotFound, "KEY_NOT_FOUND"),
             E::KeyNotRotated(NotRotated::TooSoon { .. }) => {

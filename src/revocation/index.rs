@@ -10,7 +10,7 @@ use dashmap::DashMap;
 
 use crate::{
     domain::{
-        ids::{SessionId, TokenId},
+        ids::{AuthenticationId, SessionId, TokenId},
         revocation::{CutOff, RETENTION_MARGIN, Revoked},
         time::Timestamp,
     },
@@ -92,11 +92,21 @@ impl Index {
         }
     }
 
-    /// Returns whether an entry stops a token. The entry may be for the token, its session, its
-    /// subject or its tenant.
-    pub fn stops(&self, session: SessionId, token: TokenId, tenant: &str, subject: &str) -> bool {
+    /// Returns whether an entry stops a token. The entry may be for the token, the authentication
+    /// that it rests on, its session, its subject or its tenant. Without an authentication, the
+    /// token rests on that with which the session was created.
+    pub fn stops(
+        &self,
+        session: SessionId,
+        token: TokenId,
+        authentication: Option<AuthenticationId>,
+        tenant: &str,
+        subject: &str,
+    ) -> bool {
+        let authentication = authentication.unwrap_or_else(|| AuthenticationId::first_of(session));
         self.ids.contains_key(session.bytes())
             || self.ids.contains_key(token.bytes())
+            || self.ids.contains_key(authentication.bytes())
             || self.cut_offs.cover(session, tenant, subject)
     }
 
@@ -195,9 +205,9 @@ mod tests {
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         let stops = |revoked| {
             let index = Index::default();
-            assert!(!index.stops(session(NOW), TokenId::new(TOKEN), "acme", "alice"));
+            assert!(!index.stops(session(NOW), TokenId::new(TOKEN), None, "acme", "alice"));
             index.apply(&entry(revoked, NOW));
-            index.stops(session(NOW), TokenId::new(TOKEN), "acme", "alice")
+            index.stops(session(NOW), TokenId::new(TOKEN), None, "acme", "alice")
         };
         let before = NOW.minus(Duration::from_millis(1));
         assert!(stops(of_alice(&tenant, NOW, None)));
@@ -223,7 +233,7 @@ mod tests {
         assert_eq!(index.len(), 1);
         index.purge(NOW, &HashSet::new());
         assert!(index.is_empty());
-        assert!(!index.stops(session(NOW), TokenId::new(TOKEN), "", ""));
+        assert!(!index.stops(session(NOW), TokenId::new(TOKEN), None, "", ""));
     }
 
     #[test]
@@ -272,7 +282,7 @@ mod tests {
 
         index.apply(&entry(tenant_up_to(NOW), NOW));
         assert!(
-            index.stops(session(later), TokenId::new([3; 16]), "acme", "bob"),
+            index.stops(session(later), TokenId::new([3; 16]), None, "acme", "bob"),
             "the older cut-off does not undo the newer one"
         );
         index.raise_purge_watermark(later);
@@ -305,8 +315,8 @@ mod tests {
         index.apply(&entry(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }, NOW));
         let later = NOW.plus(Duration::from_secs(10));
         index.purge(later, &HashSet::from([tenant.to_string()]));
-        assert!(index.stops(session(NOW), TokenId::new([3; 16]), "acme", "bob"));
+        assert!(index.stops(session(NOW), TokenId::new([3; 16]), None, "acme", "bob"));
         index.purge(later, &HashSet::new());
-        assert!(!index.stops(session(NOW), TokenId::new([3; 16]), "acme", "bob"));
+        assert!(!index.stops(session(NOW), TokenId::new([3; 16]), None, "acme", "bob"));
     }
 }

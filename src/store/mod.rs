@@ -24,6 +24,7 @@ use self::{
 pub use crate::domain::creation::Creation;
 use crate::domain::{
     audit::AuditEntry,
+    change::{ChangeRefusal, SessionChange},
     ids::SessionId,
     key::RefreshKeyId,
     refresh::{RefreshAttempt, RefreshRefusal},
@@ -135,6 +136,46 @@ impl Refreshed {
             Self::Rotated { position, .. } => *position,
             Self::Reused { position, .. } => Some(*position),
             Self::Replayed { .. } | Self::Refused(_) => None,
+        }
+    }
+}
+
+/// The outcome of a change of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Changed {
+    /// The session has changed.
+    Changed {
+        /// The session.
+        session: Box<Session>,
+        /// The feed position of the entry that revokes the earlier access tokens, if there is one.
+        position: Option<FeedPosition>,
+    },
+    /// The same request was made before, or changes nothing.
+    Kept {
+        /// The session.
+        session: Box<Session>,
+        /// The head of the feed, if the earlier request wrote a blacklist entry, which may not have
+        /// reached every replica yet.
+        position: Option<FeedPosition>,
+    },
+    /// The refresh token had been used before, so the session was ended.
+    Reused {
+        /// The session.
+        session: Box<Session>,
+        /// The feed position of the blacklist entry of the session.
+        position: FeedPosition,
+    },
+    /// The change was refused. Nothing changed.
+    Refused(ChangeRefusal),
+}
+
+impl Changed {
+    /// Returns the feed position of the last blacklist entry that the change wrote.
+    pub fn position(&self) -> Option<FeedPosition> {
+        match self {
+            Self::Changed { position, .. } => *position,
+            Self::Reused { position, .. } => Some(*position),
+            Self::Kept { .. } | Self::Refused(_) => None,
         }
     }
 }
@@ -294,6 +335,10 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the session as it is when the transaction runs, decides the attempt by
     /// [`Session::judge_refresh`], and writes the decision.
     async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed, StoreError>;
+
+    /// Reads the session as it is when the transaction runs, decides the change by
+    /// [`SessionChange::decide`], and writes the decision.
+    async fn change_session(&self, change: SessionChange) -> Result<Changed, StoreError>;
 
     /// Ends the sessions that a revocation names, and writes the blacklist entries. A session that
     /// had ended before is left as it is.

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::{
-    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
-    Store, StoreError, SweptRevocations, Unfinished,
+    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
+    SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
     counts::StoreCounts,
     replicas::{Members, Register, RenewalClient},
     ring::{RingChange, SealedRing},
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     domain::{
         audit::AuditEntry,
+        change::SessionChange,
         ids::{Incarnation, SessionId},
         key::RefreshKeyId,
         refresh::RefreshAttempt,
@@ -34,9 +35,10 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 25] = [
+const OPERATIONS: [&str; 26] = [
     "create_session",
     "refresh_session",
+    "change_session",
     "revoke",
     "session",
     "sessions",
@@ -147,6 +149,10 @@ impl Store for ObservedStore {
 
     async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed> {
         self.observe("refresh_session", self.store.refresh_session(attempt)).await
+    }
+
+    async fn change_session(&self, change: SessionChange) -> Result<Changed> {
+        self.observe("change_session", self.store.change_session(change)).await
     }
 
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome> {

@@ -22,8 +22,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::domain::{
-    claims::AccessClaims,
-    ids::{SessionId, TokenId},
+    claims::{AUTHENTICATION_ID, AccessClaims},
+    ids::{AuthenticationId, SessionId, TokenId},
     inactive::InactiveReason,
     json_object::JsonObject,
     time::Timestamp,
@@ -271,6 +271,9 @@ impl Serialize for Payload<'_> {
         map.serialize_entry("exp", &claims.expires_at.seconds())?;
         map.serialize_entry("jti", &Text(&claims.token_id))?;
         map.serialize_entry("sid", &Text(&claims.session_id))?;
+        if let Some(id) = &claims.authentication_id {
+            map.serialize_entry(AUTHENTICATION_ID, &Text(id))?;
+        }
         if let Some(not_before) = claims.not_before {
             map.serialize_entry("nbf", &not_before.seconds())?;
         }
@@ -346,7 +349,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
         use serde::de::Error;
 
         let (mut iss, mut sub, mut client_id, mut jti, mut sid) = (None, None, None, None, None);
-        let (mut tenant, mut scope, mut acr) = (None, None, None);
+        let (mut authentication_id, mut tenant, mut scope, mut acr) = (None, None, None, None);
         let (mut iat, mut exp, mut nbf, mut auth_time) =
             (None::<i64>, None::<i64>, None::<i64>, None::<i64>);
         let (mut aud, mut amr) = (None::<OneOrMany>, None::<Vec<String>>);
@@ -362,6 +365,9 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
                 "nbf" => set(&mut nbf, "nbf", &mut map)?,
                 "jti" => set::<_, String>(&mut jti, "jti", &mut map)?,
                 "sid" => set::<_, String>(&mut sid, "sid", &mut map)?,
+                AUTHENTICATION_ID => {
+                    set::<_, String>(&mut authentication_id, AUTHENTICATION_ID, &mut map)?;
+                }
                 "tenant" => set::<_, String>(&mut tenant, "tenant", &mut map)?,
                 "scope" => set::<_, String>(&mut scope, "scope", &mut map)?,
                 "auth_time" => set(&mut auth_time, "auth_time", &mut map)?,
@@ -383,6 +389,9 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             issuer: required(iss, "iss")?,
             session_id: required(sid, "sid")?.parse::<SessionId>().map_err(Error::custom)?,
             token_id: required(jti, "jti")?.parse::<TokenId>().map_err(Error::custom)?,
+            authentication_id: authentication_id
+                .map(|id| id.parse::<AuthenticationId>().map_err(Error::custom))
+                .transpose()?,
             subject: required(sub, "sub")?,
             tenant: tenant.unwrap_or_default(),
             client_id: required(client_id, "client_id")?,

@@ -42,6 +42,7 @@ fn claims() -> AccessClaims {
         issuer: "https://issuer".to_owned(),
         session_id: SessionId::new(at, [2; 10]),
         token_id: TokenId::new([3; 16]),
+        authentication_id: None,
         subject: "alice".to_owned(),
         tenant: "acme".to_owned(),
         client_id: "web".to_owned(),

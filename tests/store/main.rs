@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod audit;
+mod changing;
 mod concurrency;
 mod creating;
 mod decisions;
@@ -98,6 +99,15 @@ macro_rules! conformance {
                 an_unknown_session_is_refused,
                 a_refresh_that_keeps_the_previous_access_token_adds_no_entry,
                 an_access_token_that_a_refresh_revokes_is_stopped_until_it_expires,
+            }
+            changing {
+                a_reauthentication_writes_what_the_domain_decides_and_nothing_else,
+                an_update_writes_what_the_domain_decides_and_nothing_else,
+                only_the_refresh_token_of_the_last_reauthentication_can_be_exchanged,
+                a_repeated_reauthentication_returns_the_same_session_and_its_feed_position,
+                a_refused_change_changes_nothing,
+                a_used_refresh_token_ends_its_session_also_at_a_reauthentication,
+                concurrent_changes_and_refreshes_of_a_session_leave_one_lineage,
             }
             revoking {
                 a_revoked_session_ends_and_its_tokens_are_stopped,

@@ -11,6 +11,7 @@ use countersign::{
         claims::CustomClaims,
         ids::{Incarnation, SessionId, TokenId},
         key::RefreshKeyId,
+        metadata::Metadata,
         policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{Revocation, RevocationTarget, Seq},
@@ -54,6 +55,11 @@ pub fn texts<T: TryFrom<String, Error: std::fmt::Debug>>(items: &[&str]) -> Vec<
     items.iter().map(|item| text(*item)).collect()
 }
 
+pub fn metadata(value: Value) -> Metadata {
+    let Value::Object(map) = value else { panic!("metadata are an object, not {value}") };
+    Metadata::try_from(map).unwrap()
+}
+
 pub fn claims(value: Value) -> CustomClaims {
     let Value::Object(map) = value else { panic!("claims are an object, not {value}") };
     CustomClaims::try_from(map).unwrap()
@@ -72,7 +78,8 @@ pub fn session(n: u32) -> Session {
         audience: texts(&["api"]),
         scopes: texts(&["read", "write"]),
         claims: CustomClaims::default(),
-        authentication: Authentication { acr: text(""), amr: vec![], at },
+        metadata: Metadata::default(),
+        authentication: Authentication { id: None, acr: text(""), amr: vec![], at },
         device: Device::default(),
         policy: SessionPolicy {
             name: text("default"),
@@ -82,6 +89,7 @@ pub fn session(n: u32) -> Session {
             replay: Replay::Grace,
             replay_limit: seconds(86_400),
             on_refresh: OnRefresh::KeepAccessToken,
+            reauthentication_lifetime: None,
         },
         created_at: at,
         refreshed_at: at,
@@ -95,6 +103,7 @@ pub fn session(n: u32) -> Session {
         access_token_id: TokenId::new([a, b, c, d, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3]),
         request_id: None,
         request_fingerprint: None,
+        reauthentication: None,
         ended: None,
         expiry_recorded: false,
         revision: 1,
@@ -118,7 +127,9 @@ pub fn rich_session(n: u32) -> Session {
             "ratio": 0.5, "vip": true, "none": null, "deep": [[{ "k": [] }]],
             "emoji": "🦀", "quote": "\"\\/",
         })),
+        metadata: metadata(json!({ "ticket": "T-7", "tags": ["a", { "b": 0.5 }], "no": null })),
         authentication: Authentication {
+            id: None,
             acr: text("urn:mace:incommon:iap:gold"),
             amr: texts(&["pwd", "otp"]),
             at,
@@ -136,6 +147,7 @@ pub fn rich_session(n: u32) -> Session {
             replay: Replay::UntilUsed,
             replay_limit: Duration::from_micros(300_000_001),
             on_refresh: OnRefresh::RevokeAccessToken,
+            reauthentication_lifetime: Some(Duration::from_micros(7_000_000_001)),
         },
         created_at: micros(1),
         refreshed_at: micros(2),

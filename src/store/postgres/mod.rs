@@ -37,8 +37,8 @@ use self::{
     sessions::{create, expiries, oldest_live::OldestLive, reads, refresh, sweep},
 };
 use super::{
-    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
-    Store, StoreError, SweptRevocations, Unfinished,
+    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
+    SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
     counts::StoreCounts,
     replicas::{Members, RenewalClient},
@@ -47,6 +47,7 @@ use super::{
 };
 use crate::domain::{
     audit::AuditEntry,
+    change::SessionChange,
     ids::SessionId,
     key::RefreshKeyId,
     refresh::RefreshAttempt,
@@ -63,6 +64,7 @@ const REFRESHES: Shape = Shape { workers: 2, most: 512 };
 /// Two batches in flight keep the database busy here too. They write to the feed one after the
 /// other, because each batch locks the row of `feed_head` until it commits; but the reads and row
 /// locks before that can overlap.
+const CHANGES: Shape = Shape { workers: 2, most: 128 };
 const REVOCATIONS: Shape = Shape { workers: 2, most: 512 };
 
 /// The pause between two reads of the head of the feed while no notifications arrive. These reads
@@ -80,6 +82,7 @@ pub struct PostgresStore {
     latest_timeline: Arc<LatestTimeline>,
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
+    changes: GroupCommit<SessionChange, Changed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
     /// The tasks that run while the store is open. Dropping them aborts them.
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -152,6 +155,12 @@ impl PostgresStore {
                 REFRESHES,
                 |shared, attempts| async move { refresh::commit(&shared.pool, &attempts).await },
                 Refreshed::position,
+            ),
+            changes: shared.group(
+                "changes",
+                CHANGES,
+                |shared, changes| async move { batch::commit(&shared.pool, &changes).await },
+                Changed::position,
             ),
             revocations: shared.group(
                 "revocations",
@@ -310,6 +319,10 @@ impl Store for PostgresStore {
         self.refreshes.write(attempt).await
     }
 
+    async fn change_session(&self, change: SessionChange) -> Result<Changed, StoreError> {
+        self.changes.write(change).await
+    }
+
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
         self.revocations.write(revocation).await
     }
@@ -378,7 +391,12 @@ impl Store for PostgresStore {
     }
 
     fn counts(&self) -> StoreCounts {
-        let queues = [self.creations.counts(), self.refreshes.counts(), self.revocations.counts()];
+        let queues = [
+            self.creations.counts(),
+            self.refreshes.counts(),
+            self.changes.counts(),
+            self.revocations.counts(),
+        ];
         StoreCounts { queues: queues.to_vec(), connections: Some(self.shared.pool.counts()) }
     }
 
@@ -386,6 +404,7 @@ impl Store for PostgresStore {
         tokio::select! {
             () = self.creations.stopped() => {}
             () = self.refreshes.stopped() => {}
+            () = self.changes.stopped() => {}
             () = self.revocations.stopped() => {}
             // The polling task shares the sender of hints with other tasks, so the channel of hints
             // does not close when the polling task ends. This token is cancelled when it ends.

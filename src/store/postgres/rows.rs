@@ -16,13 +16,14 @@ use super::schema::{blacklist, sessions, signing_keys};
 use crate::{
     domain::{
         claims::CustomClaims,
-        ids::{SessionId, TokenId},
+        ids::{AuthenticationId, SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
+        metadata::Metadata,
         policy::{OnRefresh, Replay, SessionPolicy},
         revocation::{CutOff, Revoked, Seq, cut_off_key, read_cut_off_key},
         session::{
-            Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint,
-            Session,
+            Authentication, Device, EndReason, Ended, IdentifiedRequest, Lineage, LineageSecret,
+            RequestFingerprint, Session,
         },
         time::{Timestamp, micros},
     },
@@ -121,6 +122,11 @@ pub struct SessionRow {
     refresh_key: Vec<u8>,
     request_id: Option<String>,
     request_fingerprint: Option<Vec<u8>>,
+    metadata: JsonbText,
+    reauthentication_lifetime: Option<PgInterval>,
+    authentication_id: Option<Uuid>,
+    reauthentication_id: Option<String>,
+    reauthentication_fingerprint: Option<Vec<u8>>,
     ended_at: Option<PgTimestamp>,
     end_reason: Option<String>,
     end_note: Option<String>,
@@ -199,13 +205,25 @@ fn ended(
     }
 }
 
+fn object(column: &str, json: &JsonbText) -> Result<Map<String, Value>, StoreError> {
+    serde_json::from_str(&json.0).map_err(|_| damaged(column, "is not a JSON object"))
+}
+
 impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
         let id = row.id();
-        let claims = serde_json::from_str::<Map<String, Value>>(&row.claims.0)
-            .map_err(|_| damaged("sessions.claims", "is not a JSON object"))?;
+        let reauthentication = match (row.reauthentication_id, row.reauthentication_fingerprint) {
+            (Some(id), Some(fingerprint)) => Some(IdentifiedRequest {
+                id: text("sessions.reauthentication_id", id)?,
+                fingerprint: RequestFingerprint(bytes(
+                    "sessions.reauthentication_fingerprint",
+                    &fingerprint,
+                )?),
+            }),
+            _ => None,
+        };
         let ended = ended(row.ended_at, row.end_reason, row.end_note)?;
         Ok(Self {
             id,
@@ -214,9 +232,12 @@ impl TryFrom<SessionRow> for Session {
             client_id: text("sessions.client_id", row.client_id)?,
             audience: texts("sessions.audience", row.audience)?,
             scopes: texts("sessions.scopes", row.scopes)?,
-            claims: CustomClaims::try_from(claims)
+            claims: CustomClaims::try_from(object("sessions.claims", &row.claims)?)
                 .map_err(|error| damaged("sessions.claims", error))?,
+            metadata: Metadata::try_from(object("sessions.metadata", &row.metadata)?)
+                .map_err(|error| damaged("sessions.metadata", error))?,
             authentication: Authentication {
+                id: row.authentication_id.map(|id| AuthenticationId::from_bytes(id.into_bytes())),
                 acr: text("sessions.acr", row.acr)?,
                 amr: texts("sessions.amr", row.amr)?,
                 at: timestamp(row.authenticated_at),
@@ -234,6 +255,10 @@ impl TryFrom<SessionRow> for Session {
                 replay: named("sessions.replay", &row.replay, Replay::from_name)?,
                 replay_limit: span("sessions.replay_limit", row.replay_limit)?,
                 on_refresh: named("sessions.on_refresh", &row.on_refresh, OnRefresh::from_name)?,
+                reauthentication_lifetime: row
+                    .reauthentication_lifetime
+                    .map(|lifetime| span("sessions.reauthentication_lifetime", lifetime))
+                    .transpose()?,
             },
             created_at: timestamp(row.created_at),
             refreshed_at: timestamp(row.refreshed_at),
@@ -252,6 +277,7 @@ impl TryFrom<SessionRow> for Session {
                     bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint)
                 })
                 .transpose()?,
+            reauthentication,
             expiry_recorded: row.is_over && ended.is_none(),
             ended,
             revision: number("sessions.revision", row.revision)?,

@@ -37,7 +37,9 @@ macro_rules! with_new_columns {
             "lineage_secret" "",
             "refresh_key" "",
             "request_id" "",
-            "request_fingerprint" ""
+            "request_fingerprint" "",
+            "metadata" "::jsonb",
+            "reauthentication_lifetime" ""
         }
     };
 }
@@ -87,6 +89,11 @@ diesel::table! {
         refresh_key -> Binary,
         request_id -> Nullable<Text>,
         request_fingerprint -> Nullable<Binary>,
+        metadata -> Jsonb,
+        reauthentication_lifetime -> Nullable<Interval>,
+        authentication_id -> Nullable<Uuid>,
+        reauthentication_id -> Nullable<Text>,
+        reauthentication_fingerprint -> Nullable<Binary>,
         ended_at -> Nullable<Timestamptz>,
         end_reason -> Nullable<Text>,
         end_note -> Nullable<Text>,

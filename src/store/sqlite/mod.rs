@@ -3,6 +3,7 @@
 
 mod audit;
 pub mod backup;
+mod change;
 mod connection;
 mod create;
 pub mod error;
@@ -50,8 +51,8 @@ use self::{
     writes::CountedRevocation,
 };
 use super::{
-    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
-    Store, StoreError, SweptRevocations, Unfinished,
+    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
+    SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, Failure, GroupCommit, Retry, Shape},
     counts::{ConnectionCounts, StoreCounts, Waiting},
     replicas::RenewalClient,
@@ -60,6 +61,7 @@ use super::{
 };
 use crate::domain::{
     audit::AuditEntry,
+    change::SessionChange,
     disk,
     ids::SessionId,
     key::RefreshKeyId,
@@ -92,6 +94,7 @@ pub struct SqliteStore {
     feed: Pool<Connection>,
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
+    changes: GroupCommit<SessionChange, Changed>,
     revocations: GroupCommit<CountedRevocation, RevocationOutcome>,
     /// The lock file, which is kept open to hold the lock. A batch that is being written when the
     /// store is dropped goes on after that, but no caller waits for its answer.
@@ -179,6 +182,11 @@ impl SqliteStore {
                 "refreshes",
                 |connection, attempts| apply_each(connection, attempts, writes::refresh),
                 Refreshed::position,
+            ),
+            changes: writer.group(
+                "changes",
+                |connection, changes| apply_each(connection, changes, change::change),
+                Changed::position,
             ),
             revocations: writer.group(
                 "revocations",
@@ -373,6 +381,10 @@ impl Store for SqliteStore {
         self.refreshes.write(attempt).await
     }
 
+    async fn change_session(&self, change: SessionChange) -> Result<Changed, StoreError> {
+        self.changes.write(change).await
+    }
+
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
         let at = revocation.ended.at;
         let uncovered = match &revocation.target {
@@ -519,7 +531,12 @@ impl Store for SqliteStore {
     }
 
     fn counts(&self) -> StoreCounts {
-        let queues = [self.creations.counts(), self.refreshes.counts(), self.revocations.counts()];
+        let queues = [
+            self.creations.counts(),
+            self.refreshes.counts(),
+            self.changes.counts(),
+            self.revocations.counts(),
+        ];
         StoreCounts {
             queues: queues.to_vec(),
             connections: Some(ConnectionCounts::of(&self.readers.state(), &self.waiting)),
@@ -530,6 +547,7 @@ impl Store for SqliteStore {
         tokio::select! {
             () = self.creations.stopped() => {}
             () = self.refreshes.stopped() => {}
+            () = self.changes.stopped() => {}
             () = self.revocations.stopped() => {}
         }
     }

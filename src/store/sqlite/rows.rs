@@ -8,13 +8,14 @@ use super::schema::{blacklist, sessions, signing_keys};
 use crate::{
     domain::{
         claims::CustomClaims,
-        ids::{SessionId, TokenId},
+        ids::{AuthenticationId, SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
+        metadata::Metadata,
         policy::{OnRefresh, Replay, SessionPolicy},
         revocation::{BlacklistEntry, CutOff, EarlierEntry, Revoked, Seq, cut_off_key},
         session::{
-            Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint,
-            Session,
+            Authentication, Device, EndReason, Ended, IdentifiedRequest, Lineage, LineageSecret,
+            RequestFingerprint, Session,
         },
         text::{Subject, Tenant},
         time::{Timestamp, micros},
@@ -55,6 +56,11 @@ pub struct SessionRow {
     access_token_id: Vec<u8>,
     request_id: Option<String>,
     request_fingerprint: Option<Vec<u8>>,
+    metadata: String,
+    authentication_id: Option<Vec<u8>>,
+    reauthentication_lifetime: Option<i64>,
+    reauthentication_id: Option<String>,
+    reauthentication_fingerprint: Option<Vec<u8>>,
     ended_at: Option<i64>,
     end_reason: Option<String>,
     end_note: Option<String>,
@@ -103,7 +109,8 @@ fn named<T>(column: &str, name: &str, find: impl Fn(&str) -> Option<T>) -> Resul
     find(name).ok_or_else(|| damaged(column, format_args!("holds the unknown name {name:?}")))
 }
 
-fn to_json<T: Deref<Target = str>>(texts: &[T]) -> String {
+/// Returns a JSON array of texts.
+pub fn to_json<T: Deref<Target = str>>(texts: &[T]) -> String {
     serde_json::Value::from_iter(texts.iter().map(|text| text.to_string())).to_string()
 }
 
@@ -143,6 +150,17 @@ impl From<&Session> for SessionRow {
             request_fingerprint: session
                 .request_fingerprint
                 .map(|fingerprint| fingerprint.0.to_vec()),
+            metadata: session.metadata.to_json(),
+            authentication_id: session.authentication.id.map(|id| id.bytes().to_vec()),
+            reauthentication_lifetime: session.policy.reauthentication_lifetime.map(micros),
+            reauthentication_id: session
+                .reauthentication
+                .as_ref()
+                .map(|request| request.id.to_string()),
+            reauthentication_fingerprint: session
+                .reauthentication
+                .as_ref()
+                .map(|request| request.fingerprint.0.to_vec()),
             ended_at: ended.map(|ended| ended.at.micros()),
             end_reason: ended.map(|ended| ended.reason.as_str().to_owned()),
             end_note: ended.map(|ended| ended.note.to_string()),
@@ -156,8 +174,16 @@ impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
-        let claims = serde_json::from_str(&row.claims)
-            .map_err(|_| damaged("sessions.claims", "is not a JSON object"))?;
+        let reauthentication = match (row.reauthentication_id, row.reauthentication_fingerprint) {
+            (Some(id), Some(fingerprint)) => Some(IdentifiedRequest {
+                id: text("sessions.reauthentication_id", id)?,
+                fingerprint: RequestFingerprint(bytes(
+                    "sessions.reauthentication_fingerprint",
+                    &fingerprint,
+                )?),
+            }),
+            _ => None,
+        };
         let ended = ended(row.ended_at, row.end_reason, row.end_note)?;
         Ok(Self {
             id: SessionId::from_bytes(bytes("sessions.id", &row.id)?),
@@ -166,9 +192,16 @@ impl TryFrom<SessionRow> for Session {
             client_id: text("sessions.client_id", row.client_id)?,
             audience: texts("sessions.audience", &row.audience)?,
             scopes: texts("sessions.scopes", &row.scopes)?,
-            claims: CustomClaims::try_from(claims_object(claims)?)
+            claims: CustomClaims::try_from(object("sessions.claims", &row.claims)?)
                 .map_err(|error| damaged("sessions.claims", error))?,
+            metadata: Metadata::try_from(object("sessions.metadata", &row.metadata)?)
+                .map_err(|error| damaged("sessions.metadata", error))?,
             authentication: Authentication {
+                id: row
+                    .authentication_id
+                    .map(|id| bytes("sessions.authentication_id", &id))
+                    .transpose()?
+                    .map(AuthenticationId::from_bytes),
                 acr: text("sessions.acr", row.acr)?,
                 amr: texts("sessions.amr", &row.amr)?,
                 at: Timestamp::from_micros(row.authenticated_at),
@@ -186,6 +219,10 @@ impl TryFrom<SessionRow> for Session {
                 replay: named("sessions.replay", &row.replay, Replay::from_name)?,
                 replay_limit: span("sessions.replay_limit", row.replay_limit)?,
                 on_refresh: named("sessions.on_refresh", &row.on_refresh, OnRefresh::from_name)?,
+                reauthentication_lifetime: row
+                    .reauthentication_lifetime
+                    .map(|lifetime| span("sessions.reauthentication_lifetime", lifetime))
+                    .transpose()?,
             },
             created_at: Timestamp::from_micros(row.created_at),
             refreshed_at: Timestamp::from_micros(row.refreshed_at),
@@ -207,6 +244,7 @@ impl TryFrom<SessionRow> for Session {
                     bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint)
                 })
                 .transpose()?,
+            reauthentication,
             expiry_recorded: row.is_over && ended.is_none(),
             ended,
             revision: number("sessions.revision", row.revision)?,
@@ -230,13 +268,11 @@ fn ended(
     }
 }
 
-fn claims_object(
-    value: serde_json::Value,
+fn object(
+    column: &str,
+    json: &str,
 ) -> Result<serde_json::Map<String, serde_json::Value>, StoreError> {
-    match value {
-        serde_json::Value::Object(map) => Ok(map),
-        _ => Err(damaged("sessions.claims", "is not a JSON object")),
-    }
+    serde_json::from_str(json).map_err(|_| damaged(column, "is not a JSON object"))
 }
 
 const SESSION: &str = "session";

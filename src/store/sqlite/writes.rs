@@ -71,7 +71,8 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
     }
 }
 
-fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Result<()> {
+/// Writes the columns that a rotation of the refresh token alters.
+pub fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Result<()> {
     dsl::update(sessions::table.find(next.id.bytes().as_slice()))
         .set((
             sessions::refreshed_at.eq(next.refreshed_at.micros()),
@@ -236,7 +237,8 @@ pub fn end_session(
     insert_entry(connection, entry)
 }
 
-fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()> {
+/// Writes the end of a session.
+pub fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()> {
     let ended = session.ended.as_ref();
     dsl::update(sessions::table.find(session.id.bytes().as_slice()))
         .set((
@@ -264,7 +266,10 @@ fn position(seq: i64) -> FeedPosition {
 
 /// Writes an entry. If there is an older entry for the same session, token, subject or tenant, the
 /// new entry replaces it, so that a repeated revocation adds no row and undoes nothing.
-fn insert_entry(connection: &mut SqliteConnection, entry: BlacklistEntry) -> Result<FeedPosition> {
+pub fn insert_entry(
+    connection: &mut SqliteConnection,
+    entry: BlacklistEntry,
+) -> Result<FeedPosition> {
     let (kind, key) = revoked_key(&entry.revoked);
     let earlier = blacklist::table
         .filter(blacklist::kind.eq(kind).and(blacklist::key.eq(key)))

@@ -14,6 +14,7 @@ use countersign::{
     clock::Clock,
     domain::{
         audit::AuditEntry,
+        change::SessionChange,
         ids::SessionId,
         key::RefreshKeyId,
         refresh::RefreshAttempt,
@@ -22,7 +23,7 @@ use countersign::{
         time::Timestamp,
     },
     store::{
-        Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
+        Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
         SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
         counts::StoreCounts,
         replicas::{Members, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
@@ -251,6 +252,11 @@ impl Store for Double {
     async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed> {
         self.check()?;
         self.real.refresh_session(attempt).await
+    }
+
+    async fn change_session(&self, change: SessionChange) -> Result<Changed> {
+        self.check()?;
+        self.real.change_session(change).await
     }
 
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome> {

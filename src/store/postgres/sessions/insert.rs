@@ -19,7 +19,7 @@ use super::{
         schema::{new_columns, with_new_columns},
         sql::{Statement, first_uncovered, is_uncovered, statement},
     },
-    claims::to_jsonb,
+    jsonb::to_jsonb,
     quota_lock::{SubjectLock, subject_locks},
 };
 use crate::{
@@ -255,7 +255,7 @@ fn with_columns<'a, 'r>(insert: Insert<'a, 'r>) -> Insert<'a, 'r> {
         .column::<Text, _>(|new| &*new.session.client_id)
         .column::<Text, _>(|new| array(&new.session.audience))
         .column::<Text, _>(|new| array(&new.session.scopes))
-        .column::<Text, _>(|new| to_jsonb(&new.session.claims))
+        .column::<Text, _>(|new| to_jsonb(new.session.claims.object()))
         .column::<Text, _>(|new| &*new.session.authentication.acr)
         .column::<Text, _>(|new| array(&new.session.authentication.amr))
         .column::<Text, _>(|new| &*new.session.device.user_agent)
@@ -269,6 +269,10 @@ fn with_columns<'a, 'r>(insert: Insert<'a, 'r>) -> Insert<'a, 'r> {
         .column::<Nullable<Text>, _>(|new| new.session.request_id.as_deref())
         .column::<Nullable<Binary>, _>(|new| {
             new.session.request_fingerprint.map(|fingerprint| fingerprint.0.to_vec())
+        })
+        .column::<Text, _>(|new| to_jsonb(new.session.metadata.object()))
+        .column::<Nullable<Interval>, _>(|new| {
+            new.session.policy.reauthentication_lifetime.map(interval)
         })
         .column::<Nullable<BigInt>, _>(|new| new.most_others)
 }

@@ -1,9 +1,10 @@
 //! Creates, refreshes, revokes, reads and sweeps sessions.
 
-mod claims;
+pub mod change;
 pub mod create;
 pub mod expiries;
 mod insert;
+mod jsonb;
 mod lock;
 pub mod oldest_live;
 mod quota_lock;

@@ -88,7 +88,8 @@ const ROTATE: &str = concat!(
     is_uncovered!("s"),
     "RETURNING given.ordinal, ",
     new_columns!("s."),
-    ", s.ended_at, s.end_reason, s.end_note, s.is_over"
+    ", s.authentication_id, s.reauthentication_id, s.reauthentication_fingerprint, s.ended_at, \
+     s.end_reason, s.end_note, s.is_over"
 );
 
 /// An attempt on the fast path: it may be a rotation that writes nothing but the session.

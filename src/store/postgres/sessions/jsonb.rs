@@ -1,4 +1,4 @@
-//! Encodes claims as JSON text, in such a way that `jsonb` returns the same values.
+//! Encodes claims and metadata as JSON text, in such a way that `jsonb` returns the same values.
 //!
 //! `jsonb` keeps every digit of a number, and the zeros after the decimal point, but no exponent.
 //! So a float like `1e16` would come back as an integer, unless it is written with a decimal point.
@@ -7,12 +7,12 @@ use std::fmt::Write;
 
 use serde_json::{Number, Value};
 
-use crate::domain::claims::CustomClaims;
+use crate::domain::json_object::JsonObject;
 
-pub fn to_jsonb(claims: &CustomClaims) -> String {
-    let map = claims.object().to_map();
+pub fn to_jsonb(object: &JsonObject) -> String {
+    let map = object.to_map();
     if !map.values().any(has_large) {
-        return claims.to_json();
+        return object.as_str().to_owned();
     }
     let mut out = String::new();
     write(&Value::Object(map), &mut out);
@@ -84,7 +84,7 @@ mod tests {
         }) else {
             panic!("an object")
         };
-        let text = to_jsonb(&CustomClaims::try_from(map.clone()).unwrap());
+        let text = to_jsonb(&JsonObject::from(&map));
         assert!(
             text.contains(
                 "[10000000000000000.0,-150000000000000000.0,18446744073709551616.0,0.5,1e-7,1e+300]"

@@ -1,0 +1,297 @@
+//! Reauthenticate and UpdateSession: change a live session.
+
+use std::sync::Arc;
+
+use super::{
+    Authority,
+    error::AuthorityError,
+    fingerprint,
+    issue::{Issued, Tokens},
+    note_session,
+};
+use crate::{
+    domain::{
+        audit::{AuditAction, AuditRecord},
+        caller::Actor,
+        change::{
+            ChangeKind, ChangeRefusal, NextTokens, Presented, Reauthentication, SessionChange,
+            Update,
+        },
+        claims::CustomClaims,
+        ids::{AuthenticationId, SessionId, TokenId},
+        metadata::Metadata,
+        session::{Device, IdentifiedRequest, LineageSecret, Session},
+        text::{Acr, Amr, DeviceLabel, RequestId, Scope},
+        time::Timestamp,
+    },
+    instruments::times::in_own_task,
+    revocation::replica::Epoch,
+    store::{Changed, StoreError},
+};
+
+/// The session that a caller names.
+#[derive(Clone, PartialEq)]
+pub enum NamedSession {
+    /// By its identifier.
+    Id(SessionId),
+    /// By a refresh token.
+    RefreshToken(String),
+}
+
+/// A request that records a new authentication of a session's user.
+pub struct NewAuthentication {
+    /// The session.
+    pub session: NamedSession,
+    /// The authentication context class reference.
+    pub acr: Acr,
+    /// The authentication methods references.
+    pub amr: Vec<Amr>,
+    /// The instant at which the user authenticated, or `None` if the user authenticated just now.
+    pub authenticated_at: Option<Timestamp>,
+    /// The new custom claims; none to keep those of the session.
+    pub claims: Option<CustomClaims>,
+    /// The new scopes; empty to keep those of the session.
+    pub scopes: Vec<Scope>,
+    /// The current data of the device, if the request has any.
+    pub device: Option<Device>,
+    /// True if the new `acr` may be weaker than that of the session.
+    pub allow_weaker: bool,
+    /// The idempotency key.
+    pub request_id: Option<RequestId>,
+}
+
+/// A request that changes data of a session. Data that are none stay as they are.
+pub struct SessionUpdate {
+    /// The session.
+    pub session_id: SessionId,
+    /// The revision that the session must have, if the caller demands one.
+    pub revision: Option<u32>,
+    /// The new metadata.
+    pub metadata: Option<Metadata>,
+    /// The new name of the device.
+    pub label: Option<DeviceLabel>,
+    /// The new custom claims.
+    pub claims: Option<CustomClaims>,
+    /// The new scopes, which must be some of the session's scopes.
+    pub scopes: Option<Vec<Scope>>,
+    /// True to make all present access tokens inactive.
+    pub revoke_access_tokens: bool,
+}
+
+impl Authority {
+    /// Records that the user of a session has authenticated again. All earlier tokens of the
+    /// session are invalid on every replica before this returns the new ones.
+    pub async fn reauthenticate(
+        &self,
+        by: &Actor,
+        new: NewAuthentication,
+    ) -> Result<Issued, AuthorityError> {
+        let (session_id, presented) = match &new.session {
+            NamedSession::Id(id) => (*id, None),
+            NamedSession::RefreshToken(token) => {
+                let claims =
+                    self.read_refresh_token(token).ok_or(AuthorityError::RefreshTokenInvalid)?;
+                let (generation, secret) = (claims.lineage.generation, claims.lineage.secret);
+                (claims.session_id, Some(Presented { generation, secret }))
+            }
+        };
+        note_session(None, Some(session_id));
+        self.ensure_current().await?;
+        let now = self.clock.now();
+        let at = new.authenticated_at.unwrap_or(now);
+        if at > now.plus(self.settings.leeway) {
+            return Err(AuthorityError::field("authenticated_at", "is in the future"));
+        }
+        let request = new.request_id.clone().map(|id| IdentifiedRequest {
+            id,
+            fingerprint: fingerprint::of_reauthentication(&by.caller.name, session_id, &new),
+        });
+        let change = Reauthentication {
+            presented,
+            acr: new.acr,
+            amr: new.amr,
+            at,
+            allow_weaker: new.allow_weaker,
+            acr_order: Arc::clone(&self.settings.acr_order),
+            claims: new.claims,
+            scopes: new.scopes,
+            device: new.device,
+            request,
+            next: NextTokens {
+                access_token_id: TokenId::new(self.random()?),
+                authentication_id: AuthenticationId::new(self.random()?),
+                secret: LineageSecret(self.random()?),
+                key: self.refresh_key()?,
+            },
+        };
+        self.ensure_tokens_fit(session_id, &change, now).await?;
+        let kind = ChangeKind::Reauthenticate(Box::new(change));
+        let change = SessionChange { session_id, reach: by.reach().clone(), now, kind };
+        let session = self
+            .change(by, change, AuditAction::SessionReauthenticated)
+            .await
+            .map_err(|refusal| refused(refusal, presented.is_some()))?;
+        let tokens = self.issue(&session, session.access_token_id, session.refreshed_at, &[])?;
+        Ok(Issued { session, tokens, now })
+    }
+
+    /// Checks that the tokens after a reauthentication can be issued. If they could not, the
+    /// session would have lost its earlier tokens for nothing.
+    async fn ensure_tokens_fit(
+        &self,
+        session_id: SessionId,
+        change: &Reauthentication,
+        now: Timestamp,
+    ) -> Result<(), AuthorityError> {
+        // A session that does not exist is refused when the change is decided.
+        let Some(session) = self.store.session(session_id).await? else { return Ok(()) };
+        let next = change.applied_to(&session, now);
+        self.issue(&next, next.access_token_id, now, &[]).map(|_: Tokens| ())
+    }
+
+    /// Changes data of a session. Returns the session, and the instant for which its state holds.
+    pub async fn update_session(
+        &self,
+        by: &Actor,
+        update: SessionUpdate,
+    ) -> Result<(Session, Timestamp), AuthorityError> {
+        let session_id = update.session_id;
+        note_session(None, Some(session_id));
+        self.ensure_current().await?;
+        let now = self.clock.now();
+        let revoke_access_tokens = match update.revoke_access_tokens {
+            true => Some(AuthenticationId::new(self.random()?)),
+            false => None,
+        };
+        let kind = ChangeKind::Update(Box::new(Update {
+            revision: update.revision,
+            metadata: update.metadata,
+            label: update.label,
+            claims: update.claims,
+            scopes: update.scopes,
+            revoke_access_tokens,
+        }));
+        let change = SessionChange { session_id, reach: by.reach().clone(), now, kind };
+        let session = self
+            .change(by, change, AuditAction::SessionUpdated)
+            .await
+            .map_err(|refusal| refused(refusal, false))?;
+        Ok((session, now))
+    }
+
+    /// Lets the database decide and write a change, records it, and waits until every replica knows
+    /// the revocation that it may have made. Returns the session after the change.
+    async fn change(
+        &self,
+        by: &Actor,
+        change: SessionChange,
+        action: AuditAction,
+    ) -> Result<Session, NotChanged> {
+        let now = change.now;
+        let (epoch, changed) = self.decide(by, change, action).await?;
+        let (session, position) = match changed {
+            Changed::Changed { session, position } | Changed::Kept { session, position } => {
+                (session, position)
+            }
+            Changed::Reused { session, position } => {
+                tracing::warn!(
+                    session = %session.id,
+                    "a refresh token was used again after its grace; the session has ended"
+                );
+                let record = AuditRecord::by(by, AuditAction::RefreshReused, now);
+                self.audit.record(record.about(&session));
+                self.wait_until_acknowledged(epoch, position).await?;
+                return Err(AuthorityError::RefreshTokenReused.into());
+            }
+            Changed::Refused(refusal) => return Err(NotChanged::Refused(refusal)),
+        };
+        note_session(Some(&session.tenant), None);
+        if let Some(position) = position {
+            self.wait_until_acknowledged(epoch, position).await?;
+        }
+        Ok(*session)
+    }
+
+    /// Lets the database decide and write a change, and records it. Returns the epoch in which the
+    /// decision was made. A decision that rests only on reads must come from the current primary.
+    /// If a failover has happened meanwhile, the new primary decides again.
+    async fn decide(
+        &self,
+        by: &Actor,
+        change: SessionChange,
+        action: AuditAction,
+    ) -> Result<(Epoch, Changed), AuthorityError> {
+        loop {
+            let (epoch, timeline) = (self.replica.epoch(), self.replica.timeline());
+            let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
+            let (attempt, record) = (change.clone(), AuditRecord::by(by, action, change.now));
+            // The work runs in a task of its own, so that the change is recorded even if the caller
+            // disconnects.
+            let changing = in_own_task(async move {
+                let changed = store.change_session(attempt).await?;
+                if let Changed::Changed { session, .. } = &changed {
+                    audit.record(record.about(session));
+                }
+                Ok::<_, StoreError>(changed)
+            });
+            let changed = changing.await.map_err(|_| AuthorityError::Internal)??;
+            let was_read = matches!(changed, Changed::Kept { .. } | Changed::Refused(_));
+            if was_read {
+                self.wait_until_confirmed().await?;
+            }
+            if !was_read || self.replica.timeline() == timeline {
+                return Ok((epoch, changed));
+            }
+        }
+    }
+}
+
+/// The reason why a session was not changed.
+enum NotChanged {
+    Refused(ChangeRefusal),
+    Failed(AuthorityError),
+}
+
+impl From<AuthorityError> for NotChanged {
+    fn from(error: AuthorityError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Returns the error for a change that was not made. `by_token` is true if the caller named the
+/// session by a refresh token.
+fn refused(reason: NotChanged, by_token: bool) -> AuthorityError {
+    let refusal = match reason {
+        NotChanged::Refused(refusal) => refusal,
+        NotChanged::Failed(error) => return error,
+    };
+    match refusal {
+        ChangeRefusal::Unknown if by_token => AuthorityError::RefreshTokenInvalid,
+        ChangeRefusal::Unknown => AuthorityError::SessionNotFound,
+        ChangeRefusal::Ended => AuthorityError::SessionRevoked,
+        ChangeRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
+        ChangeRefusal::ExpiredAbsolute => AuthorityError::SessionExpiredAbsolute,
+        ChangeRefusal::RequestIdReused => AuthorityError::RequestIdReused,
+        ChangeRefusal::RefreshedSince => AuthorityError::field(
+            "request_id",
+            "was used for a reauthentication after which the session has been refreshed: use a \
+             new one for a new reauthentication",
+        ),
+        ChangeRefusal::Older => AuthorityError::field(
+            "authenticated_at",
+            "is before the last authentication of the session",
+        ),
+        ChangeRefusal::Weaker(present) => AuthorityError::field(
+            "acr",
+            format!(
+                "is weaker than {:?}, which the session has: set allow_weaker if this is intended",
+                &*present
+            ),
+        ),
+        ChangeRefusal::OtherRevision => AuthorityError::EtagMismatch,
+        ChangeRefusal::ScopeNotGranted(scope) => AuthorityError::field(
+            "scopes",
+            format!("adds {:?}, which the session does not have: use Reauthenticate", &*scope),
+        ),
+    }
+}

@@ -1,0 +1,610 @@
+//! Decides what a reauthentication or an update does to a session.
+
+use std::sync::Arc;
+
+use super::{
+    caller::Reach,
+    claims::CustomClaims,
+    ids::{AuthenticationId, SessionId, TokenId},
+    key::RefreshKeyId,
+    metadata::Metadata,
+    refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
+    revocation::BlacklistEntry,
+    session::{
+        Authentication, Device, EndReason, Ended, IdentifiedRequest, Lineage, LineageSecret,
+        Session, State,
+    },
+    text::{Acr, Amr, DeviceLabel, Note, Scope},
+    time::Timestamp,
+};
+
+/// A change of a live session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionChange {
+    /// The session.
+    pub session_id: SessionId,
+    /// The tenants and audiences that the caller is limited to.
+    pub reach: Arc<Reach>,
+    /// The instant of the change.
+    pub now: Timestamp,
+    /// The change.
+    pub kind: ChangeKind,
+}
+
+/// The kind of a change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChangeKind {
+    /// The user has authenticated again.
+    Reauthenticate(Box<Reauthentication>),
+    /// The caller changes data of the session.
+    Update(Box<Update>),
+}
+
+/// A new authentication of the session's user.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reauthentication {
+    /// The refresh token that the caller presented, if it named the session by one.
+    pub presented: Option<Presented>,
+    /// The authentication context class reference.
+    pub acr: Acr,
+    /// The authentication methods references.
+    pub amr: Vec<Amr>,
+    /// The instant at which the user authenticated.
+    pub at: Timestamp,
+    /// True if the new `acr` may be weaker than that of the session.
+    pub allow_weaker: bool,
+    /// The order of `acr` values, from the weakest to the strongest.
+    pub acr_order: Arc<[Acr]>,
+    /// The new custom claims; none if the session keeps its claims.
+    pub claims: Option<CustomClaims>,
+    /// The new scopes; empty if the session keeps its scopes.
+    pub scopes: Vec<Scope>,
+    /// The current data of the device, if the request has any.
+    pub device: Option<Device>,
+    /// The request, if it has an idempotency key.
+    pub request: Option<IdentifiedRequest>,
+    /// The new identifiers and secrets.
+    pub next: NextTokens,
+}
+
+/// An authentic refresh token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Presented {
+    /// The generation that the token names.
+    pub generation: u32,
+    /// The secret that the token carries.
+    pub secret: LineageSecret,
+}
+
+/// The values that the tokens after a reauthentication are made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NextTokens {
+    /// The `jti` of the access token.
+    pub access_token_id: TokenId,
+    /// The authentication that the access tokens rest on.
+    pub authentication_id: AuthenticationId,
+    /// The secret of the refresh tokens.
+    pub secret: LineageSecret,
+    /// The key of the refresh token.
+    pub key: RefreshKeyId,
+}
+
+/// An update of a session. Data that are none stay as they are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Update {
+    /// The revision that the session must have, if the caller demands one.
+    pub revision: Option<u32>,
+    /// The new metadata.
+    pub metadata: Option<Metadata>,
+    /// The new name of the device.
+    pub label: Option<DeviceLabel>,
+    /// The new custom claims.
+    pub claims: Option<CustomClaims>,
+    /// The new scopes, which must be some of the session's scopes.
+    pub scopes: Option<Vec<Scope>>,
+    /// The authentication that later access tokens rest on, if all present access tokens are
+    /// revoked.
+    pub revoke_access_tokens: Option<AuthenticationId>,
+}
+
+/// The decision about a change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChangeDecision {
+    /// The session changes.
+    Change {
+        /// The session after the change.
+        session: Box<Session>,
+        /// The entry that stops the earlier access tokens, if they are revoked.
+        entry: Option<BlacklistEntry>,
+    },
+    /// The change was made before by the same request, or changes nothing.
+    Keep {
+        /// The session.
+        session: Box<Session>,
+        /// True if the earlier change wrote a blacklist entry, which may not have reached every
+        /// replica yet.
+        may_have_entry: bool,
+    },
+    /// The refresh token had been used before, so the session ends.
+    End {
+        /// The session after its end.
+        session: Box<Session>,
+        /// The entry that stops its tokens.
+        entry: BlacklistEntry,
+    },
+    /// The change is refused, and nothing changes.
+    Refuse(ChangeRefusal),
+}
+
+/// The reason why a change is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeRefusal {
+    /// There is no such session, or the caller is limited to other tenants or audiences, or the
+    /// presented refresh token is not the session's.
+    Unknown,
+    /// The session was ended.
+    Ended,
+    /// The session was not refreshed in time.
+    ExpiredIdle,
+    /// The session reached the end of its lifetime.
+    ExpiredAbsolute,
+    /// Another request had the same idempotency key.
+    RequestIdReused,
+    /// The request was made before, and the session has been refreshed since.
+    RefreshedSince,
+    /// The user had authenticated later than this reauthentication says.
+    Older,
+    /// The new `acr` is weaker than that of the session, which is named.
+    Weaker(Acr),
+    /// The session has another revision than the caller demands.
+    OtherRevision,
+    /// The session does not have this scope.
+    ScopeNotGranted(Scope),
+}
+
+impl SessionChange {
+    /// Decides the change of a session. `is_covered` says whether a revocation of the tenant or of
+    /// the subject covers the session. Such a session has ended, although its row may not say so
+    /// yet.
+    pub fn decide<E>(
+        &self,
+        session: Option<Session>,
+        is_covered: impl FnOnce(&Session) -> Result<bool, E>,
+    ) -> Result<ChangeDecision, E> {
+        let Some(session) = session else {
+            return Ok(ChangeDecision::Refuse(ChangeRefusal::Unknown));
+        };
+        let decision = match &self.kind {
+            ChangeKind::Reauthenticate(change) => self.reauthenticate(change, &session),
+            ChangeKind::Update(update) => self.update(update, &session),
+        };
+        let decision = decision.unwrap_or_else(ChangeDecision::Refuse);
+        if !matches!(decision, ChangeDecision::Refuse(_)) && is_covered(&session)? {
+            return Ok(ChangeDecision::Refuse(ChangeRefusal::Ended));
+        }
+        Ok(decision)
+    }
+
+    /// Checks that the caller may see the session, and that the session is live.
+    fn check(&self, session: &Session) -> Result<(), ChangeRefusal> {
+        if !self.reach.has_tenant(&session.tenant)
+            || !session.audience.iter().all(|audience| self.reach.has_audience(audience))
+        {
+            return Err(ChangeRefusal::Unknown);
+        }
+        match session.state(self.now) {
+            State::Live => Ok(()),
+            State::Ended { reason: EndReason::ExpiredIdle, .. } => Err(ChangeRefusal::ExpiredIdle),
+            State::Ended { reason: EndReason::ExpiredAbsolute, .. } => {
+                Err(ChangeRefusal::ExpiredAbsolute)
+            }
+            State::Ended { .. } => Err(ChangeRefusal::Ended),
+        }
+    }
+
+    fn reauthenticate(
+        &self,
+        change: &Reauthentication,
+        session: &Session,
+    ) -> Result<ChangeDecision, ChangeRefusal> {
+        self.check(session)?;
+        // A repeated request presents a refresh token that it has replaced itself, so this check
+        // comes before that of the token.
+        if let (Some(asked), Some(earlier)) = (&change.request, &session.reauthentication)
+            && asked.id == earlier.id
+        {
+            return match (asked.fingerprint == earlier.fingerprint, session.lineage.generation) {
+                (true, 1) => Ok(ChangeDecision::Keep {
+                    session: Box::new(session.clone()),
+                    may_have_entry: true,
+                }),
+                // The client has certainly received the tokens, and nobody else may get the current
+                // ones.
+                (true, _) => Err(ChangeRefusal::RefreshedSince),
+                (false, _) => Err(ChangeRefusal::RequestIdReused),
+            };
+        }
+        if let Some(presented) = change.presented {
+            match session.judge_refresh(&self.attempt(presented, &change.next)) {
+                RefreshVerdict::Rotate(_) | RefreshVerdict::Replay => {}
+                RefreshVerdict::Reuse => {
+                    let ended = Ended {
+                        at: self.now,
+                        reason: EndReason::RefreshTokenReused,
+                        note: Note::default(),
+                    };
+                    let (session, entry) = BlacklistEntry::end(session.clone(), ended);
+                    return Ok(ChangeDecision::End { session: Box::new(session), entry });
+                }
+                RefreshVerdict::Refuse(refusal) => return Err(of_refresh(refusal)),
+            }
+        }
+        if change.at < session.authentication.at {
+            return Err(ChangeRefusal::Older);
+        }
+        if !change.allow_weaker
+            && is_weaker(&change.acr, &session.authentication.acr, &change.acr_order)
+        {
+            return Err(ChangeRefusal::Weaker(session.authentication.acr.clone()));
+        }
+        Ok(ChangeDecision::Change {
+            session: Box::new(change.applied_to(session, self.now)),
+            entry: Some(BlacklistEntry::for_access_tokens(session, self.now)),
+        })
+    }
+
+    /// Returns the attempt to refresh the session with the presented token. Only its judgement
+    /// matters.
+    fn attempt(&self, presented: Presented, next: &NextTokens) -> RefreshAttempt {
+        RefreshAttempt {
+            session_id: self.session_id,
+            generation: presented.generation,
+            secret: presented.secret,
+            scopes: vec![],
+            device: None,
+            reach: Arc::clone(&self.reach),
+            now: self.now,
+            next_access_token_id: next.access_token_id,
+            next_key: next.key,
+        }
+    }
+
+    fn update(&self, update: &Update, session: &Session) -> Result<ChangeDecision, ChangeRefusal> {
+        self.check(session)?;
+        if update.revision.is_some_and(|revision| revision != session.revision) {
+            return Err(ChangeRefusal::OtherRevision);
+        }
+        let added = update.scopes.iter().flatten().find(|scope| !session.scopes.contains(scope));
+        if let Some(scope) = added {
+            return Err(ChangeRefusal::ScopeNotGranted(scope.clone()));
+        }
+        let mut next = session.clone();
+        next.metadata = update.metadata.clone().unwrap_or(next.metadata);
+        next.device.label = update.label.clone().unwrap_or(next.device.label);
+        next.claims = update.claims.clone().unwrap_or(next.claims);
+        next.scopes = update.scopes.clone().unwrap_or(next.scopes);
+        let entry = update.revoke_access_tokens.map(|authentication_id| {
+            next.authentication.id = Some(authentication_id);
+            BlacklistEntry::for_access_tokens(session, self.now)
+        });
+        if next == *session {
+            return Ok(ChangeDecision::Keep { session: Box::new(next), may_have_entry: false });
+        }
+        next.revision = next.revision.saturating_add(1);
+        Ok(ChangeDecision::Change { session: Box::new(next), entry })
+    }
+}
+
+impl Reauthentication {
+    /// Returns a session after the reauthentication at `now`. Its refresh tokens carry another
+    /// secret, so that no earlier one is accepted any more.
+    pub fn applied_to(&self, session: &Session, now: Timestamp) -> Session {
+        let mut next = session.clone();
+        next.authentication = Authentication {
+            id: Some(self.next.authentication_id),
+            acr: self.acr.clone(),
+            amr: self.amr.clone(),
+            at: self.at,
+        };
+        next.access_token_id = self.next.access_token_id;
+        next.lineage = Lineage { generation: 1, secret: self.next.secret, key: self.next.key };
+        next.refreshed_at = now;
+        if let Some(lifetime) = next.policy.reauthentication_lifetime {
+            next.expires_at = next.expires_at.max(now.plus(lifetime));
+        }
+        next.idle_expires_at = next.policy.idle_expiry(now, next.expires_at);
+        next.claims = self.claims.clone().unwrap_or(next.claims);
+        if !self.scopes.is_empty() {
+            next.scopes.clone_from(&self.scopes);
+        }
+        next.device = self.device.clone().unwrap_or(next.device);
+        next.reauthentication.clone_from(&self.request);
+        next.revision = next.revision.saturating_add(1);
+        next
+    }
+}
+
+/// Returns whether an `acr` is weaker than the present one. An empty `acr` is weaker than any
+/// other. Two values of which one is not in the order cannot be compared.
+fn is_weaker(acr: &Acr, present: &Acr, order: &[Acr]) -> bool {
+    let rank = |acr: &Acr| order.iter().position(|known| known == acr);
+    match (rank(acr), rank(present)) {
+        (Some(new), Some(present)) => new < present,
+        _ => acr.is_empty() && !present.is_empty(),
+    }
+}
+
+fn of_refresh(refusal: RefreshRefusal) -> ChangeRefusal {
+    match refusal {
+        RefreshRefusal::Unknown | RefreshRefusal::NeverIssued { .. } => ChangeRefusal::Unknown,
+        RefreshRefusal::Ended => ChangeRefusal::Ended,
+        RefreshRefusal::ExpiredIdle => ChangeRefusal::ExpiredIdle,
+        RefreshRefusal::ExpiredAbsolute => ChangeRefusal::ExpiredAbsolute,
+        RefreshRefusal::ScopeNotGranted(scope) => ChangeRefusal::ScopeNotGranted(scope),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, convert::Infallible, time::Duration};
+
+    use super::{
+        super::{
+            revocation::Revoked,
+            session::{
+                RequestFingerprint,
+                tests::{START, session},
+            },
+        },
+        *,
+    };
+
+    fn text<T: TryFrom<String, Error: std::fmt::Debug>>(text: &str) -> T {
+        T::try_from(text.to_owned()).unwrap()
+    }
+
+    fn after(seconds: u64) -> Timestamp {
+        START.plus(Duration::from_secs(seconds))
+    }
+
+    fn reauthentication() -> Reauthentication {
+        Reauthentication {
+            presented: None,
+            acr: text("mfa"),
+            amr: vec![],
+            at: after(5),
+            allow_weaker: false,
+            acr_order: [text("pwd"), text("otp"), text("mfa")].into(),
+            claims: None,
+            scopes: vec![],
+            device: None,
+            request: None,
+            next: NextTokens {
+                access_token_id: TokenId::new([5; 16]),
+                authentication_id: AuthenticationId::new([6; 16]),
+                secret: LineageSecret([7; 16]),
+                key: RefreshKeyId([8; 8]),
+            },
+        }
+    }
+
+    fn decide_at(now: Timestamp, session: &Session, kind: ChangeKind) -> ChangeDecision {
+        let change = SessionChange { session_id: session.id, reach: Arc::default(), now, kind };
+        let Ok(decision) =
+            change.decide(Some(session.clone()), |_: &Session| Ok::<_, Infallible>(false));
+        decision
+    }
+
+    fn decide(session: &Session, change: Reauthentication) -> ChangeDecision {
+        decide_at(after(10), session, ChangeKind::Reauthenticate(Box::new(change)))
+    }
+
+    fn decide_update(session: &Session, update: Update) -> ChangeDecision {
+        decide_at(after(10), session, ChangeKind::Update(Box::new(update)))
+    }
+
+    fn changed(decision: ChangeDecision) -> (Session, Option<BlacklistEntry>) {
+        match decision {
+            ChangeDecision::Change { session, entry } => (*session, entry),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(decision: ChangeDecision) -> ChangeRefusal {
+        match decision {
+            ChangeDecision::Refuse(refusal) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reauthentication_renews_the_lineage_and_the_idle_time_and_stops_earlier_tokens() {
+        let session = session();
+        let (next, entry) = changed(decide(&session, reauthentication()));
+        let lineage =
+            Lineage { generation: 1, secret: LineageSecret([7; 16]), key: RefreshKeyId([8; 8]) };
+        assert_eq!(next.lineage, lineage);
+        assert_eq!((next.refreshed_at, next.idle_expires_at), (after(10), after(610)));
+        assert_eq!(next.expires_at, session.expires_at, "the policy does not extend it");
+        assert_eq!(next.authentication_id(), AuthenticationId::new([6; 16]));
+        assert_eq!((&*next.authentication.acr, next.authentication.at), ("mfa", after(5)));
+        let entry = entry.unwrap();
+        let first = AuthenticationId::first_of(session.id);
+        assert_eq!(entry.revoked, Revoked::Token(first.token_id()));
+        assert_eq!(entry.expires_at, BlacklistEntry::expiry_for(&session, after(10)));
+
+        let (again, entry) = changed(decide(&next, reauthentication()));
+        let former = next.authentication_id().token_id();
+        assert_eq!(entry.unwrap().revoked, Revoked::Token(former));
+        assert_eq!(again.revision, session.revision + 2);
+    }
+
+    #[test]
+    fn a_reauthentication_extends_the_lifetime_only_if_the_policy_says_so() {
+        let mut session = session();
+        session.policy.reauthentication_lifetime = Some(Duration::from_secs(1000));
+        let (next, _) = changed(decide(&session, reauthentication()));
+        assert_eq!(next.expires_at, after(1010));
+        // A session that would live longer without it is not shortened.
+        session.policy.reauthentication_lifetime = Some(Duration::from_secs(1));
+        let (next, _) = changed(decide(&session, reauthentication()));
+        assert_eq!(next.expires_at, session.expires_at);
+    }
+
+    #[test]
+    fn an_authentication_must_be_neither_older_nor_weaker_than_that_of_the_session() {
+        let mut session = session();
+        session.authentication.at = after(5);
+        let at = |at| decide(&session, Reauthentication { at, ..reauthentication() });
+        changed(at(after(5)));
+        let tick = Duration::from_micros(1);
+        assert_eq!(refused(at(after(5).minus(tick))), ChangeRefusal::Older);
+
+        let weaker = |present: &str, acr: &str| {
+            let mut session = session.clone();
+            session.authentication.acr = text(present);
+            let change = Reauthentication { acr: text(acr), ..reauthentication() };
+            let allowed = Reauthentication { allow_weaker: true, ..change.clone() };
+            changed(decide(&session, allowed));
+            match decide(&session, change) {
+                ChangeDecision::Refuse(ChangeRefusal::Weaker(named)) => {
+                    assert_eq!(named, session.authentication.acr);
+                    true
+                }
+                other => {
+                    changed(other);
+                    false
+                }
+            }
+        };
+        for (present, acr, expected) in [
+            ("", "", false),
+            ("", "unknown", false),
+            ("otp", "pwd", true),
+            ("otp", "otp", false),
+            ("otp", "mfa", false),
+            ("otp", "", true),
+            ("unknown", "", true),
+            ("unknown", "pwd", false),
+            ("mfa", "unknown", false),
+        ] {
+            assert_eq!(weaker(present, acr), expected, "{present:?} to {acr:?}");
+        }
+    }
+
+    #[test]
+    fn a_presented_refresh_token_is_judged_as_at_a_refresh() {
+        let mut session = session();
+        session.lineage.generation = 3;
+        session.refreshed_at = START;
+        let presenting = |generation, secret, now| {
+            let presented = Some(Presented { generation, secret });
+            let change = Reauthentication { presented, ..reauthentication() };
+            decide_at(now, &session, ChangeKind::Reauthenticate(Box::new(change)))
+        };
+        let secret = session.lineage.secret;
+        changed(presenting(3, secret, after(11)));
+        changed(presenting(2, secret, after(10)));
+        assert_eq!(refused(presenting(4, secret, after(10))), ChangeRefusal::Unknown);
+        let other = LineageSecret([0; 16]);
+        assert_eq!(refused(presenting(3, other, after(10))), ChangeRefusal::Unknown);
+        match presenting(2, secret, after(11)) {
+            ChangeDecision::End { session, entry } => {
+                assert_eq!(session.ended.unwrap().reason, EndReason::RefreshTokenReused);
+                assert_eq!(entry.revoked, Revoked::Session(session.id));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_repeated_request_keeps_the_session_until_it_is_refreshed() {
+        let request = |byte| IdentifiedRequest {
+            id: text("once"),
+            fingerprint: RequestFingerprint([byte; 32]),
+        };
+        let asking = |byte| Reauthentication {
+            // The token is that of the session before the reauthentication.
+            presented: Some(Presented { generation: 1, secret: LineageSecret([9; 16]) }),
+            request: Some(request(byte)),
+            ..reauthentication()
+        };
+        let (mut next, _) = changed(decide(&session(), asking(1)));
+        let kept = decide(&next, asking(1));
+        let expected =
+            ChangeDecision::Keep { session: Box::new(next.clone()), may_have_entry: true };
+        assert_eq!(kept, expected);
+        assert_eq!(refused(decide(&next, asking(2))), ChangeRefusal::RequestIdReused);
+        next.lineage.generation = 2;
+        assert_eq!(refused(decide(&next, asking(1))), ChangeRefusal::RefreshedSince);
+    }
+
+    #[test]
+    fn no_change_of_a_session_that_has_ended_or_is_covered_or_out_of_reach() {
+        let update = || ChangeKind::Update(Box::default());
+        let reauthenticate = || ChangeKind::Reauthenticate(Box::new(reauthentication()));
+        for kind in [update, reauthenticate as fn() -> ChangeKind] {
+            let session = session();
+            let refusal = |now, session: &Session| refused(decide_at(now, session, kind()));
+            assert_eq!(refusal(after(600), &session), ChangeRefusal::ExpiredIdle);
+            let whole = Session { idle_expires_at: session.expires_at, ..session.clone() };
+            assert_eq!(refusal(after(1000), &whole), ChangeRefusal::ExpiredAbsolute);
+            let ended = Ended { at: START, reason: EndReason::SignedOut, note: Note::default() };
+            let ended = session.clone().end(ended);
+            assert_eq!(refusal(after(1), &ended), ChangeRefusal::Ended);
+
+            let reach = Reach { tenants: Some(BTreeSet::new()), audiences: None };
+            let (now, reach) = (after(10), Arc::new(reach));
+            let change = SessionChange { session_id: session.id, reach, now, kind: kind() };
+            let is_covered = |_: &Session| Ok::<_, Infallible>(true);
+            let Ok(decision) = change.decide(Some(session.clone()), is_covered);
+            assert_eq!(refused(decision), ChangeRefusal::Unknown);
+            let change = SessionChange { reach: Arc::default(), ..change };
+            let Ok(decision) = change.decide(Some(session), is_covered);
+            assert_eq!(refused(decision), ChangeRefusal::Ended);
+        }
+    }
+
+    #[test]
+    fn an_update_changes_only_the_given_data_at_the_demanded_revision() {
+        let session = session();
+        let label = Update { label: Some(text("phone")), ..Update::default() };
+        let (next, entry) = changed(decide_update(&session, label.clone()));
+        let expected = Session {
+            device: Device { label: text("phone"), ..session.device.clone() },
+            revision: session.revision + 1,
+            ..session.clone()
+        };
+        assert_eq!((&next, entry), (&expected, None));
+        let kept = ChangeDecision::Keep { session: Box::new(next.clone()), may_have_entry: false };
+        assert_eq!(decide_update(&next, label.clone()), kept);
+
+        let at = |revision| Update { revision: Some(revision), ..label.clone() };
+        changed(decide_update(&session, at(session.revision)));
+        let other = refused(decide_update(&session, at(session.revision + 1)));
+        assert_eq!(other, ChangeRefusal::OtherRevision);
+
+        let scopes = |scopes: &[&str]| Update {
+            scopes: Some(scopes.iter().map(|scope| text(scope)).collect()),
+            ..Update::default()
+        };
+        assert_eq!(changed(decide_update(&session, scopes(&["read"]))).0.scopes.len(), 1);
+        assert!(changed(decide_update(&session, scopes(&[]))).0.scopes.is_empty());
+        let added = refused(decide_update(&session, scopes(&["read", "admin"])));
+        assert_eq!(added, ChangeRefusal::ScopeNotGranted(text("admin")));
+    }
+
+    #[test]
+    fn an_update_can_stop_all_access_tokens_and_leaves_the_refresh_token() {
+        let session = session();
+        let update = Update {
+            revoke_access_tokens: Some(AuthenticationId::new([6; 16])),
+            ..Update::default()
+        };
+        let (next, entry) = changed(decide_update(&session, update));
+        assert_eq!(next.lineage, session.lineage);
+        let first = AuthenticationId::first_of(session.id);
+        assert_eq!(entry.unwrap().revoked, Revoked::Token(first.token_id()));
+        assert_eq!(next.authentication_id(), AuthenticationId::new([6; 16]));
+    }
+}

@@ -1,0 +1,69 @@
+//! Changes sessions: reauthentications and updates.
+
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl, SqliteConnection, dsl};
+
+use super::{
+    rows::to_json,
+    schema::sessions,
+    writes::{covered_up_to, find, insert_entry, newest_position, write_end, write_rotation},
+};
+use crate::{
+    domain::{
+        change::{ChangeDecision, SessionChange},
+        session::Session,
+        time::micros,
+    },
+    store::{Changed, StoreError},
+};
+
+/// Decides a change on the session as it is, and writes the decision.
+pub fn change(
+    connection: &mut SqliteConnection,
+    change: &SessionChange,
+) -> Result<Changed, StoreError> {
+    let session = find(connection, change.session_id)?;
+    let decision = change
+        .decide(session, |session| covered_up_to(connection, session).map(|up_to| up_to.is_some()));
+    match decision? {
+        ChangeDecision::Refuse(refusal) => Ok(Changed::Refused(refusal)),
+        ChangeDecision::Keep { session, may_have_entry } => {
+            let position = may_have_entry.then(|| newest_position(connection)).transpose()?;
+            Ok(Changed::Kept { session, position })
+        }
+        ChangeDecision::End { session, entry } => {
+            write_end(connection, &session)?;
+            let position = insert_entry(connection, entry)?;
+            Ok(Changed::Reused { session, position })
+        }
+        ChangeDecision::Change { session, entry } => {
+            write(connection, &session)?;
+            let position = entry.map(|entry| insert_entry(connection, entry)).transpose()?;
+            Ok(Changed::Changed { session, position })
+        }
+    }
+}
+
+/// Writes the columns that a change can alter.
+fn write(connection: &mut SqliteConnection, next: &Session) -> Result<(), StoreError> {
+    let (authentication, request) = (&next.authentication, next.reauthentication.as_ref());
+    write_rotation(connection, next)?;
+    dsl::update(sessions::table.find(next.id.bytes().as_slice()))
+        .set((
+            sessions::lineage_secret.eq(next.lineage.secret.0.as_slice()),
+            sessions::authentication_id.eq(authentication.id.map(|id| id.bytes().to_vec())),
+            sessions::acr.eq(&*authentication.acr),
+            sessions::amr.eq(to_json(&authentication.amr)),
+            sessions::authenticated_at.eq(authentication.at.micros()),
+            sessions::expires_at.eq(next.expires_at.micros()),
+            sessions::scopes.eq(to_json(&next.scopes)),
+            sessions::claims.eq(next.claims.to_json()),
+            sessions::metadata.eq(next.metadata.to_json()),
+            sessions::reauthentication_lifetime
+                .eq(next.policy.reauthentication_lifetime.map(micros)),
+            sessions::reauthentication_id.eq(request.map(|request| &*request.id)),
+            sessions::reauthentication_fingerprint
+                .eq(request.map(|request| request.fingerprint.0.as_slice())),
+        ))
+        .execute(connection)?;
+    Ok(())
+}
