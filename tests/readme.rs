@@ -173,6 +173,7 @@ fn the_table_has_every_setting_with_its_default() {
             "replica.name",
             "otlp.endpoint",
             "ca_file",
+            "acr_order",
         ];
         if derived.iter().any(|derived| name.contains(derived)) {
             continue;

@@ -10,8 +10,10 @@ use std::{sync::LazyLock, time::Duration};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use countersign::{
     authority::{
+        change::SessionUpdate,
         error::AuthorityError,
         inspect::Listing,
+        new_authentication::NewAuthentication,
         new_session::NewSession,
         refresh::Exchange,
         revoke::{RevokeOrder, RevokeTarget},
@@ -26,7 +28,8 @@ use countersign::{
     grpc::{question, requested_session},
     proto::{
         self, BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ListSessionsRequest,
-        RefreshRequest, RevokeRequest, ValidateRequest, revoke_request::Target,
+        ReauthenticateRequest, RefreshRequest, RevokeRequest, UpdateSessionRequest,
+        ValidateRequest, revoke_request::Target,
     },
     token::access::{Expectations, MAX_BYTES, Signer, Unverified, sign},
 };
@@ -56,6 +59,16 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(request) = RevokeRequest::decode(data) {
         revoke(request);
     }
+    if let Ok(request) = ReauthenticateRequest::decode(data)
+        && let Err(error) = NewAuthentication::try_from(request)
+    {
+        names("", &REAUTHENTICATE_FIELDS, error);
+    }
+    if let Ok(request) = UpdateSessionRequest::decode(data)
+        && let Err(error) = SessionUpdate::try_from(request)
+    {
+        names("", &UPDATE_FIELDS, error);
+    }
     if let Ok(request) = GetSessionRequest::decode(data) {
         match requested_session(&request) {
             Ok(id) => assert_eq!(id.to_string(), request.session_id),
@@ -66,6 +79,23 @@ fuzz_target!(|data: &[u8]| {
         list(request);
     }
 });
+
+/// The fields of a request to Reauthenticate that can be wrong.
+const REAUTHENTICATE_FIELDS: [&str; 9] = [
+    "session",
+    "session_id",
+    "refresh_token",
+    "acr",
+    "amr",
+    "authenticated_at",
+    "claims",
+    "scopes",
+    "request_id",
+];
+
+/// The fields of a request to UpdateSession that can be wrong.
+const UPDATE_FIELDS: [&str; 7] =
+    ["session_id", "etag", "update_mask", "update_mask.paths", "metadata", "claims", "scopes"];
 
 /// Checks that the error names a field of the message, and is short.
 fn names(path: &str, fields: &[&str], error: AuthorityError) {
@@ -145,6 +175,7 @@ fn create(request: CreateSessionRequest) {
                     "audience",
                     "scopes",
                     "claims",
+                    "metadata",
                     "acr",
                     "amr",
                     "authenticated_at",

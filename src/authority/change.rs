@@ -7,6 +7,7 @@ use super::{
     error::AuthorityError,
     fingerprint,
     issue::{Issued, Tokens},
+    new_authentication::{NamedSession, NewAuthentication},
     note_session,
 };
 use crate::{
@@ -20,45 +21,14 @@ use crate::{
         claims::CustomClaims,
         ids::{AuthenticationId, SessionId, TokenId},
         metadata::Metadata,
-        session::{Device, IdentifiedRequest, LineageSecret, Session},
-        text::{Acr, Amr, DeviceLabel, RequestId, Scope},
+        session::{IdentifiedRequest, LineageSecret, Session},
+        text::{DeviceLabel, Scope},
         time::Timestamp,
     },
     instruments::times::in_own_task,
     revocation::replica::Epoch,
     store::{Changed, StoreError},
 };
-
-/// The session that a caller names.
-#[derive(Clone, PartialEq)]
-pub enum NamedSession {
-    /// By its identifier.
-    Id(SessionId),
-    /// By a refresh token.
-    RefreshToken(String),
-}
-
-/// A request that records a new authentication of a session's user.
-pub struct NewAuthentication {
-    /// The session.
-    pub session: NamedSession,
-    /// The authentication context class reference.
-    pub acr: Acr,
-    /// The authentication methods references.
-    pub amr: Vec<Amr>,
-    /// The instant at which the user authenticated, or `None` if the user authenticated just now.
-    pub authenticated_at: Option<Timestamp>,
-    /// The new custom claims; none to keep those of the session.
-    pub claims: Option<CustomClaims>,
-    /// The new scopes; empty to keep those of the session.
-    pub scopes: Vec<Scope>,
-    /// The current data of the device, if the request has any.
-    pub device: Option<Device>,
-    /// True if the new `acr` may be weaker than that of the session.
-    pub allow_weaker: bool,
-    /// The idempotency key.
-    pub request_id: Option<RequestId>,
-}
 
 /// A request that changes data of a session. Data that are none stay as they are.
 pub struct SessionUpdate {

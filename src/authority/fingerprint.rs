@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::{
-    change::{NamedSession, NewAuthentication},
+    new_authentication::{NamedSession, NewAuthentication},
     new_session::NewSession,
 };
 use crate::domain::{

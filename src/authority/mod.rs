@@ -11,6 +11,7 @@ mod fingerprint;
 pub mod inspect;
 pub mod issue;
 pub mod keys;
+pub mod new_authentication;
 pub mod new_session;
 pub mod rate_limiter;
 pub mod ready;

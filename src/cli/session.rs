@@ -22,7 +22,7 @@ pub enum Session {
     List(List),
     /// Show one session.
     Show(Show),
-    /// Record that the user of a session has authenticated again, and print the new tokens.
+    /// Record that the user has authenticated again and print the new tokens.
     Reauthenticate(Box<Reauthenticate>),
     /// Change data of a session.
     Update(Box<Update>),

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{
     authority::{
-        change::{NamedSession, NewAuthentication, SessionUpdate},
+        change::SessionUpdate,
         error::AuthorityError,
         inspect::Listing,
+        new_authentication::{NamedSession, NewAuthentication},
         new_session::NewSession,
         refresh::Exchange,
         revoke::{MAX_TOKEN_BYTES, RevokeOrder, RevokeTarget},

@@ -40,6 +40,8 @@ fn effect(subcommand: &str) -> Option<Effect> {
         "session revoke" => Calls("Revoke"),
         "session list" => Calls("ListSessions"),
         "session show" => Calls("GetSession"),
+        "session reauthenticate" => Calls("Reauthenticate"),
+        "session update" => Calls("UpdateSession"),
         "token refresh" => Calls("Refresh"),
         "token validate" => Calls("Validate"),
         "key list" => Calls("ListKeys"),

@@ -161,6 +161,7 @@ fn show_says_how_a_session_ended_and_why() {
         "amr",
         "authenticated_at",
         "device",
+        "metadata",
         "policy",
         "created_at",
         "refreshed_at",

@@ -13,13 +13,13 @@ use countersign_test_support::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Returns a command that starts the service in a process whose files may not grow beyond 256 KiB.
+/// Returns a command that starts the service in a process whose files may not grow beyond 512 KiB.
 /// To the service, the limit looks like a full disk.
 fn serve_on_a_small_disk(data_dir: &Path) -> Command {
     let mut command = Command::new("sh");
     without_settings(&mut command);
     // `ulimit -f` counts blocks of 512 bytes, or of 1024 in some shells.
-    let script = "ulimit -f 512; exec \"$@\"";
+    let script = "ulimit -f 1024; exec \"$@\"";
     command.args(["-c", script, "sh"]).arg(serve(data_dir).get_program());
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
     command.env(countersign_test_support::process::GRACE, "0s");

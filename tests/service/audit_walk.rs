@@ -11,7 +11,8 @@ use countersign::{
     app,
     proto::{
         CreateSessionRequest, DESCRIPTORS, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
-        SubjectTarget, key_service_client::KeyServiceClient, revoke_request::Target,
+        SubjectTarget, UpdateSessionRequest, key_service_client::KeyServiceClient,
+        revoke_request::Target,
     },
 };
 use countersign_test_support::{
@@ -20,6 +21,8 @@ use countersign_test_support::{
 };
 use prost::Message;
 use prost_types::FileDescriptorSet;
+
+use crate::changes::again;
 
 /// Settings under which keys rotate each day of the test's clock. Because `publish_ahead` is short,
 /// the service looks for due rotations several times a second.
@@ -60,6 +63,8 @@ enum Change {
     Create,
     CreateOneTooMany,
     ReuseRefreshToken,
+    Reauthenticate,
+    Update,
     Revoke,
     RotateKey,
     RevokeKey,
@@ -73,6 +78,8 @@ fn effect(operation: &str) -> Option<Effect> {
         // The protocol.
         "rpc CreateSession" => Records(&["session_created"], Change::Create),
         "rpc Refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
+        "rpc Reauthenticate" => Records(&["session_reauthenticated"], Change::Reauthenticate),
+        "rpc UpdateSession" => Records(&["session_updated"], Change::Update),
         "rpc Revoke" => {
             Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
         }
@@ -88,6 +95,8 @@ fn effect(operation: &str) -> Option<Effect> {
             Records(&["session_evicted", "session_created"], Change::CreateOneTooMany)
         }
         "use case refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
+        "use case reauthenticate" => Records(&["session_reauthenticated"], Change::Reauthenticate),
+        "use case update_session" => Records(&["session_updated"], Change::Update),
         "use case revoke" => {
             Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
         }
@@ -133,6 +142,7 @@ fn effect(operation: &str) -> Option<Effect> {
         // The contract of the store.
         "store create_session" => Records(&["session_evicted"], Change::CreateOneTooMany),
         "store refresh_session" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
+        "store change_session" => Records(&["session_updated"], Change::Update),
         "store revoke" => {
             Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
         }
@@ -256,6 +266,19 @@ impl Change {
                 server.refresh(&session.refresh).await.unwrap();
                 server.clock.advance(seconds(11));
                 assert!(server.refresh(&session.refresh).await.is_err());
+            }
+            Self::Reauthenticate => {
+                let session = server.sign_in("reauthenticated").await;
+                server.client().reauthenticate(again(&session)).await.unwrap();
+            }
+            Self::Update => {
+                let session = server.sign_in("updated").await;
+                let request = UpdateSessionRequest {
+                    session_id: session.id(),
+                    revoke_access_tokens: true,
+                    ..Default::default()
+                };
+                server.client().update_session(request).await.unwrap();
             }
             Self::Revoke => {
                 server.revoke(of_token(&server.sign_in("revoked").await.access)).await.unwrap();

@@ -8,16 +8,17 @@ use countersign::{
     proto::{
         self, BatchValidateRequest, CreateSessionRequest, GetJwksRequest, GetSessionRequest,
         InactiveReason, ListKeysRequest, ListSessionsRequest, RefreshRequest, RevokeKeyRequest,
-        RotateKeyRequest, ValidateRequest, key_service_client::KeyServiceClient,
-        revoke_request::Target,
+        RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
+        key_service_client::KeyServiceClient, revoke_request::Target,
     },
     rng::SystemRng,
 };
+use prost_types::FieldMask;
 use tonic::{Code, Request, Status, service::interceptor::InterceptedService};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
-use super::gateways;
+use super::{changes::again, gateways};
 use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, ShowKey, SignedIn, request, revocation},
@@ -28,9 +29,11 @@ const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
 /// belong to `acme`.
 const REACHES: [&str; 3] = ["", "acme", "other"];
 
-const CALLS: [&str; 21] = [
+const CALLS: [&str; 23] = [
     "CreateSession",
     "Refresh",
+    "Reauthenticate",
+    "UpdateSession",
     "Validate",
     "BatchValidate",
     "Check",
@@ -89,6 +92,15 @@ async fn make(server: &Server, key: &str, call: &str, session: &SignedIn) -> Str
             let request =
                 RefreshRequest { refresh_token: session.refresh.clone(), ..Default::default() };
             outcome(sessions.refresh(request).await)
+        }
+        "Reauthenticate" => outcome(sessions.reauthenticate(again(session)).await),
+        "UpdateSession" => {
+            let request = UpdateSessionRequest {
+                session_id: session.id(),
+                update_mask: Some(FieldMask { paths: vec!["metadata".to_owned()] }),
+                ..Default::default()
+            };
+            outcome(sessions.update_session(request).await)
         }
         "Validate" => match sessions.validate(validate).await {
             Ok(answer) => verdict(answer.get_ref()),
@@ -152,7 +164,14 @@ async fn unknown_call(server: &Server, key: &str) -> String {
 /// Returns the outcome that a call must have for a caller of this role, limited to this tenant.
 fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     let may: &[&str] = match role {
-        "issuer" => &["CreateSession", "Refresh", "GetSession", "ListSessions"],
+        "issuer" => &[
+            "CreateSession",
+            "Refresh",
+            "Reauthenticate",
+            "UpdateSession",
+            "GetSession",
+            "ListSessions",
+        ],
         "validator" => &["Validate", "BatchValidate", "Check", "forward-auth", "introspection"],
         "revoker" => &[
             "revocation over HTTP",

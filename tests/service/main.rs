@@ -11,6 +11,7 @@ mod audit_walk;
 mod batch;
 mod callers;
 mod calls;
+mod changes;
 mod clock;
 mod create;
 mod faults;
@@ -92,6 +93,19 @@ macro_rules! engine {
             a_slow_call_is_logged_with_the_times_of_its_parts,
             a_slow_request_over_http_is_logged_with_its_route,
             the_audit_names_the_call_that_asked_for_an_action,
+        }
+        changes {
+            a_step_up_satisfies_the_demand_and_makes_earlier_tokens_inactive_before_its_answer,
+            tokens_of_all_earlier_authentications_stay_inactive,
+            a_reauthentication_renews_the_idle_time_and_the_lifetime_if_the_policy_says_so,
+            a_repeated_reauthentication_yields_the_same_tokens_until_the_session_is_refreshed,
+            a_request_for_a_session_is_not_repeated_after_its_reauthentication,
+            a_wrong_reauthentication_names_the_field_and_changes_nothing,
+            a_used_refresh_token_ends_the_session_also_at_a_reauthentication,
+            reauthentications_refreshes_and_a_revocation_race_to_one_outcome,
+            an_update_changes_the_named_fields_and_takes_effect_at_the_next_refresh,
+            an_update_can_make_the_access_tokens_inactive_and_leaves_the_refresh_token,
+            a_wrong_update_names_the_field_and_changes_nothing,
         }
         clock {
             a_revoked_token_stays_inactive_if_the_clock_goes_back_after_a_sweep,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use countersign::proto::{
     BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ListKeysRequest,
-    ListSessionsRequest, RefreshRequest, RevokeKeyRequest, RotateKeyRequest, ValidateRequest,
-    key_service_client::KeyServiceClient,
+    ListSessionsRequest, ReauthenticateRequest, RefreshRequest, RevokeKeyRequest, RotateKeyRequest,
+    UpdateSessionRequest, ValidateRequest, key_service_client::KeyServiceClient,
+    reauthenticate_request,
 };
 use countersign_test_support::{
     http_client::{Metrics, ask, get},
@@ -57,6 +58,17 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
     sessions.list_sessions(ListSessionsRequest::default()).await.unwrap();
     let refresh = RefreshRequest { refresh_token: session.refresh, ..Default::default() };
     sessions.refresh(refresh).await.unwrap();
+    let update = UpdateSessionRequest {
+        session_id: session.session.session_id.clone(),
+        revoke_access_tokens: true,
+        ..Default::default()
+    };
+    sessions.update_session(update).await.unwrap();
+    let again = ReauthenticateRequest {
+        session: Some(reauthenticate_request::Session::SessionId("x".to_owned())),
+        ..Default::default()
+    };
+    sessions.reauthenticate(again).await.unwrap_err();
     sessions.revoke(of_token(&token)).await.unwrap();
     keys.get_jwks(countersign::proto::GetJwksRequest::default()).await.unwrap();
     keys.list_keys(ListKeysRequest::default()).await.unwrap();
@@ -77,6 +89,8 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
         (SESSIONS, "BatchValidate", "OK"),
         (SESSIONS, "CreateSession", "OK"),
         (SESSIONS, "Refresh", "OK"),
+        (SESSIONS, "Reauthenticate", "INVALID_ARGUMENT"),
+        (SESSIONS, "UpdateSession", "OK"),
         (SESSIONS, "Revoke", "OK"),
         (SESSIONS, "GetSession", "OK"),
         (SESSIONS, "ListSessions", "OK"),

@@ -19,7 +19,7 @@ pub use self::connection::{connect, open_error};
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::AbortOnDropHandle,
@@ -122,20 +122,8 @@ impl PostgresStore {
             hints: watch::Sender::default(),
             committed: watch::Sender::default(),
         });
-        let (is_live, liveness) = watch::channel(false);
         let poll_stopped = CancellationToken::new();
-        let poll = {
-            let (shared, stopped) = (shared.clone(), poll_stopped.clone().drop_guard());
-            async move {
-                let _stopped = stopped;
-                shared.poll(liveness).await;
-            }
-        };
-        let mut tasks = vec![
-            tokio::spawn(poll),
-            tokio::spawn(wake_up::publish(shared.clone())),
-            tokio::spawn(wake_up::listen(shared.clone(), target.clone(), is_live)),
-        ];
+        let mut tasks = shared.follow_feed(&target, &poll_stopped);
         if prepared.has_detached_records {
             let target = target.clone();
             tasks.push(tokio::spawn(async move { open::attach_audit(&target).await }));
@@ -188,6 +176,26 @@ pub async fn migrate(options: &Options) -> Result<Vec<&'static str>, OpenError> 
 }
 
 impl Shared {
+    /// Starts the tasks that learn when the feed has new entries, and that tell other replicas.
+    /// Cancels `poll_stopped` once the feed is no longer read.
+    fn follow_feed(
+        self: &Arc<Self>,
+        target: &Target,
+        poll_stopped: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
+        let (is_live, liveness) = watch::channel(false);
+        let (shared, stopped) = (self.clone(), poll_stopped.clone().drop_guard());
+        let poll = async move {
+            let _stopped = stopped;
+            shared.poll(liveness).await;
+        };
+        vec![
+            tokio::spawn(poll),
+            tokio::spawn(wake_up::publish(self.clone())),
+            tokio::spawn(wake_up::listen(self.clone(), target.clone(), is_live)),
+        ]
+    }
+
     /// Starts the group commit of one kind of write.
     fn group<W, O, F, R>(
         self: &Arc<Self>,

@@ -170,20 +170,41 @@ impl From<&Session> for SessionRow {
     }
 }
 
+/// Reads the policy of a session from its columns.
+fn policy(row: &SessionRow) -> Result<SessionPolicy, StoreError> {
+    Ok(SessionPolicy {
+        name: text("sessions.policy", row.policy.clone())?,
+        access_token_ttl: span("sessions.access_token_ttl", row.access_token_ttl)?,
+        idle_timeout: span("sessions.idle_timeout", row.idle_timeout)?,
+        refresh_grace: span("sessions.refresh_grace", row.refresh_grace)?,
+        replay: named("sessions.replay", &row.replay, Replay::from_name)?,
+        replay_limit: span("sessions.replay_limit", row.replay_limit)?,
+        on_refresh: named("sessions.on_refresh", &row.on_refresh, OnRefresh::from_name)?,
+        reauthentication_lifetime: row
+            .reauthentication_lifetime
+            .map(|lifetime| span("sessions.reauthentication_lifetime", lifetime))
+            .transpose()?,
+    })
+}
+
+/// Reads a request with an idempotency key from its columns.
+fn identified_request(
+    id: Option<String>,
+    fingerprint: Option<Vec<u8>>,
+) -> Result<Option<IdentifiedRequest>, StoreError> {
+    let (Some(id), Some(fingerprint)) = (id, fingerprint) else { return Ok(None) };
+    let fingerprint = bytes("sessions.reauthentication_fingerprint", &fingerprint)?;
+    Ok(Some(IdentifiedRequest {
+        id: text("sessions.reauthentication_id", id)?,
+        fingerprint: RequestFingerprint(fingerprint),
+    }))
+}
+
 impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
-        let reauthentication = match (row.reauthentication_id, row.reauthentication_fingerprint) {
-            (Some(id), Some(fingerprint)) => Some(IdentifiedRequest {
-                id: text("sessions.reauthentication_id", id)?,
-                fingerprint: RequestFingerprint(bytes(
-                    "sessions.reauthentication_fingerprint",
-                    &fingerprint,
-                )?),
-            }),
-            _ => None,
-        };
+        let policy = policy(&row)?;
         let ended = ended(row.ended_at, row.end_reason, row.end_note)?;
         Ok(Self {
             id: SessionId::from_bytes(bytes("sessions.id", &row.id)?),
@@ -211,19 +232,7 @@ impl TryFrom<SessionRow> for Session {
                 ip_address: text("sessions.ip_address", row.ip_address)?,
                 label: text("sessions.device_label", row.device_label)?,
             },
-            policy: SessionPolicy {
-                name: text("sessions.policy", row.policy)?,
-                access_token_ttl: span("sessions.access_token_ttl", row.access_token_ttl)?,
-                idle_timeout: span("sessions.idle_timeout", row.idle_timeout)?,
-                refresh_grace: span("sessions.refresh_grace", row.refresh_grace)?,
-                replay: named("sessions.replay", &row.replay, Replay::from_name)?,
-                replay_limit: span("sessions.replay_limit", row.replay_limit)?,
-                on_refresh: named("sessions.on_refresh", &row.on_refresh, OnRefresh::from_name)?,
-                reauthentication_lifetime: row
-                    .reauthentication_lifetime
-                    .map(|lifetime| span("sessions.reauthentication_lifetime", lifetime))
-                    .transpose()?,
-            },
+            policy,
             created_at: Timestamp::from_micros(row.created_at),
             refreshed_at: Timestamp::from_micros(row.refreshed_at),
             idle_expires_at: Timestamp::from_micros(row.idle_expires_at),
@@ -244,7 +253,10 @@ impl TryFrom<SessionRow> for Session {
                     bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint)
                 })
                 .transpose()?,
-            reauthentication,
+            reauthentication: identified_request(
+                row.reauthentication_id,
+                row.reauthentication_fingerprint,
+            )?,
             expiry_recorded: row.is_over && ended.is_none(),
             ended,
             revision: number("sessions.revision", row.revision)?,
