@@ -9,7 +9,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{
-    Extension, Router,
+    Router,
     extract::State,
     http::{
         HeaderMap, StatusCode,
@@ -61,23 +61,15 @@ pub(super) fn routes(state: Arc<HttpState>) -> Router {
 }
 
 /// Answers a gateway that states its demands in the query.
-async fn by_query(
-    State(state): State<Arc<HttpState>>,
-    Extension(open): Extension<OpenRequest>,
-    request: Parts,
-) -> Response {
-    authorize(&state, &open, request.uri.query().unwrap_or_default(), &request).await
+async fn by_query(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
+    authorize(&state, request.uri.query().unwrap_or_default(), &request).await
 }
 
 /// Answers a gateway that sends the path and the query of the client's request (the Gateway API's
 /// ExternalAuth over HTTP, Envoy's `path_prefix`). The client chose that query, so no demands are
 /// read from it.
-async fn by_path(
-    State(state): State<Arc<HttpState>>,
-    Extension(open): Extension<OpenRequest>,
-    request: Parts,
-) -> Response {
-    authorize(&state, &open, "", &request).await
+async fn by_path(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
+    authorize(&state, "", &request).await
 }
 
 /// The accepted methods. A gateway uses GET (nginx, Caddy, Traefik), or the method of the client's
@@ -118,17 +110,12 @@ fn not_allowed() -> Response {
     response
 }
 
-async fn authorize(
-    state: &HttpState,
-    open: &OpenRequest,
-    query: &str,
-    request: &Parts,
-) -> Response {
+async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response {
     if !METHODS.contains(&request.method.as_str()) {
         return not_allowed();
     }
     let headers = &request.headers;
-    let peer = peer(&request.extensions);
+    let (peer, open) = (peer(&request.extensions), OpenRequest::of(&request.extensions));
     let credentials = HeaderCredentials::in_own_header(headers);
     let operation = Operation::ForwardAuth;
     let admitted = state.authenticator.admit(&credentials, &peer, open.id(), operation);

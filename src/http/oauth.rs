@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Router,
+    Router,
     body::to_bytes,
     extract::{Request, State},
     http::{
@@ -53,21 +53,13 @@ pub(super) fn routes(state: Arc<HttpState>, path: &str) -> Router {
     routes.with_state(state)
 }
 
-async fn introspect(
-    State(state): State<Arc<HttpState>>,
-    Extension(open): Extension<OpenRequest>,
-    request: Request,
-) -> Response {
-    answered(introspected(&state, &open, request).await)
+async fn introspect(State(state): State<Arc<HttpState>>, request: Request) -> Response {
+    answered(introspected(&state, request).await)
 }
 
-async fn introspected(
-    state: &HttpState,
-    open: &OpenRequest,
-    request: Request,
-) -> Result<Response, Response> {
-    let Asked { by, _permit, headers, token } =
-        read_request(state, open, request, Operation::Introspect).await?;
+async fn introspected(state: &HttpState, request: Request) -> Result<Response, Response> {
+    let Asked { by, open, _permit, headers, token } =
+        read_request(state, request, Operation::Introspect).await?;
     let authority = state.ready.get().map_err(|error| failed(&error))?;
     // A request for introspection does not say what the resource demands, so no demands are
     // checked.
@@ -103,21 +95,13 @@ async fn introspected(
     Ok((NO_STORE, JSON, members.to_string()).into_response())
 }
 
-async fn revoke(
-    State(state): State<Arc<HttpState>>,
-    Extension(open): Extension<OpenRequest>,
-    request: Request,
-) -> Response {
-    answered(revoked(&state, &open, request).await)
+async fn revoke(State(state): State<Arc<HttpState>>, request: Request) -> Response {
+    answered(revoked(&state, request).await)
 }
 
-async fn revoked(
-    state: &HttpState,
-    open: &OpenRequest,
-    request: Request,
-) -> Result<Response, Response> {
-    let Asked { by, _permit, headers, token } =
-        read_request(state, open, request, Operation::Revoke).await?;
+async fn revoked(state: &HttpState, request: Request) -> Result<Response, Response> {
+    let Asked { by, open, _permit, headers, token } =
+        read_request(state, request, Operation::Revoke).await?;
     let authority = state.ready.get().map_err(|error| failed(&error))?;
     let order = RevokeOrder {
         target: RevokeTarget::Token { token, token_only: false },
@@ -142,6 +126,7 @@ fn answered(result: Result<Response, Response>) -> Response {
 /// A request of a caller that was admitted.
 struct Asked {
     by: Actor,
+    open: OpenRequest,
     _permit: CallPermit,
     headers: HeaderMap,
     token: String,
@@ -150,11 +135,10 @@ struct Asked {
 /// Admits the caller, and reads the token in its request.
 async fn read_request(
     state: &HttpState,
-    open: &OpenRequest,
     request: Request,
     operation: Operation,
 ) -> Result<Asked, Response> {
-    let peer = peer(request.extensions());
+    let (peer, open) = (peer(request.extensions()), OpenRequest::of(request.extensions()));
     let credentials = HeaderCredentials::in_authorization(request.headers());
     let has_credentials = request.headers().contains_key(AUTHORIZATION);
     let admitted = state.authenticator.admit(&credentials, &peer, open.id(), operation);
@@ -166,7 +150,7 @@ async fn read_request(
     let body = state.in_time(to_bytes(body, MAX_FORM_BYTES)).await?;
     let Ok(body) = body else { return Err(bad_request("the form is too long or incomplete")) };
     let token = token_in(&body).map_err(bad_request)?;
-    Ok(Asked { by, _permit, headers: head.headers, token })
+    Ok(Asked { by, open, _permit, headers: head.headers, token })
 }
 
 fn is_form(headers: &HeaderMap) -> bool {

@@ -1,27 +1,34 @@
 //! A request under way, as its route sees it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::HeaderMap;
+use futures_util::future::Either;
+use http::{Extensions, HeaderMap};
 
 use crate::{
     calls::{CallRecord, EndCode},
     domain::{call_id::CallId, caller::Actor},
 };
 
-/// A request under way, which its route finds in the extensions of the request. Clones share it.
-#[derive(Clone, Debug)]
-pub(super) struct OpenRequest(Arc<Mutex<CallRecord>>);
+/// A request under way. Clones share it. A request that did not come through the server, as in a
+/// fuzz target, has no record, and is not observed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OpenRequest(Option<Arc<Mutex<CallRecord>>>);
 
 impl OpenRequest {
     /// Wraps the record of a request.
     pub fn new(record: CallRecord) -> Self {
-        Self(Arc::new(Mutex::new(record)))
+        Self(Some(Arc::new(Mutex::new(record))))
+    }
+
+    /// Returns the request with these extensions, into which the server has put it.
+    pub fn of(extensions: &Extensions) -> Self {
+        extensions.get().cloned().unwrap_or_default()
     }
 
     /// Returns the identifier of the request, if it has one.
     pub fn id(&self) -> Option<CallId> {
-        self.with(|record| record.id().cloned())
+        self.record()?.id().cloned()
     }
 
     /// Notes that the request was admitted, and returns the future of its use case, which is
@@ -32,21 +39,24 @@ impl OpenRequest {
         headers: &HeaderMap,
         use_case: F,
     ) -> impl Future<Output = F::Output> + use<F> {
-        self.with(|record| {
-            record.admit(Some(actor), headers);
-            record.observe(use_case)
-        })
+        match self.record() {
+            Some(mut record) => {
+                record.admit(Some(actor), headers);
+                Either::Left(record.observe(use_case))
+            }
+            None => Either::Right(use_case),
+        }
     }
 
     /// Sets the end of the request, and adds its identifier to the headers of the answer.
     pub fn end(&self, code: EndCode, headers: &mut HeaderMap) {
-        self.with(|record| {
+        if let Some(mut record) = self.record() {
             record.set_code(code);
             record.add_id(headers);
-        });
+        }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut CallRecord) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn record(&self) -> Option<MutexGuard<'_, CallRecord>> {
+        self.0.as_ref().map(|record| record.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

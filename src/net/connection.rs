@@ -89,7 +89,7 @@ enum Stream {
 /// calls, and wakes the client twice. Without vectored writes, the library does this only with
 /// messages of more than 1024 bytes, and the buffer joins such a message with its header.
 ///
-/// A shutdown ends once the client has closed its side too, or after [`LINGER`]. Until then, bytes
+/// A shutdown ends once the client has closed its side too, or after a second. Until then, bytes
 /// that the client still sends are discarded. If the server closed the connection while there are
 /// unread bytes, the kernel would send a TCP reset, which may overtake the last answer (RFC 9112,
 /// section 9.6).
