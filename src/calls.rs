@@ -31,7 +31,7 @@ use crate::{
 /// The header with the identifier of a call, in requests and in answers.
 static ID: HeaderName = HeaderName::from_static(call_id::HEADER);
 
-/// The most lines about slow calls in a second.
+/// The rate of lines about slow calls, and their largest burst.
 const SLOW_LINES: Quota = Quota::per_second(NonZeroU32::MIN.saturating_add(9));
 
 /// The name of a kind of calls.
@@ -78,8 +78,8 @@ pub struct EndCode {
 /// Logs calls that were slow.
 #[derive(Debug)]
 pub struct SlowCalls {
-    /// The time from which on a call is slow; zero if no call is.
-    from: Duration,
+    /// Calls that take at least this long are slow; zero if none is.
+    threshold: Duration,
     lines: Mutex<RateLimiter>,
 }
 
@@ -95,14 +95,14 @@ pub struct CallObserver {
 }
 
 impl SlowCalls {
-    /// Logs calls that took at least this time; none if it is zero.
-    pub fn from(from: Duration, clock: Arc<dyn Clock>) -> Self {
-        Self { from, lines: Mutex::new(RateLimiter::new(SLOW_LINES, clock)) }
+    /// Creates a logger of calls that take at least `threshold`; of none if it is zero.
+    pub fn new(threshold: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self { threshold, lines: Mutex::new(RateLimiter::new(SLOW_LINES, clock)) }
     }
 
     /// Logs a call that has ended, if it was slow.
     fn log_if_slow(&self, record: &CallRecord, code: &str, took: Duration) {
-        if self.from.is_zero() || took < self.from || !record.kind.should_be_fast {
+        if self.threshold.is_zero() || took < self.threshold || !record.kind.should_be_fast {
             return;
         }
         let allowed = self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -137,13 +137,14 @@ impl CallObserver {
     #[cfg(test)]
     pub fn silent(events: Events) -> Self {
         let clock = Arc::new(crate::clock::SystemClock);
-        let slow = Arc::new(SlowCalls::from(Duration::ZERO, clock));
+        let slow = Arc::new(SlowCalls::new(Duration::ZERO, clock));
         Self { events: Arc::new(events), slow, traces: Traces::default() }
     }
 }
 
-/// Observes the calls of one connection. Calls clone this, and so change a reference count that
-/// belongs to the connection; that of [`CallObserver`] would be contended by all connections.
+/// Observes the calls of one connection. Each call clones this handle, which counts references for
+/// each connection. If calls cloned the [`CallObserver`], all connections would contend for one
+/// count.
 #[derive(Clone, Debug)]
 pub struct ConnectionObserver(Arc<Shared>);
 
@@ -176,8 +177,8 @@ impl ConnectionObserver {
     }
 }
 
-/// The parts of a record that most calls of frequent kinds lack. They are kept apart, because
-/// records are moved several times.
+/// The parts of a record that most calls of frequent kinds lack. They are boxed, so that a record,
+/// which is moved several times, stays small.
 #[derive(Debug)]
 struct Details {
     /// The identifier of the call.
@@ -220,8 +221,8 @@ impl CallRecord {
         }
     }
 
-    /// Returns the future of the answer, which runs in the span of the call, and whose parts are
-    /// measured, if the call has a span.
+    /// Wraps the future that answers the call: it runs in the span of the call, and its parts are
+    /// timed. Without a span, returns the future as it is.
     pub fn observe<F: Future>(&self, answering: F) -> impl Future<Output = F::Output> + use<F> {
         match self.details.as_deref() {
             Some(Details { times: Some(times), span, .. }) => {
@@ -282,6 +283,8 @@ impl CallRecord {
             rpc.service = service,
             rpc.method = method,
             rpc.grpc.status_code = Empty,
+            service,
+            method,
             caller,
             x_request_id = id,
             tenant = Empty,
@@ -310,6 +313,7 @@ impl CallRecord {
             otel.status_code = Empty,
             http.route = route,
             http.response.status_code = Empty,
+            route,
             caller,
             x_request_id = id,
             tenant = Empty,

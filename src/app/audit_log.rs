@@ -50,6 +50,14 @@ pub enum LogError {
 pub enum LoggedEnd {
     /// A session.
     Session(SessionId),
+    /// A session whose user authenticated again. A backup from before that instant has its earlier
+    /// refresh token, which must not be accepted again, and lacks the later one.
+    Reauthenticated {
+        /// The session.
+        session: SessionId,
+        /// The instant of the reauthentication.
+        at: Timestamp,
+    },
     /// The sessions of a subject that were created up to this instant.
     Subject {
         /// The tenant of the subject.
@@ -264,13 +272,12 @@ fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
     let action = AuditAction::from_name(&line.action)
         .ok_or_else(|| format!("this version does not know the action {:?}", line.action))?;
     let end = match action {
-        // A backup from before a reauthentication has the earlier refresh token, which must not be
-        // accepted again. The later one is unknown to the backup, so the session is of no use any
-        // more.
-        AuditAction::SessionEvicted
-        | AuditAction::SessionReauthenticated
-        | AuditAction::RefreshReused
-        | AuditAction::SessionRevoked => LoggedEnd::Session(line.session()?),
+        AuditAction::SessionEvicted | AuditAction::RefreshReused | AuditAction::SessionRevoked => {
+            LoggedEnd::Session(line.session()?)
+        }
+        AuditAction::SessionReauthenticated => {
+            LoggedEnd::Reauthenticated { session: line.session()?, at: line.instant()? }
+        }
         AuditAction::TokenRevoked => LoggedEnd::Token(line.session()?),
         AuditAction::SubjectRevoked => LoggedEnd::Subject {
             tenant: line.tenant()?,
@@ -334,6 +341,7 @@ mod tests {
                 .to_owned(),
             "text of another program".to_owned(),
             line(&format!(r#""action":"refresh_reused",{session}"#)),
+            line(&format!(r#""action":"session_reauthenticated",{session}"#)),
             line(r#""action":"session_created","tenant":"","subject":"a""#),
             line(r#""action":"subject_revoked","tenant":"acme","subject":"alice""#),
             line(r#""action":"tenant_revoked","tenant":"acme""#) + " stream=stderr",
@@ -347,7 +355,7 @@ mod tests {
             line(&format!(r#""action":"token_revoked",{session}"#)),
         ];
         let log = read(&lines.join("\n")).unwrap();
-        assert_eq!(log.records, 10);
+        assert_eq!(log.records, 11);
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         let subject = Subject::try_from("alice".to_owned()).unwrap();
         let (id, until) =
@@ -360,6 +368,7 @@ mod tests {
                 LoggedEnd::Session(id),
                 LoggedEnd::Session(id),
                 LoggedEnd::Session(id),
+                LoggedEnd::Reauthenticated { session: id, at: until },
                 LoggedEnd::Subject { tenant: tenant.clone(), subject, until },
                 LoggedEnd::Tenant { tenant, until },
                 LoggedEnd::All { until },

@@ -138,7 +138,7 @@ impl Ports {
             counts: counted.connections.grpc.clone(),
         };
         let others = health::routes(&announcer.grpc, config.reflection);
-        let slow = Arc::new(SlowCalls::from(config.log.slow_calls, state.clock.clone()));
+        let slow = Arc::new(SlowCalls::new(config.log.slow_calls, state.clock.clone()));
         let observer = |events| {
             let (slow, traces) = (slow.clone(), traces(config));
             Arc::new(CallObserver { events, slow, traces })

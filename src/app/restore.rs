@@ -270,6 +270,7 @@ impl LoggedRevocation {
         match &self.end {
             LoggedEnd::Key(kid) => Some(kid),
             LoggedEnd::Session(_)
+            | LoggedEnd::Reauthenticated { .. }
             | LoggedEnd::Subject { .. }
             | LoggedEnd::Tenant { .. }
             | LoggedEnd::All { .. }
@@ -286,7 +287,10 @@ impl LoggedRevocation {
             | LoggedEnd::All { until } => {
                 *until = until.plus(tolerance);
             }
-            LoggedEnd::Session(_) | LoggedEnd::Key(_) | LoggedEnd::Token(_) => {}
+            LoggedEnd::Session(_)
+            | LoggedEnd::Reauthenticated { .. }
+            | LoggedEnd::Key(_)
+            | LoggedEnd::Token(_) => {}
         }
     }
 }
@@ -392,6 +396,16 @@ impl Restoring<'_> {
         }
     }
 
+    /// Returns whether the restored database has the state of a session after its reauthentication
+    /// at this instant.
+    async fn knows(&self, session: SessionId, at: Timestamp) -> Result<bool, AppError> {
+        let session = self.store.session(session).await?;
+        // The record has the instant of the reauthentication to the millisecond.
+        Ok(session.is_some_and(|session| {
+            session.authentication.id.is_some() && session.refreshed_at.millis() >= at.millis()
+        }))
+    }
+
     /// Repeats the revocations of a log. Returns the number of live sessions that they ended.
     async fn end_logged(
         &mut self,
@@ -401,6 +415,13 @@ impl Restoring<'_> {
         let (mut repeated, mut sessions) = (vec![], 0);
         for LoggedRevocation { end, reason, note } in revocations {
             let ended = Ended { at: self.now, reason, note };
+            let end = match end {
+                LoggedEnd::Reauthenticated { session, at } if self.knows(session, at).await? => {
+                    continue;
+                }
+                LoggedEnd::Reauthenticated { session, .. } => LoggedEnd::Session(session),
+                end => end,
+            };
             let (targets, created) = match end {
                 LoggedEnd::Session(id) if lost.need_entries => (vec![], vec![id]),
                 LoggedEnd::Session(id) => (vec![RevocationTarget::Session(id)], vec![]),
@@ -416,7 +437,9 @@ impl Restoring<'_> {
                     sessions += self.end_all(ended.clone(), until).await?;
                     (vec![], lost.of_all(until))
                 }
-                LoggedEnd::Key(_) | LoggedEnd::Token(_) => continue,
+                LoggedEnd::Reauthenticated { .. } | LoggedEnd::Key(_) | LoggedEnd::Token(_) => {
+                    continue;
+                }
             };
             repeated.extend(targets.into_iter().map(|target| Revocation {
                 target,

@@ -30,7 +30,7 @@ use crate::{
     store::{Changed, StoreError},
 };
 
-/// A request that changes data of a session. Data that are none stay as they are.
+/// A request that changes data of a session. Fields that are `None` do not change.
 pub struct SessionUpdate {
     /// The session.
     pub session_id: SessionId,
@@ -68,8 +68,8 @@ impl Authority {
         note_session(None, Some(session_id));
         self.ensure_current().await?;
         let now = self.clock.now();
-        let at = new.authenticated_at.unwrap_or(now);
-        if at > now.plus(self.settings.leeway) {
+        let latest = now.plus(self.settings.leeway);
+        if new.authenticated_at.is_some_and(|at| at > latest) {
             return Err(AuthorityError::field("authenticated_at", "is in the future"));
         }
         let request = new.request_id.clone().map(|id| IdentifiedRequest {
@@ -80,7 +80,7 @@ impl Authority {
             presented,
             acr: new.acr,
             amr: new.amr,
-            at,
+            at: new.authenticated_at,
             allow_weaker: new.allow_weaker,
             acr_order: Arc::clone(&self.settings.acr_order),
             claims: new.claims,
@@ -94,28 +94,45 @@ impl Authority {
                 key: self.refresh_key()?,
             },
         };
-        self.ensure_tokens_fit(session_id, &change, now).await?;
+        let next = |session: &Session| change.applied_to(session, now);
+        self.ensure_tokens_fit(by, session_id, next, now).await?;
         let kind = ChangeKind::Reauthenticate(Box::new(change));
-        let change = SessionChange { session_id, reach: by.reach().clone(), now, kind };
+        let change = self.session_change(by, session_id, now, kind);
         let session = self
             .change(by, change, AuditAction::SessionReauthenticated)
             .await
-            .map_err(|refusal| refused(refusal, presented.is_some()))?;
+            .map_err(|refusal| self.not_changed(refusal, presented.is_some()))?;
         let tokens = self.issue(&session, session.access_token_id, session.refreshed_at, &[])?;
         Ok(Issued { session, tokens, now })
     }
 
-    /// Checks that the tokens after a reauthentication can be issued. If they could not, the
-    /// session would have lost its earlier tokens for nothing.
+    fn session_change(
+        &self,
+        by: &Actor,
+        session_id: SessionId,
+        now: Timestamp,
+        kind: ChangeKind,
+    ) -> SessionChange {
+        let may_add = self.replica.index().len() < self.settings.max_blacklist_entries;
+        SessionChange { session_id, reach: by.reach().clone(), now, may_add, kind }
+    }
+
+    /// Checks that tokens of the session can be issued after a change. If issuing failed only after
+    /// the change, the session would be left without any valid token.
     async fn ensure_tokens_fit(
         &self,
+        by: &Actor,
         session_id: SessionId,
-        change: &Reauthentication,
+        after_change: impl FnOnce(&Session) -> Session,
         now: Timestamp,
     ) -> Result<(), AuthorityError> {
-        // A session that does not exist is refused when the change is decided.
-        let Some(session) = self.store.session(session_id).await? else { return Ok(()) };
-        let next = change.applied_to(&session, now);
+        let session = self.store.session(session_id).await?;
+        // A session that does not exist, or that the caller may not see, is refused when the change
+        // is decided.
+        let Some(session) = session.filter(|session| by.reach().has_tenant(&session.tenant)) else {
+            return Ok(());
+        };
+        let next = after_change(&session);
         self.issue(&next, next.access_token_id, now, &[]).map(|_: Tokens| ())
     }
 
@@ -133,19 +150,24 @@ impl Authority {
             true => Some(AuthenticationId::new(self.random()?)),
             false => None,
         };
-        let kind = ChangeKind::Update(Box::new(Update {
+        let update = Update {
             revision: update.revision,
             metadata: update.metadata,
             label: update.label,
             claims: update.claims,
             scopes: update.scopes,
             revoke_access_tokens,
-        }));
-        let change = SessionChange { session_id, reach: by.reach().clone(), now, kind };
+        };
+        if update.claims.is_some() || revoke_access_tokens.is_some() {
+            let next = |session: &Session| update.applied_to(session);
+            self.ensure_tokens_fit(by, session_id, next, now).await?;
+        }
+        let kind = ChangeKind::Update(Box::new(update));
+        let change = self.session_change(by, session_id, now, kind);
         let session = self
             .change(by, change, AuditAction::SessionUpdated)
             .await
-            .map_err(|refusal| refused(refusal, false))?;
+            .map_err(|refusal| self.not_changed(refusal, false))?;
         Ok((session, now))
     }
 
@@ -157,8 +179,13 @@ impl Authority {
         change: SessionChange,
         action: AuditAction,
     ) -> Result<Session, NotChanged> {
-        let now = change.now;
         let (epoch, changed) = self.decide(by, change, action).await?;
+        if let Changed::Changed { session, .. }
+        | Changed::Kept { session, .. }
+        | Changed::Reused { session, .. } = &changed
+        {
+            note_session(Some(&session.tenant), None);
+        }
         let (session, position) = match changed {
             Changed::Changed { session, position } | Changed::Kept { session, position } => {
                 (session, position)
@@ -168,14 +195,11 @@ impl Authority {
                     session = %session.id,
                     "a refresh token was used again after its grace; the session has ended"
                 );
-                let record = AuditRecord::by(by, AuditAction::RefreshReused, now);
-                self.audit.record(record.about(&session));
                 self.wait_until_acknowledged(epoch, position).await?;
                 return Err(AuthorityError::RefreshTokenReused.into());
             }
             Changed::Refused(refusal) => return Err(NotChanged::Refused(refusal)),
         };
-        note_session(Some(&session.tenant), None);
         if let Some(position) = position {
             self.wait_until_acknowledged(epoch, position).await?;
         }
@@ -195,12 +219,21 @@ impl Authority {
             let (epoch, timeline) = (self.replica.epoch(), self.replica.timeline());
             let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
             let (attempt, record) = (change.clone(), AuditRecord::by(by, action, change.now));
-            // The work runs in a task of its own, so that the change is recorded even if the caller
-            // disconnects.
+            // The work runs in a task of its own, so that the change, or the end of the session, is
+            // recorded even if the caller disconnects.
             let changing = in_own_task(async move {
                 let changed = store.change_session(attempt).await?;
-                if let Changed::Changed { session, .. } = &changed {
-                    audit.record(record.about(session));
+                match &changed {
+                    Changed::Changed { session, .. } => audit.record(record.about(session)),
+                    Changed::Reused { session, .. } => {
+                        let record = AuditRecord { action: AuditAction::RefreshReused, ..record };
+                        audit.record(record.about(session));
+                    }
+                    // If the first request lost its answer, it may not have been recorded.
+                    Changed::Kept { session, position: Some(_) } => {
+                        audit.record(record.about(session));
+                    }
+                    Changed::Kept { .. } | Changed::Refused(_) => {}
                 }
                 Ok::<_, StoreError>(changed)
             });
@@ -214,6 +247,55 @@ impl Authority {
             }
         }
     }
+
+    /// Returns the error for a change that was not made. `by_token` is true if the caller named the
+    /// session by a refresh token.
+    fn not_changed(&self, reason: NotChanged, by_token: bool) -> AuthorityError {
+        let refusal = match reason {
+            NotChanged::Refused(refusal) => refusal,
+            NotChanged::Failed(error) => return error,
+        };
+        match refusal {
+            ChangeRefusal::NeverIssued { current } => {
+                tracing::error!(
+                    current,
+                    "a refresh token of a generation that was never issued has the right MAC: the \
+                     database was set back to an older state, or a refresh key has leaked"
+                );
+                AuthorityError::RefreshTokenInvalid
+            }
+            ChangeRefusal::Unknown if by_token => AuthorityError::RefreshTokenInvalid,
+            ChangeRefusal::Unknown => AuthorityError::SessionNotFound,
+            ChangeRefusal::Ended => AuthorityError::SessionRevoked,
+            ChangeRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
+            ChangeRefusal::ExpiredAbsolute => AuthorityError::SessionExpiredAbsolute,
+            ChangeRefusal::BlacklistFull => {
+                AuthorityError::BlacklistFull { limit: self.settings.max_blacklist_entries }
+            }
+            ChangeRefusal::RequestIdReused => AuthorityError::RequestIdReused,
+            ChangeRefusal::RefreshedSince => AuthorityError::field(
+                "request_id",
+                "was used for a reauthentication after which the session has been refreshed: use a \
+                 new one for a new reauthentication",
+            ),
+            ChangeRefusal::Older => AuthorityError::field(
+                "authenticated_at",
+                "is before the last authentication of the session",
+            ),
+            ChangeRefusal::Weaker(present) => AuthorityError::field(
+                "acr",
+                format!(
+                    "is weaker than {:?}, which the session has: set allow_weaker if this is intended",
+                    &*present
+                ),
+            ),
+            ChangeRefusal::OtherRevision => AuthorityError::EtagMismatch,
+            ChangeRefusal::ScopeNotGranted(scope) => AuthorityError::field(
+                "scopes",
+                format!("adds {:?}, which the session does not have: use Reauthenticate", &*scope),
+            ),
+        }
+    }
 }
 
 /// The reason why a session was not changed.
@@ -225,43 +307,5 @@ enum NotChanged {
 impl From<AuthorityError> for NotChanged {
     fn from(error: AuthorityError) -> Self {
         Self::Failed(error)
-    }
-}
-
-/// Returns the error for a change that was not made. `by_token` is true if the caller named the
-/// session by a refresh token.
-fn refused(reason: NotChanged, by_token: bool) -> AuthorityError {
-    let refusal = match reason {
-        NotChanged::Refused(refusal) => refusal,
-        NotChanged::Failed(error) => return error,
-    };
-    match refusal {
-        ChangeRefusal::Unknown if by_token => AuthorityError::RefreshTokenInvalid,
-        ChangeRefusal::Unknown => AuthorityError::SessionNotFound,
-        ChangeRefusal::Ended => AuthorityError::SessionRevoked,
-        ChangeRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
-        ChangeRefusal::ExpiredAbsolute => AuthorityError::SessionExpiredAbsolute,
-        ChangeRefusal::RequestIdReused => AuthorityError::RequestIdReused,
-        ChangeRefusal::RefreshedSince => AuthorityError::field(
-            "request_id",
-            "was used for a reauthentication after which the session has been refreshed: use a \
-             new one for a new reauthentication",
-        ),
-        ChangeRefusal::Older => AuthorityError::field(
-            "authenticated_at",
-            "is before the last authentication of the session",
-        ),
-        ChangeRefusal::Weaker(present) => AuthorityError::field(
-            "acr",
-            format!(
-                "is weaker than {:?}, which the session has: set allow_weaker if this is intended",
-                &*present
-            ),
-        ),
-        ChangeRefusal::OtherRevision => AuthorityError::EtagMismatch,
-        ChangeRefusal::ScopeNotGranted(scope) => AuthorityError::field(
-            "scopes",
-            format!("adds {:?}, which the session does not have: use Reauthenticate", &*scope),
-        ),
     }
 }

@@ -203,7 +203,8 @@ impl Authority {
         // and nobody else may get the current refresh token.
         if earlier.lineage.generation != 1 || earlier.authentication.id.is_some() {
             let problem = "was used for a session that has been refreshed or reauthenticated \
-                           since: use a new one for a new session";
+                           since, or whose access tokens were revoked: use a new one for a new \
+                           session";
             return Err(AuthorityError::field("request_id", problem));
         }
         let tokens = self.issue(&earlier, earlier.access_token_id, earlier.refreshed_at, &[])?;

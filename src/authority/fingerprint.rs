@@ -12,11 +12,11 @@ use crate::domain::{
     text::CallerName,
 };
 
-/// The label for domain separation. Every encoding begins with this label, so that no other use of
-/// SHA-256 hashes the same bytes.
-const LABEL: &str = "countersign create-session request 1";
+/// A label for domain separation. Each encoding begins with the label of its kind of request, so
+/// that no other use of SHA-256 hashes the same bytes.
+const CREATE_SESSION: &str = "countersign create-session request 1";
 
-/// The label for the fingerprints of requests to Reauthenticate.
+/// The label of requests to Reauthenticate.
 const REAUTHENTICATE: &str = "countersign reauthenticate request 1";
 
 /// Computes the fingerprint of a caller's request for a session.
@@ -28,8 +28,8 @@ pub(super) fn fingerprint(caller: &CallerName, request: &NewSession) -> RequestF
     hash(&encode(caller, request))
 }
 
-/// Computes the fingerprint of a caller's request to reauthenticate a session. The same holds as
-/// for [`fingerprint`].
+/// Computes the fingerprint of a caller's request to reauthenticate a session. Every version must
+/// compute the same one, as with [`fingerprint`].
 pub(super) fn of_reauthentication(
     caller: &CallerName,
     session_id: SessionId,
@@ -102,7 +102,7 @@ fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
         request_id,
     } = request;
     let mut encoding = Encoding::default();
-    let whom: [&str; 5] = [LABEL, caller, subject, tenant, client_id];
+    let whom: [&str; 5] = [CREATE_SESSION, caller, subject, tenant, client_id];
     whom.into_iter().for_each(|text| encoding.text(text));
     encoding.list(audience.iter().map(|audience| &**audience));
     encoding.list(scopes.iter().map(|scope| &**scope));

@@ -27,6 +27,8 @@ pub struct SessionChange {
     pub reach: Arc<Reach>,
     /// The instant of the change.
     pub now: Timestamp,
+    /// True if the blacklist has room for another entry.
+    pub may_add: bool,
     /// The change.
     pub kind: ChangeKind,
 }
@@ -49,8 +51,8 @@ pub struct Reauthentication {
     pub acr: Acr,
     /// The authentication methods references.
     pub amr: Vec<Amr>,
-    /// The instant at which the user authenticated.
-    pub at: Timestamp,
+    /// The instant at which the user authenticated; none if it was just now.
+    pub at: Option<Timestamp>,
     /// True if the new `acr` may be weaker than that of the session.
     pub allow_weaker: bool,
     /// The order of `acr` values, from the weakest to the strongest.
@@ -89,7 +91,7 @@ pub struct NextTokens {
     pub key: RefreshKeyId,
 }
 
-/// An update of a session. Data that are none stay as they are.
+/// An update of a session. Fields that are `None` do not change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Update {
     /// The revision that the session must have, if the caller demands one.
@@ -102,8 +104,7 @@ pub struct Update {
     pub claims: Option<CustomClaims>,
     /// The new scopes, which must be some of the session's scopes.
     pub scopes: Option<Vec<Scope>>,
-    /// The authentication that later access tokens rest on, if all present access tokens are
-    /// revoked.
+    /// If set, all present access tokens are revoked, and later ones rest on this authentication.
     pub revoke_access_tokens: Option<AuthenticationId>,
 }
 
@@ -142,19 +143,26 @@ pub enum ChangeRefusal {
     /// There is no such session, or the caller is limited to other tenants or audiences, or the
     /// presented refresh token is not the session's.
     Unknown,
+    /// The presented refresh token has a generation that was never issued.
+    NeverIssued {
+        /// The session's current generation.
+        current: u32,
+    },
     /// The session was ended.
     Ended,
     /// The session was not refreshed in time.
     ExpiredIdle,
     /// The session reached the end of its lifetime.
     ExpiredAbsolute,
+    /// The change needs a blacklist entry, and there is no room for another one.
+    BlacklistFull,
     /// Another request had the same idempotency key.
     RequestIdReused,
     /// The request was made before, and the session has been refreshed since.
     RefreshedSince,
-    /// The user had authenticated later than this reauthentication says.
+    /// The session has a later authentication.
     Older,
-    /// The new `acr` is weaker than that of the session, which is named.
+    /// The new `acr` is weaker than the session's, which the variant holds.
     Weaker(Acr),
     /// The session has another revision than the caller demands.
     OtherRevision,
@@ -178,7 +186,12 @@ impl SessionChange {
             ChangeKind::Reauthenticate(change) => self.reauthenticate(change, &session),
             ChangeKind::Update(update) => self.update(update, &session),
         };
-        let decision = decision.unwrap_or_else(ChangeDecision::Refuse);
+        let decision = match decision.unwrap_or_else(ChangeDecision::Refuse) {
+            ChangeDecision::Change { entry: Some(_), .. } if !self.may_add => {
+                ChangeDecision::Refuse(ChangeRefusal::BlacklistFull)
+            }
+            decision => decision,
+        };
         if !matches!(decision, ChangeDecision::Refuse(_)) && is_covered(&session)? {
             return Ok(ChangeDecision::Refuse(ChangeRefusal::Ended));
         }
@@ -236,10 +249,10 @@ impl SessionChange {
                     let (session, entry) = BlacklistEntry::end(session.clone(), ended);
                     return Ok(ChangeDecision::End { session: Box::new(session), entry });
                 }
-                RefreshVerdict::Refuse(refusal) => return Err(of_refresh(refusal)),
+                RefreshVerdict::Refuse(refusal) => return Err(from_refresh_refusal(refusal)),
             }
         }
-        if change.at < session.authentication.at {
+        if change.at.is_some_and(|at| at < session.authentication.at) {
             return Err(ChangeRefusal::Older);
         }
         if !change.allow_weaker
@@ -253,8 +266,8 @@ impl SessionChange {
         })
     }
 
-    /// Returns the attempt to refresh the session with the presented token. Only its judgement
-    /// matters.
+    /// Returns an attempt to refresh the session with the presented token. It is only judged, so
+    /// its values for the next tokens are not used.
     fn attempt(&self, presented: Presented, next: &NextTokens) -> RefreshAttempt {
         RefreshAttempt {
             session_id: self.session_id,
@@ -278,20 +291,27 @@ impl SessionChange {
         if let Some(scope) = added {
             return Err(ChangeRefusal::ScopeNotGranted(scope.clone()));
         }
-        let mut next = session.clone();
-        next.metadata = update.metadata.clone().unwrap_or(next.metadata);
-        next.device.label = update.label.clone().unwrap_or(next.device.label);
-        next.claims = update.claims.clone().unwrap_or(next.claims);
-        next.scopes = update.scopes.clone().unwrap_or(next.scopes);
-        let entry = update.revoke_access_tokens.map(|authentication_id| {
-            next.authentication.id = Some(authentication_id);
-            BlacklistEntry::for_access_tokens(session, self.now)
-        });
+        let next = update.applied_to(session);
         if next == *session {
             return Ok(ChangeDecision::Keep { session: Box::new(next), may_have_entry: false });
         }
-        next.revision = next.revision.saturating_add(1);
-        Ok(ChangeDecision::Change { session: Box::new(next), entry })
+        let stops_tokens = update.revoke_access_tokens.is_some();
+        let entry = stops_tokens.then(|| BlacklistEntry::for_access_tokens(session, self.now));
+        let revision = next.revision.saturating_add(1);
+        Ok(ChangeDecision::Change { session: Box::new(Session { revision, ..next }), entry })
+    }
+}
+
+impl Update {
+    /// Returns a session with the new data, in the same revision.
+    pub fn applied_to(&self, session: &Session) -> Session {
+        let mut next = session.clone();
+        next.metadata = self.metadata.clone().unwrap_or(next.metadata);
+        next.device.label = self.label.clone().unwrap_or(next.device.label);
+        next.claims = self.claims.clone().unwrap_or(next.claims);
+        next.scopes = self.scopes.clone().unwrap_or(next.scopes);
+        next.authentication.id = self.revoke_access_tokens.or(next.authentication.id);
+        next
     }
 }
 
@@ -304,7 +324,8 @@ impl Reauthentication {
             id: Some(self.next.authentication_id),
             acr: self.acr.clone(),
             amr: self.amr.clone(),
-            at: self.at,
+            // Of two replicas, one may have a clock that is a little behind.
+            at: self.at.unwrap_or_else(|| now.max(session.authentication.at)),
         };
         next.access_token_id = self.next.access_token_id;
         next.lineage = Lineage { generation: 1, secret: self.next.secret, key: self.next.key };
@@ -334,9 +355,10 @@ fn is_weaker(acr: &Acr, present: &Acr, order: &[Acr]) -> bool {
     }
 }
 
-fn of_refresh(refusal: RefreshRefusal) -> ChangeRefusal {
+fn from_refresh_refusal(refusal: RefreshRefusal) -> ChangeRefusal {
     match refusal {
-        RefreshRefusal::Unknown | RefreshRefusal::NeverIssued { .. } => ChangeRefusal::Unknown,
+        RefreshRefusal::Unknown => ChangeRefusal::Unknown,
+        RefreshRefusal::NeverIssued { current } => ChangeRefusal::NeverIssued { current },
         RefreshRefusal::Ended => ChangeRefusal::Ended,
         RefreshRefusal::ExpiredIdle => ChangeRefusal::ExpiredIdle,
         RefreshRefusal::ExpiredAbsolute => ChangeRefusal::ExpiredAbsolute,
@@ -372,7 +394,7 @@ mod tests {
             presented: None,
             acr: text("mfa"),
             amr: vec![],
-            at: after(5),
+            at: Some(after(5)),
             allow_weaker: false,
             acr_order: [text("pwd"), text("otp"), text("mfa")].into(),
             claims: None,
@@ -389,7 +411,13 @@ mod tests {
     }
 
     fn decide_at(now: Timestamp, session: &Session, kind: ChangeKind) -> ChangeDecision {
-        let change = SessionChange { session_id: session.id, reach: Arc::default(), now, kind };
+        let change = SessionChange {
+            session_id: session.id,
+            reach: Arc::default(),
+            now,
+            may_add: true,
+            kind,
+        };
         let Ok(decision) =
             change.decide(Some(session.clone()), |_: &Session| Ok::<_, Infallible>(false));
         decision
@@ -456,9 +484,14 @@ mod tests {
         let mut session = session();
         session.authentication.at = after(5);
         let at = |at| decide(&session, Reauthentication { at, ..reauthentication() });
-        changed(at(after(5)));
+        changed(at(Some(after(5))));
         let tick = Duration::from_micros(1);
-        assert_eq!(refused(at(after(5).minus(tick))), ChangeRefusal::Older);
+        assert_eq!(refused(at(Some(after(5).minus(tick)))), ChangeRefusal::Older);
+        assert_eq!(changed(at(None)).0.authentication.at, after(10));
+        let mut ahead = session.clone();
+        ahead.authentication.at = after(11);
+        let just_now = Reauthentication { at: None, ..reauthentication() };
+        assert_eq!(changed(decide(&ahead, just_now)).0.authentication.at, after(11));
 
         let weaker = |present: &str, acr: &str| {
             let mut session = session.clone();
@@ -505,7 +538,8 @@ mod tests {
         let secret = session.lineage.secret;
         changed(presenting(3, secret, after(11)));
         changed(presenting(2, secret, after(10)));
-        assert_eq!(refused(presenting(4, secret, after(10))), ChangeRefusal::Unknown);
+        let never_issued = ChangeRefusal::NeverIssued { current: 3 };
+        assert_eq!(refused(presenting(4, secret, after(10))), never_issued);
         let other = LineageSecret([0; 16]);
         assert_eq!(refused(presenting(3, other, after(10))), ChangeRefusal::Unknown);
         match presenting(2, secret, after(11)) {
@@ -555,7 +589,8 @@ mod tests {
 
             let reach = Reach { tenants: Some(BTreeSet::new()), audiences: None };
             let (now, reach) = (after(10), Arc::new(reach));
-            let change = SessionChange { session_id: session.id, reach, now, kind: kind() };
+            let change =
+                SessionChange { session_id: session.id, reach, now, may_add: true, kind: kind() };
             let is_covered = |_: &Session| Ok::<_, Infallible>(true);
             let Ok(decision) = change.decide(Some(session.clone()), is_covered);
             assert_eq!(refused(decision), ChangeRefusal::Unknown);
@@ -592,6 +627,30 @@ mod tests {
         assert!(changed(decide_update(&session, scopes(&[]))).0.scopes.is_empty());
         let added = refused(decide_update(&session, scopes(&["read", "admin"])));
         assert_eq!(added, ChangeRefusal::ScopeNotGranted(text("admin")));
+    }
+
+    #[test]
+    fn a_full_blacklist_refuses_only_changes_that_need_an_entry() {
+        let session = session();
+        let decide = |kind| {
+            let (session_id, reach) = (session.id, Arc::default());
+            let change = SessionChange { session_id, reach, now: after(10), may_add: false, kind };
+            let Ok(decision) =
+                change.decide(Some(session.clone()), |_: &Session| Ok::<_, Infallible>(false));
+            decision
+        };
+        let stopping = Update {
+            revoke_access_tokens: Some(AuthenticationId::new([6; 16])),
+            ..Update::default()
+        };
+        for kind in [
+            ChangeKind::Reauthenticate(Box::new(reauthentication())),
+            ChangeKind::Update(Box::new(stopping)),
+        ] {
+            assert_eq!(refused(decide(kind)), ChangeRefusal::BlacklistFull);
+        }
+        let label = Update { label: Some(text("phone")), ..Update::default() };
+        changed(decide(ChangeKind::Update(Box::new(label))));
     }
 
     #[test]

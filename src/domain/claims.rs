@@ -36,8 +36,9 @@ pub const RESERVED: [&str; 21] = [
     "events",
 ];
 
-/// The name of the claim with the identifier of a later authentication of the session's user.
-pub const AUTHENTICATION_ID: &str = "authentication_id";
+/// The name of the claim with the identifier of a later authentication of the session's user. It
+/// has a prefix, so that no existing session has a custom claim of this name.
+pub const AUTHENTICATION_ID: &str = "countersign_authentication_id";
 
 /// The largest size of a session's custom claims, in bytes of JSON.
 pub const MAX_CUSTOM_BYTES: usize = 4096;
@@ -158,7 +159,7 @@ pub struct AccessClaims {
     pub session_id: SessionId,
     /// `jti`: the identifier of the token.
     pub token_id: TokenId,
-    /// `authentication_id`: the authentication that the token rests on; none if it is the one with
+    /// `countersign_authentication_id`: the authentication that the token rests on; none if it is the one with
     /// which the session was created.
     pub authentication_id: Option<AuthenticationId>,
     /// `sub`.

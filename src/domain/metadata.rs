@@ -1,4 +1,4 @@
-//! Metadata: data of the callers that are kept with a session, and are in no token.
+//! Metadata: data that callers keep with a session, and that no token carries.
 
 use serde_json::{Map, Value};
 

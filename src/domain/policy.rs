@@ -57,8 +57,8 @@ pub struct SessionPolicy {
     pub replay_limit: Duration,
     /// The effect of a refresh on the previous access token.
     pub on_refresh: OnRefresh,
-    /// The lifetime that a reauthentication gives to the session from then on; none if it does not
-    /// extend the session's lifetime.
+    /// The time for which the session may live after a reauthentication, counted from that instant;
+    /// none if a reauthentication does not extend the session.
     pub reauthentication_lifetime: Option<Duration>,
 }
 

@@ -32,7 +32,7 @@ pub struct Session {
     pub scopes: Vec<Scope>,
     /// The custom claims.
     pub claims: CustomClaims,
-    /// The data of the caller that are kept with the session, and are in no token.
+    /// The data that callers keep with the session, and that no token carries.
     pub metadata: Metadata,
     /// The authentication of the user.
     pub authentication: Authentication,

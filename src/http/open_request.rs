@@ -21,7 +21,7 @@ impl OpenRequest {
         Self(Some(Arc::new(Mutex::new(record))))
     }
 
-    /// Returns the request with these extensions, into which the server has put it.
+    /// Returns the record that the server has put into these extensions, or an empty one.
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get().cloned().unwrap_or_default()
     }
@@ -48,7 +48,7 @@ impl OpenRequest {
         }
     }
 
-    /// Sets the end of the request, and adds its identifier to the headers of the answer.
+    /// Sets the code with which the request ends, and adds its identifier to the headers of the answer.
     pub fn end(&self, code: EndCode, headers: &mut HeaderMap) {
         if let Some(mut record) = self.record() {
             record.set_code(code);

@@ -46,7 +46,7 @@ pub fn counters() -> Events {
 pub(super) fn kind(path: &str) -> CallKind {
     let number = route(path);
     let route = ROUTES.get(number).copied().unwrap_or(OTHER);
-    // These routes have use cases. The others answer from memory, but may be read slowly.
+    // Only these routes run a use case. The others answer from memory.
     let should_be_fast =
         [forward_auth::PATH, forward_auth::PATH_IN_PATH, INTROSPECT_PATH, REVOKE_PATH]
             .contains(&route);
@@ -78,8 +78,8 @@ fn number_of(code: &str) -> u8 {
     number(code).or_else(|| number(OTHER)).map_or(0, |(number, _)| number)
 }
 
-/// Returns the index of the route that a path belongs to. The path of the issuer, if it has one,
-/// precedes or follows that of some routes, and makes no difference here.
+/// Returns the index of the route that a path belongs to. If the URL of the issuer has a path,
+/// it stands before or after the path of some routes. It is ignored here.
 fn route(path: &str) -> usize {
     let is_on = |route: &str| match route {
         INTROSPECT_PATH | REVOKE_PATH | JWKS_PATH => path.ends_with(route),

@@ -104,7 +104,7 @@ pub struct Connection {
     closing: Closing,
 }
 
-/// How far a shutdown has come.
+/// The progress of a shutdown.
 #[derive(Debug, Default)]
 enum Closing {
     /// The server may still write.

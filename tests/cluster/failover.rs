@@ -258,7 +258,7 @@ async fn no_replica_gets_a_lease_from_a_primary_that_was_replaced() {
         .refresh_token;
     let has_read = format!(
         "SELECT least(count(*), 1) FROM pg_stat_activity WHERE application_name = '{}' AND state \
-         = 'idle' AND query LIKE '%FROM \"sessions\"%'",
+         = 'idle' AND query LIKE 'SELECT \"sessions\".%'",
         cluster.replicas[2].name()
     );
     let failover = async {

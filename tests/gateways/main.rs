@@ -11,7 +11,10 @@ mod site;
 
 use countersign::{
     clock::{Clock, SystemClock},
-    proto::{CreateSessionRequest, RevokeRequest, revoke_request::Target},
+    proto::{
+        CreateSessionRequest, ReauthenticateRequest, RevokeRequest, reauthenticate_request,
+        revoke_request::Target,
+    },
 };
 use prost_types::Timestamp;
 use serde_json::json;
@@ -285,6 +288,24 @@ async fn assert_guards(program: Program) {
         let answer = site.ask("/", Some(&token), &[]).await;
         assert_eq!(answer.status, 401, "{answer:?}");
         assert!(answer.head.contains("revoked"), "{answer:?}");
+    }
+
+    // A client that is challenged gets through once its user has authenticated again, and the
+    // earlier token is refused from then on.
+    let (session, earlier) = create(session_of("frank")).await;
+    let answer = site.ask("/account/", Some(&earlier), &[]).await;
+    assert_eq!(answer.status, 401, "{answer:?}");
+    let again = ReauthenticateRequest {
+        session: Some(reauthenticate_request::Session::SessionId(session)),
+        acr: "urn:example:mfa".to_owned(),
+        ..ReauthenticateRequest::default()
+    };
+    let mut client = site.authority.sessions().await;
+    let again = client.reauthenticate(again).await.unwrap().into_inner().tokens.unwrap();
+    assert_eq!(site.ask("/account/", Some(&again.access_token), &[]).await.status, 200);
+    for path in ["/", "/account/"] {
+        let answer = site.ask(path, Some(&earlier), &[]).await;
+        assert_eq!(answer.status, 401, "{path}: {answer:?}");
     }
 
     // If the authority cannot be reached, nothing passes.

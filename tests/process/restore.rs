@@ -325,6 +325,25 @@ fn with_accept_older_tokens_tokens_of_revoked_sessions_are_refused_only_if_the_l
     }
 }
 
+/// The backup has the earlier refresh token of a session that was reauthenticated after it.
+#[test]
+fn a_session_is_ended_by_the_log_only_if_it_was_reauthenticated_after_the_backup() {
+    let site = Site::new();
+    let server = site.start();
+    let reauthenticate = |session: &Created| {
+        server.cli(["session", "reauthenticate", &session.id, "--acr", "mfa"]).ok();
+    };
+    let (before, after) = (create(&server, &["alice"]), create(&server, &["bob"]));
+    reauthenticate(&before);
+    site.back_up();
+    reauthenticate(&after);
+    site.keep_log(server);
+    site.cli(&["restore", "backup.db", "--revocations-from", "serve.log"]).ok();
+    let server = site.start();
+    assert!(is_live(&server, &before));
+    assert!(!is_live(&server, &after) && !can_refresh(&server, &after));
+}
+
 #[test]
 fn restore_with_end_all_ends_all_sessions_even_after_an_earlier_restore() {
     let site = Site::new();

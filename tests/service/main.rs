@@ -102,7 +102,7 @@ macro_rules! engine {
             a_request_for_a_session_is_not_repeated_after_its_reauthentication,
             a_wrong_reauthentication_names_the_field_and_changes_nothing,
             a_used_refresh_token_ends_the_session_also_at_a_reauthentication,
-            reauthentications_refreshes_and_a_revocation_race_to_one_outcome,
+            no_token_of_a_race_with_a_revocation_is_accepted_after_it,
             an_update_changes_the_named_fields_and_takes_effect_at_the_next_refresh,
             an_update_can_make_the_access_tokens_inactive_and_leaves_the_refresh_token,
             a_wrong_update_names_the_field_and_changes_nothing,

@@ -9,8 +9,9 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
     keys::ring::Found,
     proto::{
-        BatchValidateRequest, CreateSessionRequest, GetSessionRequest, RefreshRequest,
-        ValidateRequest, ValidateView,
+        BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ReauthenticateRequest,
+        RefreshRequest, Session, UpdateSessionRequest, ValidateRequest, ValidateView,
+        reauthenticate_request,
     },
     store::{Store, StoreError},
     token::access::{Expectations, Unverified},
@@ -20,7 +21,7 @@ use countersign_test_support::{
     log::{capture, hidden, logged},
     server::{Server, of_token, request, seconds},
 };
-use prost_types::Struct;
+use prost_types::{FieldMask, Struct};
 use serde_json::json;
 
 /// The value of a claim, unlike any other text in these tests.
@@ -46,7 +47,11 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
     capture();
     let server = Server::start().await;
     let own = || Struct { fields: [("secret".to_owned(), CANARY.to_owned().into())].into() }.into();
-    let create = |subject: &str| CreateSessionRequest { claims: Some(own()), ..request(subject) };
+    let create = |subject: &str| CreateSessionRequest {
+        claims: Some(own()),
+        metadata: Some(own()),
+        ..request(subject)
+    };
     let mut seen = String::new();
     let mut secrets = vec![];
     let mut keep = |name: &'static str, token: &str| secrets.push((name, token.to_owned()));
@@ -86,6 +91,30 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
             .await
             .unwrap(),
     );
+    let carol = server.client().create_session(create("carol")).await.unwrap().into_inner();
+    let refresh_token = carol.tokens.unwrap().refresh_token;
+    keep("refresh token before the reauthentication", &refresh_token);
+    let again = ReauthenticateRequest {
+        session: Some(reauthenticate_request::Session::RefreshToken(refresh_token)),
+        claims: Some(own()),
+        ..Default::default()
+    };
+    print(&mut seen, &again);
+    print(&mut seen, &again.session);
+    let again = server.client().reauthenticate(again).await.unwrap();
+    print(&mut seen, &again);
+    let again = again.into_inner();
+    let tokens_again = again.tokens.unwrap();
+    keep("access token after the reauthentication", &tokens_again.access_token);
+    keep("refresh token after the reauthentication", &tokens_again.refresh_token);
+    let update = UpdateSessionRequest {
+        session_id: again.session.unwrap().session_id,
+        update_mask: Some(FieldMask { paths: vec!["metadata".to_owned(), "claims".to_owned()] }),
+        session: Some(Session { metadata: Some(own()), claims: Some(own()), ..Default::default() }),
+        ..Default::default()
+    };
+    print(&mut seen, &update);
+    print(&mut seen, &server.client().update_session(update).await.unwrap());
     let row = server.store.session(session_id.parse().unwrap()).await.unwrap().unwrap();
     print(&mut seen, &row);
 

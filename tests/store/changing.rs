@@ -33,7 +33,7 @@ fn reauthentication(number: u8, at: Timestamp) -> Reauthentication {
         presented: None,
         acr: text("urn:example:mfa"),
         amr: texts(&["pwd", "hwk", "a,b\"c"]),
-        at,
+        at: Some(at),
         allow_weaker: true,
         acr_order: Arc::default(),
         claims: Some(claims(json!({ "roles": ["ops"], "ratio": 0.25 }))),
@@ -57,7 +57,7 @@ fn reauthentication(number: u8, at: Timestamp) -> Reauthentication {
 }
 
 fn change(session_id: SessionId, now: Timestamp, kind: ChangeKind) -> SessionChange {
-    SessionChange { session_id, reach: Arc::default(), now, kind }
+    SessionChange { session_id, reach: Arc::default(), now, may_add: true, kind }
 }
 
 fn reauthenticate(session: &Session, number: u8, now: Timestamp) -> SessionChange {

@@ -11,12 +11,11 @@ use crate::{
     domain::{
         change::{ChangeDecision, SessionChange},
         session::Session,
-        time::micros,
     },
     store::{Changed, StoreError},
 };
 
-/// Decides a change on the session as it is, and writes the decision.
+/// Decides a change of the current session, and writes the decision.
 pub fn change(
     connection: &mut SqliteConnection,
     change: &SessionChange,
@@ -43,7 +42,7 @@ pub fn change(
     }
 }
 
-/// Writes the columns that a change can alter.
+/// Writes the columns that a reauthentication or an update alters.
 fn write(connection: &mut SqliteConnection, next: &Session) -> Result<(), StoreError> {
     let (authentication, request) = (&next.authentication, next.reauthentication.as_ref());
     write_rotation(connection, next)?;
@@ -58,8 +57,6 @@ fn write(connection: &mut SqliteConnection, next: &Session) -> Result<(), StoreE
             sessions::scopes.eq(to_json(&next.scopes)),
             sessions::claims.eq(next.claims.to_json()),
             sessions::metadata.eq(next.metadata.to_json()),
-            sessions::reauthentication_lifetime
-                .eq(next.policy.reauthentication_lifetime.map(micros)),
             sessions::reauthentication_id.eq(request.map(|request| &*request.id)),
             sessions::reauthentication_fingerprint
                 .eq(request.map(|request| request.fingerprint.0.as_slice())),

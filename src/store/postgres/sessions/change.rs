@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use diesel::sql_types::{Array, Binary, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Binary, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
             cut_offs::{self, CutOffs},
             entries,
         },
-        rows::{array, instant, interval, uuid},
+        rows::{array, instant, uuid},
         sql::statement,
     },
     jsonb::to_jsonb,
@@ -119,7 +119,8 @@ impl Decided {
     }
 }
 
-/// Writes those columns of locked sessions that only a change can alter.
+/// Writes those columns of locked sessions that a reauthentication or an update alters, and a
+/// refresh or a revocation does not.
 async fn save_changes(
     connection: &mut PooledConnection<'_>,
     changed: &[Session],
@@ -141,13 +142,11 @@ async fn save_changes(
             scopes = given.scopes::text[],
             claims = given.claims::jsonb,
             metadata = given.metadata::jsonb,
-            reauthentication_lifetime = given.reauthentication_lifetime,
             reauthentication_id = given.reauthentication_id,
             reauthentication_fingerprint = given.reauthentication_fingerprint
-        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
+        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
             id, lineage_secret, authentication_id, acr, amr, authenticated_at, expires_at, scopes,
-            claims, metadata, reauthentication_lifetime, reauthentication_id,
-            reauthentication_fingerprint
+            claims, metadata, reauthentication_id, reauthentication_fingerprint
         )
         WHERE s.id = given.id",
     )
@@ -163,9 +162,6 @@ async fn save_changes(
     .bind::<Array<Text>, _>(column(changed, |session| array(&session.scopes)))
     .bind::<Array<Text>, _>(column(changed, |session| to_jsonb(session.claims.object())))
     .bind::<Array<Text>, _>(column(changed, |session| to_jsonb(session.metadata.object())))
-    .bind::<Array<Nullable<Interval>>, _>(column(changed, |session| {
-        session.policy.reauthentication_lifetime.map(interval)
-    }))
     .bind::<Array<Nullable<Text>>, _>(column(changed, |session| {
         session.reauthentication.as_ref().map(|request| &*request.id)
     }))

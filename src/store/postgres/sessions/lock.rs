@@ -42,7 +42,7 @@ pub async fn lock_sessions(
     rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
 }
 
-/// Writes those columns of locked sessions that can change.
+/// Writes those columns of locked sessions that a refresh or a revocation alters.
 pub async fn save_sessions(
     connection: &mut PooledConnection<'_>,
     changed: &[Session],
