@@ -32,7 +32,8 @@ use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::support::{
     Reader, after, assert_unchanged, attempt, create, create_all, entries, join, list, newcomer,
-    query, read, revoke, revoke_session, rich_session, rotate, seconds, session, text, unlimited,
+    query, read, revoke, revoke_session, rich_session, rotate, seconds, session,
+    take_back_migrations, text, unlimited,
 };
 
 pub async fn open(url: &str) -> PostgresStore {
@@ -100,16 +101,9 @@ async fn an_upgrade_sets_the_replay_mode_of_existing_sessions_to_grace() {
         ..session(1)
     };
     create(&open(&url).await, strict).await;
-    for down in [
-        include_str!("../../migrations/postgres/0012_newest_counted_first/down.sql"),
-        include_str!("../../migrations/postgres/0011_audit_by_day/down.sql"),
-        include_str!("../../migrations/postgres/0010_sessions_over/down.sql"),
-        include_str!("../../migrations/postgres/0009_former_replicas/down.sql"),
-        include_str!("../../migrations/postgres/0008_replay/down.sql"),
-    ] {
-        execute(&url, down).await;
+    for script in take_back_migrations("postgres", "0008") {
+        execute(&url, &script).await;
     }
-    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version >= '0008'").await;
 
     let policy = read(&open(&url).await, &session(1)).await.policy;
     assert_eq!((policy.replay, policy.replay_limit), (Replay::Grace, seconds(86_400)));
@@ -120,17 +114,9 @@ async fn requests_of_the_version_without_fingerprints_can_be_repeated_after_the_
     let url = new_database().await;
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&url).await, request(1)).await;
-    for down in [
-        include_str!("../../migrations/postgres/0012_newest_counted_first/down.sql"),
-        include_str!("../../migrations/postgres/0011_audit_by_day/down.sql"),
-        include_str!("../../migrations/postgres/0010_sessions_over/down.sql"),
-        include_str!("../../migrations/postgres/0009_former_replicas/down.sql"),
-        include_str!("../../migrations/postgres/0008_replay/down.sql"),
-        include_str!("../../migrations/postgres/0007_request_fingerprint/down.sql"),
-    ] {
-        execute(&url, down).await;
+    for script in take_back_migrations("postgres", "0007") {
+        execute(&url, &script).await;
     }
-    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version >= '0007'").await;
 
     let store = open(&url).await;
     let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };

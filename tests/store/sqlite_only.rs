@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use crate::support::{
     after, assert_unchanged, attempt, create, create_all, entries, list, query, read, read_feed,
     record_expiries, revoke, revoke_session, revoke_tenant, revoke_token, rich_session, rotate,
-    seconds, session, text, unlimited,
+    seconds, session, take_back_migrations, text, unlimited,
 };
 
 fn home() -> (TempDir, PathBuf) {
@@ -196,9 +196,9 @@ async fn an_upgrade_sets_the_replay_mode_of_existing_sessions_to_grace() {
         ..session(1)
     };
     create(&open(&path).await, until_used).await;
-    execute(&path, include_str!("../../migrations/sqlite/0006_sessions_over/down.sql"));
-    execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
-    execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version >= '0005'");
+    for script in take_back_migrations("sqlite", "0005") {
+        execute(&path, &script);
+    }
 
     let policy = read(&open(&path).await, &session(1)).await.policy;
     assert_eq!((policy.replay, policy.replay_limit), (Replay::Grace, seconds(86_400)));
@@ -209,10 +209,9 @@ async fn requests_of_the_version_without_fingerprints_can_be_repeated_after_the_
     let (_home, path) = home();
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&path).await, request(1)).await;
-    execute(&path, include_str!("../../migrations/sqlite/0006_sessions_over/down.sql"));
-    execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
-    execute(&path, include_str!("../../migrations/sqlite/0004_request_fingerprint/down.sql"));
-    execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version >= '0004'");
+    for script in take_back_migrations("sqlite", "0004") {
+        execute(&path, &script);
+    }
 
     let store = open(&path).await;
     let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };

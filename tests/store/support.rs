@@ -2,6 +2,8 @@
 //! results.
 
 use std::{
+    fs,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -164,6 +166,21 @@ pub fn rich_session(n: u32) -> Session {
 /// Returns a creation that sets no limit on the number of the subject's sessions.
 pub fn unlimited(session: Session) -> Creation {
     Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse }
+}
+
+/// Returns the scripts that take back the migrations of an engine from this version on, the newest
+/// first, and the statement that forgets them.
+pub fn take_back_migrations(engine: &str, from: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(engine);
+    let mut migrations: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    migrations.retain(|path| path.file_name().unwrap().to_str().unwrap() >= from);
+    migrations.sort();
+    assert!(!migrations.is_empty(), "no migration of {engine} from {from} on");
+    let scripts = migrations.iter().rev();
+    let scripts = scripts.map(|path| fs::read_to_string(path.join("down.sql")).unwrap());
+    let forget = format!("DELETE FROM __diesel_schema_migrations WHERE version >= '{from}'");
+    scripts.chain([forget]).collect()
 }
 
 /// Records every session that expired before an instant, as the sweeper does.
