@@ -1,6 +1,6 @@
 //! Writes the metrics for operators in the text format of OpenMetrics 1.0 or as messages of OTLP,
-//! and defines their names, units and meanings. The parts of the process count their events themselves. All other values are
-//! read from these parts at each scrape.
+//! and defines their names, units and meanings. The parts of the process count their events
+//! themselves. All other values are read from these parts at each scrape.
 
 mod authority;
 mod otlp;

@@ -6,7 +6,7 @@ use super::{
     Authority,
     error::AuthorityError,
     fingerprint,
-    issue::{Issued, Tokens},
+    issue::Issued,
     new_authentication::{NamedSession, NewAuthentication},
     note_session,
 };
@@ -117,7 +117,7 @@ impl Authority {
         SessionChange { session_id, reach: by.reach().clone(), now, may_add, kind }
     }
 
-    /// Checks that tokens of the session can be issued after a change. If issuing failed only after
+    /// Checks that access tokens of the session can be issued after a change. If issuing failed only after
     /// the change, the session would be left without any valid token.
     async fn ensure_tokens_fit(
         &self,
@@ -133,7 +133,7 @@ impl Authority {
             return Ok(());
         };
         let next = after_change(&session);
-        self.issue(&next, next.access_token_id, now, &[]).map(|_: Tokens| ())
+        self.issue_access_token(&next, next.access_token_id, now, &[]).map(drop)
     }
 
     /// Changes data of a session. Returns the session, and the instant for which its state holds.
@@ -285,7 +285,7 @@ impl Authority {
             ChangeRefusal::Weaker(present) => AuthorityError::field(
                 "acr",
                 format!(
-                    "is weaker than {:?}, which the session has: set allow_weaker if this is intended",
+                    "is weaker than the session's {:?}: set allow_weaker if this is intended",
                     &*present
                 ),
             ),

@@ -57,6 +57,30 @@ impl Authority {
         issued_at: Timestamp,
         scopes: &[Scope],
     ) -> Result<Tokens, AuthorityError> {
+        let (access_token, access_token_expires_at) =
+            self.issue_access_token(session, token_id, issued_at, scopes)?;
+        let ring = self.keeper.ring();
+        let Some(refresh_key) = ring.refresh(session.lineage.key) else {
+            let (session, key) = (session.id, session.lineage.key);
+            tracing::warn!(%session, %key, "the refresh key of a session was revoked");
+            return Err(AuthorityError::RefreshTokenInvalid);
+        };
+        Ok(Tokens {
+            access_token,
+            access_token_expires_at,
+            refresh_token: refresh::issue(session.id, &session.lineage, refresh_key),
+            refresh_token_expires_at: session.idle_expires_at,
+        })
+    }
+
+    /// Issues an access token for the session. Also returns the instant at which it expires.
+    pub(super) fn issue_access_token(
+        &self,
+        session: &Session,
+        token_id: TokenId,
+        issued_at: Timestamp,
+        scopes: &[Scope],
+    ) -> Result<(String, Timestamp), AuthorityError> {
         let scopes = if scopes.is_empty() { &session.scopes } else { scopes };
         // A session keeps its policy, but the configured limit for all access tokens may have been
         // lowered since the session was created. Validate would refuse a token with a lifetime
@@ -97,17 +121,7 @@ impl Authority {
             );
             return Err(AuthorityError::field("claims", problem));
         }
-        let Some(refresh_key) = ring.refresh(session.lineage.key) else {
-            let (session, key) = (session.id, session.lineage.key);
-            tracing::warn!(%session, %key, "the refresh key of a session was revoked");
-            return Err(AuthorityError::RefreshTokenInvalid);
-        };
-        Ok(Tokens {
-            access_token,
-            access_token_expires_at: expires_at,
-            refresh_token: refresh::issue(session.id, &session.lineage, refresh_key),
-            refresh_token_expires_at: session.idle_expires_at,
-        })
+        Ok((access_token, expires_at))
     }
 
     /// Issues the current refresh token of a session once more, with an access token.

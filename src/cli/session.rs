@@ -10,7 +10,7 @@ use super::{
     output::{self, line},
 };
 use crate::{
-    domain::claims::find_large_integer,
+    domain::stored_object::find_large_integer,
     proto::{self, revoke_request::Target},
 };
 

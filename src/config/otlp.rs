@@ -74,8 +74,8 @@ impl Default for OtlpSection {
 
 /// The shortest time between two exports of metrics.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
-/// The longest time between two exports. Whoever sets a longer one probably means to turn the export
-/// off, which `0s` does.
+/// The longest time between two exports. Whoever sets a longer one probably means to turn the
+/// export off, which `0s` does.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 
 impl OtlpSection {

@@ -1,7 +1,7 @@
 //! The audit log. Each record says who did what to whose sessions, why, when and from where.
 //!
-//! A record names sessions, subjects and keys. It never holds a token, a secret, a claim's value, or
-//! the value of a header other than the identifier of the call.
+//! A record names sessions, subjects and keys. It never holds a token, a secret, a claim's value,
+//! or the value of a header other than the identifier of the call.
 
 use std::net::IpAddr;
 

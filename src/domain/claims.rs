@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     ids::{AuthenticationId, SessionId, TokenId},
     json_object::JsonObject,
+    stored_object::{ObjectError, checked_object, find_large_integer},
     time::Timestamp,
 };
 
@@ -54,19 +55,9 @@ pub enum ClaimsError {
     /// A claim has a reserved name.
     #[error("may not set the reserved claim {0:?}")]
     Reserved(String),
-    /// The claims are longer than [`MAX_CUSTOM_BYTES`]. The variant holds their length.
-    #[error("has {0} bytes as JSON, at most {MAX_CUSTOM_BYTES} are allowed")]
-    TooLong(usize),
-    /// An integer is so large that most JSON parsers round it to another integer. The variant holds
-    /// the path to the integer.
-    #[error(
-        "holds an integer beyond 2^53 at {0}, which readers of JSON change to another one: send \
-         it as a string"
-    )]
-    LargeInteger(String),
-    /// A text contains a NUL character, which PostgreSQL cannot store.
-    #[error("must not contain NUL characters")]
-    Nul,
+    /// The claims are not an object that a session can keep.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
 }
 
 impl CustomClaims {
@@ -81,13 +72,6 @@ impl CustomClaims {
     }
 }
 
-/// The largest safe integer, 2^53 - 1. Most JSON parsers decode numbers to doubles (RFC 8259,
-/// section 6; RFC 7493, section 2.2), so they round several larger integers to the same value.
-pub const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_991.0;
-
-/// The longest path to an integer in an error message. A longer path is cut.
-const MAX_PATH_CHARS: usize = 64;
-
 impl CustomClaims {
     /// Checks the claims of a request, which must not hold integers beyond [`MAX_EXACT_INTEGER`].
     /// Claims that are read from the database may hold such integers, because older versions
@@ -96,29 +80,10 @@ impl CustomClaims {
         let large = map.iter().find_map(|(name, value)| find_large_integer(name, value));
         let claims = Self::try_from(map)?;
         match large {
-            Some(path) => Err(ClaimsError::LargeInteger(path)),
+            Some(path) => Err(ObjectError::LargeInteger(path).into()),
             None => Ok(claims),
         }
     }
-}
-
-/// Returns the path to the first number in a claim, at any depth, whose absolute value is beyond
-/// [`MAX_EXACT_INTEGER`].
-pub fn find_large_integer(name: &str, value: &Value) -> Option<String> {
-    // From 2^53 on, every double is an integer, so no fraction is reported as an integer.
-    let is_large = |number: f64| number.abs() > MAX_EXACT_INTEGER;
-    let path = match value {
-        Value::Number(number) if number.as_f64().is_some_and(is_large) => name.to_owned(),
-        Value::Array(values) => values.iter().enumerate().find_map(|(index, value)| {
-            find_large_integer("", value).map(|path| format!("{name}[{index}]{path}"))
-        })?,
-        Value::Object(map) => map
-            .iter()
-            .find_map(|(inner, value)| find_large_integer(inner, value))
-            .map(|path| format!("{name}.{path}"))?,
-        _ => return None,
-    };
-    Some(path.chars().filter(|character| !character.is_control()).take(MAX_PATH_CHARS).collect())
 }
 
 impl TryFrom<Map<String, Value>> for CustomClaims {
@@ -128,25 +93,7 @@ impl TryFrom<Map<String, Value>> for CustomClaims {
         if let Some(name) = map.keys().find(|name| RESERVED.contains(&name.as_str())) {
             return Err(ClaimsError::Reserved(name.clone()));
         }
-        if map.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
-            return Err(ClaimsError::Nul);
-        }
-        let object = JsonObject::from(&map);
-        let length = object.as_str().len();
-        if length > MAX_CUSTOM_BYTES {
-            return Err(ClaimsError::TooLong(length));
-        }
-        Ok(Self(object))
-    }
-}
-
-/// Returns whether a value contains a NUL character at any depth.
-pub fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(has_nul),
-        Value::Object(map) => map.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Ok(Self(checked_object(&map, MAX_CUSTOM_BYTES)?))
     }
 }
 
@@ -159,8 +106,8 @@ pub struct AccessClaims {
     pub session_id: SessionId,
     /// `jti`: the identifier of the token.
     pub token_id: TokenId,
-    /// `countersign_authentication_id`: the authentication that the token rests on; none if it is the one with
-    /// which the session was created.
+    /// `countersign_authentication_id`: the authentication that the token rests on; none if it is
+    /// the one with which the session was created.
     pub authentication_id: Option<AuthenticationId>,
     /// `sub`.
     pub subject: String,
@@ -244,7 +191,7 @@ mod tests {
             json!({ "a": [{ "b\0": 1 }] }),
             json!({ "a": [["\0"]] }),
         ] {
-            assert_eq!(claims(value), Err(ClaimsError::Nul));
+            assert_eq!(claims(value), Err(ObjectError::Nul.into()));
         }
         assert!(claims(json!({ "a": "\u{1}" })).is_ok());
     }
@@ -266,7 +213,10 @@ mod tests {
             (json!({ "a": { "b": [{ "c": 1e16 }] } }), "a.b[0].c"),
             (json!({ "x".repeat(100): 1e16 }), &*"x".repeat(64)),
         ] {
-            assert_eq!(requested(value.clone()), Err(ClaimsError::LargeInteger(path.to_owned())));
+            assert_eq!(
+                requested(value.clone()),
+                Err(ObjectError::LargeInteger(path.to_owned()).into())
+            );
             assert!(claims(value).is_ok(), "older versions have stored such integers");
         }
         for value in
@@ -283,7 +233,8 @@ mod tests {
         assert!(claims(json!({ "k": "x".repeat(MAX_CUSTOM_BYTES - overhead) })).is_ok());
         assert_eq!(
             claims(json!({ "k": "x".repeat(MAX_CUSTOM_BYTES - overhead + 1) })),
-            Err(ClaimsError::TooLong(MAX_CUSTOM_BYTES + 1))
+            Err(ObjectError::TooLong { bytes: MAX_CUSTOM_BYTES + 1, limit: MAX_CUSTOM_BYTES }
+                .into())
         );
     }
 }

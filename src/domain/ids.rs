@@ -109,9 +109,9 @@ impl TokenId {
     }
 }
 
-/// The identifier of an authentication of a session's user. Access tokens rest on an authentication,
-/// and all tokens that rest on one can be revoked together. The identifier never equals that of a
-/// session or a token, because each kind is a UUID of another version, or random.
+/// The identifier of an authentication of a session's user. Access tokens rest on an
+/// authentication, and all tokens that rest on one can be revoked together. The identifier never
+/// equals that of a session or a token, because each kind is a UUID of another version, or random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AuthenticationId(Uuid);
 

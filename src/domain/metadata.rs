@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    claims::{find_large_integer, has_nul},
     json_object::JsonObject,
+    stored_object::{ObjectError, checked_object, find_large_integer},
 };
 
 /// The largest size of a session's metadata, in bytes of JSON.
@@ -13,25 +13,6 @@ pub const MAX_BYTES: usize = 4096;
 /// The metadata of a session: a JSON object of bounded size.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata(JsonObject);
-
-/// The reason why metadata are refused. The displayed text completes a sentence that starts with
-/// the field's name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MetadataError {
-    /// The metadata are longer than [`MAX_BYTES`]. The variant holds their length.
-    #[error("has {0} bytes as JSON, at most {MAX_BYTES} are allowed")]
-    TooLong(usize),
-    /// An integer is so large that most JSON parsers round it to another integer. The variant holds
-    /// the path to the integer.
-    #[error(
-        "holds an integer beyond 2^53 at {0}, which readers of JSON change to another one: send \
-         it as a string"
-    )]
-    LargeInteger(String),
-    /// A text contains a NUL character, which PostgreSQL cannot store.
-    #[error("must not contain NUL characters")]
-    Nul,
-}
 
 impl Metadata {
     /// Returns the metadata as a JSON object.
@@ -46,20 +27,13 @@ impl Metadata {
 }
 
 impl TryFrom<Map<String, Value>> for Metadata {
-    type Error = MetadataError;
+    type Error = ObjectError;
 
-    fn try_from(map: Map<String, Value>) -> Result<Self, MetadataError> {
-        if map.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
-            return Err(MetadataError::Nul);
-        }
+    fn try_from(map: Map<String, Value>) -> Result<Self, ObjectError> {
         if let Some(path) = map.iter().find_map(|(name, value)| find_large_integer(name, value)) {
-            return Err(MetadataError::LargeInteger(path));
+            return Err(ObjectError::LargeInteger(path));
         }
-        let object = JsonObject::from(&map);
-        match object.as_str().len() {
-            length if length > MAX_BYTES => Err(MetadataError::TooLong(length)),
-            _ => Ok(Self(object)),
-        }
+        checked_object(&map, MAX_BYTES).map(Self)
     }
 }
 
@@ -69,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    fn read(value: Value) -> Result<Metadata, MetadataError> {
+    fn read(value: Value) -> Result<Metadata, ObjectError> {
         let Value::Object(map) = value else { panic!("{value}") };
         Metadata::try_from(map)
     }
@@ -80,11 +54,11 @@ mod tests {
         let kept = read(json!({ "a": "x".repeat(longest) })).unwrap();
         assert_eq!(kept.to_json().len(), MAX_BYTES);
         let too_long = read(json!({ "a": "x".repeat(longest + 1) }));
-        assert_eq!(too_long, Err(MetadataError::TooLong(MAX_BYTES + 1)));
+        assert_eq!(too_long, Err(ObjectError::TooLong { bytes: MAX_BYTES + 1, limit: MAX_BYTES }));
         let large = read(json!({ "a": [9_007_199_254_740_993_u64] }));
-        assert_eq!(large, Err(MetadataError::LargeInteger("a[0]".to_owned())));
+        assert_eq!(large, Err(ObjectError::LargeInteger("a[0]".to_owned())));
         for nul in [json!({ "\0": 1 }), json!({ "a": ["\0"] })] {
-            assert_eq!(read(nul), Err(MetadataError::Nul));
+            assert_eq!(read(nul), Err(ObjectError::Nul));
         }
         assert_eq!(Metadata::default().to_json(), "{}");
     }

@@ -27,5 +27,6 @@ pub mod revoke;
 pub mod role;
 pub mod rotation;
 pub mod session;
+pub mod stored_object;
 pub mod text;
 pub mod time;

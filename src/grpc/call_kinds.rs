@@ -52,8 +52,8 @@ pub fn kind(method: &Method) -> CallKind {
     }
 }
 
-/// Converts a status code. The semantic conventions of OpenTelemetry for gRPC define which codes are
-/// errors of the server.
+/// Converts a status code. The semantic conventions of OpenTelemetry for gRPC define which codes
+/// are errors of the server.
 pub fn end_code(code: Code) -> EndCode {
     let value = u8::try_from(i32::from(code)).unwrap_or_default();
     let is_server_error = matches!(
@@ -68,8 +68,8 @@ pub fn end_code(code: Code) -> EndCode {
     EndCode { number: value, value: value.into(), is_server_error }
 }
 
-/// Reads the status code from these trailers, or from the headers if the answer has no trailers, and
-/// adds the identifier of the call to them. Does nothing if there is no code.
+/// Reads the status code from these trailers, or from the headers if the answer has no trailers,
+/// and adds the identifier of the call to them. Does nothing if there is no code.
 pub fn end(record: &mut CallRecord, headers: &mut HeaderMap) {
     let Some(code) = headers.get(&CODE) else { return };
     record.set_code(end_code(Code::from_bytes(code.as_bytes())));

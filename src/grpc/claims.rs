@@ -11,7 +11,7 @@ use serde::{
 use serde_json::{Map, Number};
 
 use crate::{
-    domain::{claims::MAX_EXACT_INTEGER, json_object::JsonObject},
+    domain::{json_object::JsonObject, stored_object::MAX_EXACT_INTEGER},
     proto::EncodedStruct,
 };
 

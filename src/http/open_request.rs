@@ -48,7 +48,8 @@ impl OpenRequest {
         }
     }
 
-    /// Sets the code with which the request ends, and adds its identifier to the headers of the answer.
+    /// Sets the code with which the request ends, and adds its identifier to the headers of the
+    /// answer.
     pub fn end(&self, code: EndCode, headers: &mut HeaderMap) {
         if let Some(mut record) = self.record() {
             record.set_code(code);

@@ -1,11 +1,13 @@
-//! Tests of Reauthenticate and UpdateSession: a session keeps its identifier, and the tokens that it
-//! had before are invalid once the call has answered.
+//! Tests of Reauthenticate and UpdateSession: a session keeps its identifier, and the tokens that
+//! it had before are invalid once the call has answered.
 
 use std::time::Duration;
 
 use countersign::proto::{
-    Device, EncodedStruct, InactiveReason, ReauthenticateRequest, RefreshRequest, Session, Tokens,
-    UpdateSessionRequest, ValidateRequest,
+    Device, EncodedStruct, InactiveReason, Key, KeyPurpose, KeyState, ListKeysRequest,
+    ReauthenticateRequest, RefreshRequest, RevokeKeyRequest, Session, Tokens, UpdateSessionRequest,
+    ValidateRequest,
+    key_service_client::KeyServiceClient,
     reauthenticate_request::Session::{RefreshToken, SessionId},
 };
 use countersign_test_support::{
@@ -113,8 +115,14 @@ pub async fn tokens_of_all_earlier_authentications_stay_inactive() {
 }
 
 pub async fn a_reauthentication_renews_the_idle_time_and_the_lifetime_if_the_policy_says_so() {
-    let policy = "[policies.default]\nabsolute_lifetime = '1h'\nidle_timeout = \
-                  '10m'\naccess_token_ttl = '1m'\n[policies.aal]\nreauthentication_extends = true\n[policies.short]\n";
+    let policy = "[policies.default]
+        absolute_lifetime = '1h'
+        idle_timeout = '10m'
+        access_token_ttl = '1m'
+        [policies.aal]
+        reauthentication_extends = true
+        [policies.short]
+        ";
     let server = Home::new(policy).await.start().await;
     for (policy, end) in [("default", seconds(3600)), ("aal", seconds(300 + 3600))] {
         let new = countersign::proto::CreateSessionRequest {
@@ -322,10 +330,21 @@ pub async fn an_update_can_make_the_access_tokens_inactive_and_leaves_the_refres
         revoke_access_tokens: true,
         ..Default::default()
     };
-    server.client().update_session(request).await.unwrap();
+    server.client().update_session(request.clone()).await.unwrap();
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
     let next = server.refresh(&session.refresh).await.unwrap().now;
     assert_eq!(server.verdict(&next.access).await, Ok(()));
+
+    // The access tokens of a session that cannot be refreshed any more can be stopped, too.
+    let mut keys = KeyServiceClient::new(server.channel.clone());
+    let listed = keys.list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys;
+    let active =
+        |key: &&Key| key.purpose() == KeyPurpose::RefreshToken && key.state() == KeyState::Active;
+    let kid = listed.iter().find(active).unwrap().kid.clone();
+    keys.revoke_key(RevokeKeyRequest { kid }).await.unwrap();
+    assert!(server.refresh(&next.refresh).await.is_err());
+    server.client().update_session(request).await.unwrap();
+    assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
 }
 
 pub async fn a_wrong_update_names_the_field_and_changes_nothing() {

@@ -19,6 +19,11 @@ pub struct Statement<'a, Row> {
     row: PhantomData<fn() -> Row>,
 }
 
+/// Returns the values of one column for all rows, which `unnest` turns into rows again.
+pub fn column<'a, Row, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
 struct Bind<Type, Value> {
     value: Value,
     sql_type: PhantomData<fn() -> Type>,

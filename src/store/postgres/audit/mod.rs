@@ -13,7 +13,7 @@ use self::partitions::Maintained;
 use super::{
     connection::{fault::Fault, pool::PooledConnection, sqlstate::Class},
     rows::{instant, uuid},
-    sql::statement,
+    sql::{column, statement},
 };
 use crate::domain::{audit::AuditEntry, call_id::CallId, time::Timestamp};
 
@@ -21,10 +21,6 @@ pub async fn append(
     connection: &mut PooledConnection<'_>,
     entries: &[AuditEntry],
 ) -> Result<(), Fault> {
-    /// Returns the values of one column for all rows.
-    fn column<'a, T>(entries: &'a [AuditEntry], of: impl Fn(&'a AuditEntry) -> T) -> Vec<T> {
-        entries.iter().map(of).collect()
-    }
     statement::<()>(
         "INSERT INTO audit (
             at, id, session_id, sessions, left_out, peer, action, caller, tenant, subject, kid,

@@ -12,7 +12,7 @@ use super::super::{
     connection::{fault::Fault, pool::PooledConnection},
     rows::{UnfinishedRow, instant, revoked_key, uuid},
     schema::blacklist,
-    sql::{first_uncovered, statement},
+    sql::{column, first_uncovered, statement},
 };
 use crate::{
     domain::{
@@ -116,9 +116,6 @@ pub async fn insert_entries(
     }
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
 
-    fn column<'a, T>(rows: &'a [BlacklistEntry], of: impl Fn(&'a BlacklistEntry) -> T) -> Vec<T> {
-        rows.iter().map(of).collect()
-    }
     let up_to =
         |entry: &BlacklistEntry| entry.revoked.cut_off().map(|cut_off| instant(cut_off.up_to));
     let session_id = |entry: &BlacklistEntry| {

@@ -1,7 +1,5 @@
 //! Changes sessions: reauthentications and updates.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 use diesel::sql_types::{Array, Binary, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
@@ -10,13 +8,11 @@ use super::{
     super::{
         batch::BatchWrite,
         connection::{fault::Fault, pool::PooledConnection},
-        feed::{
-            cut_offs::{self, CutOffs},
-            entries,
-        },
+        feed::entries,
         rows::{array, instant, uuid},
-        sql::statement,
+        sql::{column, statement},
     },
+    batch_state::{BatchState, EntryIndex, Positions},
     jsonb::to_jsonb,
     lock,
 };
@@ -24,7 +20,7 @@ use crate::{
     domain::{
         change::{ChangeDecision, SessionChange},
         ids::SessionId,
-        revocation::{BlacklistEntry, FeedPosition},
+        revocation::FeedPosition,
         session::Session,
     },
     store::{Changed, StoreError},
@@ -43,80 +39,53 @@ impl BatchWrite for SessionChange {
         ids.dedup();
         connection.begin().await?;
         let current = lock::lock_sessions(connection, &ids).await?;
-        let cut_offs = cut_offs::read(connection, current.values()).await?;
-        let mut batch = Batch { current, cut_offs, changed: HashMap::new(), entries: vec![] };
-        let decisions: Vec<_> = changes.iter().map(|change| batch.decide(change)).collect();
-        let changed: Vec<Session> = batch.changed.into_values().collect();
-        lock::save_sessions(connection, &changed).await?;
-        save_changes(connection, &changed).await?;
-        let positions = entries::insert_entries(connection, &batch.entries).await?;
+        let mut batch = BatchState::of(connection, current).await?;
+        let decided: Vec<_> = changes.iter().map(|change| decide(&mut batch, change)).collect();
+        save_changes(connection, &batch.changed()).await?;
+        let positions = batch.write(connection).await?;
         // The head of the feed is read after the entries of this batch were written, because a
         // repeated change may have to wait for one of them.
         let newest = entries::feed_head(connection).await?;
         connection.commit().await?;
-        Ok(decisions.into_iter().map(|decided| decided.changed(&positions, newest)).collect())
+        Ok(decided
+            .into_iter()
+            .map(|(decision, entry)| outcome(decision, entry, &positions, newest))
+            .collect())
     }
 }
 
-/// The state that decisions are based on, and the changes so far.
-struct Batch {
-    current: HashMap<SessionId, Session>,
-    cut_offs: CutOffs,
-    changed: HashMap<SessionId, Session>,
-    entries: Vec<BlacklistEntry>,
+/// Decides a change. Also returns the index of its entry, if it has one.
+fn decide(batch: &mut BatchState, change: &SessionChange) -> (ChangeDecision, Option<EntryIndex>) {
+    let session = batch.session(change.session_id);
+    let Ok(decision) = change.decide(session, |session| batch.is_covered(session));
+    let entry = match &decision {
+        ChangeDecision::Change { session, entry } => batch.apply(session, entry.as_ref()),
+        ChangeDecision::End { session, entry } => batch.apply(session, Some(entry)),
+        ChangeDecision::Keep { .. } | ChangeDecision::Refuse(_) => None,
+    };
+    (decision, entry)
 }
 
-/// A decision, and the index of its entry among the entries of the batch, if it has one.
-struct Decided {
+/// Returns the outcome of a decision, given the feed positions of the batch's entries and the head
+/// of the feed.
+fn outcome(
     decision: ChangeDecision,
-    entry: Option<usize>,
-}
-
-impl Batch {
-    fn decide(&mut self, change: &SessionChange) -> Decided {
-        let session = self.current.get(&change.session_id).cloned();
-        let is_covered = |session: &Session| -> Result<bool, std::convert::Infallible> {
-            Ok(self.cut_offs.covered_up_to(session).is_some())
-        };
-        let Ok(decision) = change.decide(session, is_covered);
-        let (changed, entry) = match &decision {
-            ChangeDecision::Change { session, entry } => (Some(session), entry.as_ref()),
-            ChangeDecision::End { session, entry } => (Some(session), Some(entry)),
-            ChangeDecision::Keep { .. } | ChangeDecision::Refuse(_) => (None, None),
-        };
-        if let Some(session) = changed {
-            self.current.insert(session.id, (**session).clone());
-            self.changed.insert(session.id, (**session).clone());
+    entry: Option<EntryIndex>,
+    positions: &Positions,
+    newest: FeedPosition,
+) -> Result<Changed, StoreError> {
+    Ok(match decision {
+        ChangeDecision::Change { session, .. } => {
+            Changed::Changed { session, position: positions.of(entry) }
         }
-        let entry = entry.map(|entry| {
-            self.entries.push(entry.clone());
-            self.entries.len() - 1
-        });
-        Decided { decision, entry }
-    }
-}
-
-impl Decided {
-    /// Returns the outcome. `positions` are those of the batch's entries, and `newest` is the head
-    /// of the feed.
-    fn changed(
-        self,
-        positions: &[FeedPosition],
-        newest: FeedPosition,
-    ) -> Result<Changed, StoreError> {
-        let position = self.entry.and_then(|entry| positions.get(entry)).copied();
-        Ok(match self.decision {
-            ChangeDecision::Change { session, .. } => Changed::Changed { session, position },
-            ChangeDecision::Keep { session, may_have_entry } => {
-                Changed::Kept { session, position: may_have_entry.then_some(newest) }
-            }
-            ChangeDecision::End { session, .. } => {
-                let missing = || StoreError::Refused("an entry without a position".to_owned());
-                Changed::Reused { session, position: position.ok_or_else(missing)? }
-            }
-            ChangeDecision::Refuse(refusal) => Changed::Refused(refusal),
-        })
-    }
+        ChangeDecision::Keep { session, may_have_entry } => {
+            Changed::Kept { session, position: may_have_entry.then_some(newest) }
+        }
+        ChangeDecision::End { session, .. } => {
+            Changed::Reused { session, position: positions.required(entry)? }
+        }
+        ChangeDecision::Refuse(refusal) => Changed::Refused(refusal),
+    })
 }
 
 /// Writes those columns of locked sessions that a reauthentication or an update alters, and a
@@ -127,9 +96,6 @@ async fn save_changes(
 ) -> Result<(), Fault> {
     if changed.is_empty() {
         return Ok(());
-    }
-    fn column<'a, T>(changed: &'a [Session], of: impl Fn(&'a Session) -> T) -> Vec<T> {
-        changed.iter().map(of).collect()
     }
     statement::<()>(
         "UPDATE sessions AS s

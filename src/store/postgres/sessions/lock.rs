@@ -16,7 +16,7 @@ use super::super::{
     connection::{fault::Fault, pool::PooledConnection},
     rows::{SessionRow, instant, uuid},
     schema::sessions,
-    sql::statement,
+    sql::{column, statement},
 };
 use crate::domain::{ids::SessionId, session::Session};
 
@@ -49,9 +49,6 @@ pub async fn save_sessions(
 ) -> Result<(), Fault> {
     if changed.is_empty() {
         return Ok(());
-    }
-    fn column<'a, T>(changed: &'a [Session], of: impl Fn(&'a Session) -> T) -> Vec<T> {
-        changed.iter().map(of).collect()
     }
     let ended = |session: &Session| session.ended.clone();
     statement::<()>(

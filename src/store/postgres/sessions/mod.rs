@@ -1,5 +1,6 @@
 //! Creates, refreshes, revokes, reads and sweeps sessions.
 
+mod batch_state;
 pub mod change;
 pub mod create;
 pub mod expiries;

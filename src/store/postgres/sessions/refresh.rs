@@ -1,7 +1,7 @@
 //! Refreshes sessions. One statement makes the rotations that write nothing but the session. The
 //! other attempts are decided one by one, on the rows that were read.
 
-use std::{collections::HashMap, convert::Infallible};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use diesel::{
@@ -17,21 +17,19 @@ use super::{
             fault::Fault,
             pool::{Pool, PooledConnection},
         },
-        feed::{
-            cut_offs::{self, CutOffs},
-            entries,
-        },
+        feed::entries,
         rows::{SessionRow, array, instant, uuid},
         schema::{new_columns, sessions, with_new_columns},
         sql::{first_uncovered, is_uncovered, statement},
     },
+    batch_state::{BatchState, EntryIndex, Positions},
     lock,
 };
 use crate::{
     domain::{
         ids::SessionId,
         refresh::{RefreshAttempt, RefreshDecision},
-        revocation::{BlacklistEntry, FeedPosition},
+        revocation::FeedPosition,
         session::{Device, Session},
     },
     store::{Refreshed, StoreError, batch::BatchOutcome},
@@ -184,70 +182,42 @@ impl BatchWrite for SlowPath<'_> {
         // Most of these attempts are replays and refusals. They change nothing, and so need no
         // lock.
         let current = read(connection, &ids).await?;
-        let cut_offs = cut_offs::read(connection, current.values()).await?;
-        let mut batch = Batch { current, cut_offs, changed: HashMap::new(), entries: vec![] };
-        let decisions = batch.decide_all(attempts);
-        if batch.changed.is_empty() {
-            let newest = newest_entry(connection, &decisions).await?;
-            return Ok(decisions.into_iter().map(|one| one.refreshed(&[], newest)).collect());
+        let mut batch = BatchState::of(connection, current).await?;
+        let decided = decide_all(&mut batch, attempts);
+        if batch.is_unchanged() {
+            let newest = newest_entry(connection, &decided).await?;
+            return Ok(outcomes(decided, &Positions::default(), newest));
         }
 
         connection.begin().await?;
         let current = lock::lock_sessions(connection, &ids).await?;
-        let cut_offs = cut_offs::read(connection, current.values()).await?;
-        let mut batch = Batch { current, cut_offs, changed: HashMap::new(), entries: vec![] };
-        let decisions = batch.decide_all(attempts);
-        let changed: Vec<_> = batch.changed.into_values().collect();
-        lock::save_sessions(connection, &changed).await?;
-        let positions = entries::insert_entries(connection, &batch.entries).await?;
+        let mut batch = BatchState::of(connection, current).await?;
+        let decided = decide_all(&mut batch, attempts);
+        let positions = batch.write(connection).await?;
         // The head of the feed is read after the entries of this batch were written, because a
         // replay may have to wait for one of them.
-        let newest = newest_entry(connection, &decisions).await?;
+        let newest = newest_entry(connection, &decided).await?;
         connection.commit().await?;
-        Ok(decisions.into_iter().map(|one| one.refreshed(&positions, newest)).collect())
+        Ok(outcomes(decided, &positions, newest))
     }
 }
 
-/// The state that decisions about attempts are based on, and the changes so far.
-struct Batch {
-    current: HashMap<SessionId, Session>,
-    cut_offs: CutOffs,
-    changed: HashMap<SessionId, Session>,
-    entries: Vec<BlacklistEntry>,
+/// A decision, and the index of its entry, if it has one.
+type Decided = (RefreshDecision, Option<EntryIndex>);
+
+fn decide_all(batch: &mut BatchState, attempts: &[SlowPath<'_>]) -> Vec<Decided> {
+    attempts.iter().map(|SlowPath(attempt)| decide(batch, attempt)).collect()
 }
 
-/// A decision, and the index of its entry among the entries of the batch, if it has one.
-struct Decided {
-    decision: RefreshDecision,
-    entry: Option<usize>,
-}
-
-impl Batch {
-    fn decide_all(&mut self, attempts: &[SlowPath<'_>]) -> Vec<Decided> {
-        attempts.iter().map(|SlowPath(attempt)| self.decide(attempt)).collect()
-    }
-
-    fn decide(&mut self, attempt: &RefreshAttempt) -> Decided {
-        let session = self.current.get(&attempt.session_id).cloned();
-        let is_covered = |session: &Session| -> Result<bool, Infallible> {
-            Ok(self.cut_offs.covered_up_to(session).is_some())
-        };
-        let Ok(decision) = RefreshDecision::of(attempt, session, is_covered);
-        let (changed, entry) = match &decision {
-            RefreshDecision::Rotate { session, entry } => (Some(session), entry.as_ref()),
-            RefreshDecision::End { session, entry } => (Some(session), Some(entry)),
-            RefreshDecision::Replay { .. } | RefreshDecision::Refuse(_) => (None, None),
-        };
-        if let Some(session) = changed {
-            self.current.insert(session.id, (**session).clone());
-            self.changed.insert(session.id, (**session).clone());
-        }
-        let entry = entry.map(|entry| {
-            self.entries.push(entry.clone());
-            self.entries.len() - 1
-        });
-        Decided { decision, entry }
-    }
+fn decide(batch: &mut BatchState, attempt: &RefreshAttempt) -> Decided {
+    let session = batch.session(attempt.session_id);
+    let Ok(decision) = RefreshDecision::of(attempt, session, |session| batch.is_covered(session));
+    let entry = match &decision {
+        RefreshDecision::Rotate { session, entry } => batch.apply(session, entry.as_ref()),
+        RefreshDecision::End { session, entry } => batch.apply(session, Some(entry)),
+        RefreshDecision::Replay { .. } | RefreshDecision::Refuse(_) => None,
+    };
+    (decision, entry)
 }
 
 /// Reads the head of the feed if any attempt is a replay of a refresh that may have revoked an
@@ -255,38 +225,39 @@ impl Batch {
 /// yet.
 async fn newest_entry(
     connection: &mut PooledConnection<'_>,
-    decisions: &[Decided],
+    decided: &[Decided],
 ) -> Result<Option<FeedPosition>, Fault> {
-    let may_have_entry = |decided: &Decided| {
-        matches!(decided.decision, RefreshDecision::Replay { may_have_entry: true, .. })
+    let may_have_entry = |(decision, _): &Decided| {
+        matches!(decision, RefreshDecision::Replay { may_have_entry: true, .. })
     };
-    match decisions.iter().any(may_have_entry) {
+    match decided.iter().any(may_have_entry) {
         true => Ok(Some(entries::feed_head(connection).await?)),
         false => Ok(None),
     }
 }
 
-impl Decided {
-    /// Returns the outcome. `positions` are those of the batch's entries, and `newest` is the head
-    /// of the feed, for replays.
-    fn refreshed(
-        self,
-        positions: &[FeedPosition],
-        newest: Option<FeedPosition>,
-    ) -> Result<Refreshed, StoreError> {
-        let position = self.entry.and_then(|entry| positions.get(entry)).copied();
-        Ok(match self.decision {
-            RefreshDecision::Rotate { session, .. } => Refreshed::Rotated { session, position },
+/// Returns the outcomes of decisions, given the feed positions of the batch's entries and, for
+/// replays, the head of the feed.
+fn outcomes(
+    decided: Vec<Decided>,
+    positions: &Positions,
+    newest: Option<FeedPosition>,
+) -> Vec<Result<Refreshed, StoreError>> {
+    let outcome = |(decision, entry)| {
+        Ok(match decision {
+            RefreshDecision::Rotate { session, .. } => {
+                Refreshed::Rotated { session, position: positions.of(entry) }
+            }
             RefreshDecision::Replay { session, may_have_entry } => {
                 Refreshed::Replayed { session, position: newest.filter(|_| may_have_entry) }
             }
             RefreshDecision::End { session, .. } => {
-                let missing = || StoreError::Refused("an entry without a position".to_owned());
-                Refreshed::Reused { session, position: position.ok_or_else(missing)? }
+                Refreshed::Reused { session, position: positions.required(entry)? }
             }
             RefreshDecision::Refuse(refusal) => Refreshed::Refused(refusal),
         })
-    }
+    };
+    decided.into_iter().map(outcome).collect()
 }
 
 async fn read(
