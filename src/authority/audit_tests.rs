@@ -2,11 +2,12 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
 use serde_json::Value;
+use tracing::{Dispatch, subscriber::NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
@@ -20,6 +21,11 @@ use crate::{
         text::{CallerName, Note},
     },
 };
+
+/// A second subscriber. While a process has only one, the first thread that reaches a log statement
+/// decides for all threads whether it is enabled. A test that does not capture the log would disable
+/// the statement for a test that does.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
 
 /// The lines that the audit logs in this thread.
 #[derive(Clone, Default)]
@@ -46,6 +52,7 @@ impl MakeWriter<'_> for Lines {
 impl Lines {
     /// Returns the lines that `work` logs, as JSON.
     fn of(work: impl FnOnce()) -> Vec<Value> {
+        LazyLock::force(&SECOND);
         let lines = Self::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
