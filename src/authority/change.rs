@@ -9,6 +9,7 @@ use super::{
     issue::Issued,
     new_authentication::{NamedSession, NewAuthentication},
     note_session,
+    refresh_token::{never_issued, record_reuse},
 };
 use crate::{
     domain::{
@@ -98,10 +99,7 @@ impl Authority {
         self.ensure_tokens_fit(by, session_id, next, now).await?;
         let kind = ChangeKind::Reauthenticate(Box::new(change));
         let change = self.session_change(by, session_id, now, kind);
-        let session = self
-            .change(by, change, AuditAction::SessionReauthenticated)
-            .await
-            .map_err(|refusal| self.not_changed(refusal, presented.is_some()))?;
+        let session = self.change(by, change, AuditAction::SessionReauthenticated).await?;
         let tokens = self.issue(&session, session.access_token_id, session.refreshed_at, &[])?;
         Ok(Issued { session, tokens, now })
     }
@@ -117,8 +115,8 @@ impl Authority {
         SessionChange { session_id, reach: by.reach().clone(), now, may_add, kind }
     }
 
-    /// Checks that access tokens of the session can be issued after a change. If issuing failed only after
-    /// the change, the session would be left without any valid token.
+    /// Checks that access tokens of the session can be issued after a change. If issuing failed
+    /// only after the change, the session would be left without any valid token.
     async fn ensure_tokens_fit(
         &self,
         by: &Actor,
@@ -164,10 +162,7 @@ impl Authority {
         }
         let kind = ChangeKind::Update(Box::new(update));
         let change = self.session_change(by, session_id, now, kind);
-        let session = self
-            .change(by, change, AuditAction::SessionUpdated)
-            .await
-            .map_err(|refusal| self.not_changed(refusal, false))?;
+        let session = self.change(by, change, AuditAction::SessionUpdated).await?;
         Ok((session, now))
     }
 
@@ -178,7 +173,8 @@ impl Authority {
         by: &Actor,
         change: SessionChange,
         action: AuditAction,
-    ) -> Result<Session, NotChanged> {
+    ) -> Result<Session, AuthorityError> {
+        let (session_id, presented) = (change.session_id, change.presented());
         let (epoch, changed) = self.decide(by, change, action).await?;
         if let Changed::Changed { session, .. }
         | Changed::Kept { session, .. }
@@ -190,15 +186,13 @@ impl Authority {
             Changed::Changed { session, position } | Changed::Kept { session, position } => {
                 (session, position)
             }
-            Changed::Reused { session, position } => {
-                tracing::warn!(
-                    session = %session.id,
-                    "a refresh token was used again after its grace; the session has ended"
-                );
+            Changed::Reused { position, .. } => {
                 self.wait_until_acknowledged(epoch, position).await?;
-                return Err(AuthorityError::RefreshTokenReused.into());
+                return Err(AuthorityError::RefreshTokenReused);
             }
-            Changed::Refused(refusal) => return Err(NotChanged::Refused(refusal)),
+            Changed::Refused(refusal) => {
+                return Err(self.refusal_error(refusal, session_id, presented));
+            }
         };
         if let Some(position) = position {
             self.wait_until_acknowledged(epoch, position).await?;
@@ -218,20 +212,22 @@ impl Authority {
         loop {
             let (epoch, timeline) = (self.replica.epoch(), self.replica.timeline());
             let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
-            let (attempt, record) = (change.clone(), AuditRecord::by(by, action, change.now));
+            let (attempt, by) = (change.clone(), by.clone());
             // The work runs in a task of its own, so that the change, or the end of the session, is
             // recorded even if the caller disconnects.
             let changing = in_own_task(async move {
+                let (now, presented) = (attempt.now, attempt.presented());
                 let changed = store.change_session(attempt).await?;
                 match &changed {
-                    Changed::Changed { session, .. } => audit.record(record.about(session)),
-                    Changed::Reused { session, .. } => {
-                        let record = AuditRecord { action: AuditAction::RefreshReused, ..record };
-                        audit.record(record.about(session));
+                    // If a request is repeated because its answer was lost, it may not have been
+                    // recorded.
+                    Changed::Changed { session, .. }
+                    | Changed::Kept { session, position: Some(_) } => {
+                        audit.record(AuditRecord::by(&by, action, now).about(session));
                     }
-                    // If the first request lost its answer, it may not have been recorded.
-                    Changed::Kept { session, position: Some(_) } => {
-                        audit.record(record.about(session));
+                    Changed::Reused { session, .. } => {
+                        let generation = presented.map(|presented| presented.generation);
+                        record_reuse(&audit, &by, now, session, generation);
                     }
                     Changed::Kept { .. } | Changed::Refused(_) => {}
                 }
@@ -248,23 +244,19 @@ impl Authority {
         }
     }
 
-    /// Returns the error for a change that was not made. `by_token` is true if the caller named the
-    /// session by a refresh token.
-    fn not_changed(&self, reason: NotChanged, by_token: bool) -> AuthorityError {
-        let refusal = match reason {
-            NotChanged::Refused(refusal) => refusal,
-            NotChanged::Failed(error) => return error,
-        };
+    /// Returns the error for a change that was not made. `presented` is the refresh token by which
+    /// the caller named the session, if it did so.
+    fn refusal_error(
+        &self,
+        refusal: ChangeRefusal,
+        session_id: SessionId,
+        presented: Option<Presented>,
+    ) -> AuthorityError {
         match refusal {
             ChangeRefusal::NeverIssued { current } => {
-                tracing::error!(
-                    current,
-                    "a refresh token of a generation that was never issued has the right MAC: the \
-                     database was set back to an older state, or a refresh key has leaked"
-                );
-                AuthorityError::RefreshTokenInvalid
+                never_issued(session_id, presented.map(|presented| presented.generation), current)
             }
-            ChangeRefusal::Unknown if by_token => AuthorityError::RefreshTokenInvalid,
+            ChangeRefusal::Unknown if presented.is_some() => AuthorityError::RefreshTokenInvalid,
             ChangeRefusal::Unknown => AuthorityError::SessionNotFound,
             ChangeRefusal::Ended => AuthorityError::SessionRevoked,
             ChangeRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
@@ -295,17 +287,5 @@ impl Authority {
                 format!("adds {:?}, which the session does not have: use Reauthenticate", &*scope),
             ),
         }
-    }
-}
-
-/// The reason why a session was not changed.
-enum NotChanged {
-    Refused(ChangeRefusal),
-    Failed(AuthorityError),
-}
-
-impl From<AuthorityError> for NotChanged {
-    fn from(error: AuthorityError) -> Self {
-        Self::Failed(error)
     }
 }

@@ -16,6 +16,7 @@ pub mod new_session;
 pub mod rate_limiter;
 pub mod ready;
 pub mod refresh;
+mod refresh_token;
 pub mod revoke;
 mod slow_clock;
 pub mod sweep;

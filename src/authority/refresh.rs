@@ -1,9 +1,14 @@
 //! Refresh: exchanges a refresh token for the next pair of tokens.
 
-use super::{Authority, error::AuthorityError, issue::Issued, note_session};
+use super::{
+    Authority,
+    error::AuthorityError,
+    issue::Issued,
+    note_session,
+    refresh_token::{never_issued, record_reuse},
+};
 use crate::{
     domain::{
-        audit::{AuditAction, AuditRecord},
         caller::Actor,
         ids::TokenId,
         refresh::{RefreshAttempt, RefreshRefusal},
@@ -12,7 +17,7 @@ use crate::{
     },
     revocation::replica::Epoch,
     store::Refreshed,
-    token::refresh::{RefreshClaims, Unverified},
+    token::refresh::RefreshClaims,
 };
 
 /// A request to exchange a refresh token.
@@ -83,17 +88,11 @@ impl Authority {
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
             }
             Refreshed::Reused { session, position } => {
-                tracing::warn!(
-                    session = %session.id, generation = claims.lineage.generation,
-                    current = session.lineage.generation,
-                    "a refresh token was used again after its grace; the session has ended"
-                );
-                self.audit
-                    .record(AuditRecord::by(by, AuditAction::RefreshReused, now).about(&session));
+                record_reuse(&self.audit, by, now, &session, Some(claims.lineage.generation));
                 self.wait_until_acknowledged(epoch, position).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }
-            Refreshed::Refused(refusal) => Err(self.refused(refusal, &claims)),
+            Refreshed::Refused(refusal) => Err(refused(refusal, &claims)),
         }
     }
 
@@ -122,33 +121,21 @@ impl Authority {
             }
         }
     }
+}
 
-    fn refused(&self, refusal: RefreshRefusal, claims: &RefreshClaims) -> AuthorityError {
-        match refusal {
-            RefreshRefusal::Unknown => AuthorityError::RefreshTokenInvalid,
-            RefreshRefusal::NeverIssued { current } => {
-                tracing::error!(
-                    session = %claims.session_id, generation = claims.lineage.generation, current,
-                    "a refresh token of a generation that was never issued has the right MAC: the \
-                     database was set back to an older state, or a refresh key has leaked"
-                );
-                AuthorityError::RefreshTokenInvalid
-            }
-            RefreshRefusal::Ended => AuthorityError::SessionRevoked,
-            RefreshRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
-            RefreshRefusal::ExpiredAbsolute => AuthorityError::SessionExpiredAbsolute,
-            RefreshRefusal::ScopeNotGranted(scope) => AuthorityError::field(
-                "scopes",
-                format!("asks for {:?}, which the session does not have", &*scope),
-            ),
+/// Returns the error for a refused attempt.
+fn refused(refusal: RefreshRefusal, claims: &RefreshClaims) -> AuthorityError {
+    match refusal {
+        RefreshRefusal::Unknown => AuthorityError::RefreshTokenInvalid,
+        RefreshRefusal::NeverIssued { current } => {
+            never_issued(claims.session_id, Some(claims.lineage.generation), current)
         }
-    }
-
-    /// Parses a refresh token and checks its MAC. Returns `None` if it is not authentic.
-    pub(super) fn read_refresh_token(&self, token: &str) -> Option<RefreshClaims> {
-        let unverified = Unverified::parse(token).ok()?;
-        let ring = self.keeper.ring();
-        let key = ring.refresh(unverified.key())?;
-        unverified.verify(key).ok()
+        RefreshRefusal::Ended => AuthorityError::SessionRevoked,
+        RefreshRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
+        RefreshRefusal::ExpiredAbsolute => AuthorityError::SessionExpiredAbsolute,
+        RefreshRefusal::ScopeNotGranted(scope) => AuthorityError::field(
+            "scopes",
+            format!("asks for {:?}, which the session does not have", &*scope),
+        ),
     }
 }

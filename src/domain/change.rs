@@ -171,6 +171,14 @@ pub enum ChangeRefusal {
 }
 
 impl SessionChange {
+    /// Returns the refresh token by which the caller named the session, if it did so.
+    pub fn presented(&self) -> Option<Presented> {
+        match &self.kind {
+            ChangeKind::Reauthenticate(change) => change.presented,
+            ChangeKind::Update(_) => None,
+        }
+    }
+
     /// Decides the change of a session. `is_covered` says whether a revocation of the tenant or of
     /// the subject covers the session. Such a session has ended, although its row may not say so
     /// yet.

@@ -271,7 +271,9 @@ pub async fn every_change_is_recorded_with_caller_action_and_owner_and_other_cal
     server.client_with(&login).refresh(refresh(&dora.refresh)).await.unwrap();
     server.clock.advance(seconds(60));
     server.client_with(&login).refresh(refresh(&dora.refresh)).await.unwrap_err();
-    expect("action = 'refresh_reused' AND caller = 'login' AND subject = 'dora'".to_owned());
+    let reused =
+        "action = 'refresh_reused' AND reason = 'refresh_token_reused' AND caller = 'login'";
+    expect(format!("{reused} AND subject = 'dora'"));
     server
         .client_with(&operator)
         .revoke(revocation(Target::Tenant("acme".to_owned())))

@@ -253,6 +253,8 @@ pub async fn a_used_refresh_token_ends_the_session_also_at_a_reauthentication() 
     let reused = refused(server.client().reauthenticate(with_old).await);
     assert_eq!(reused, Refusal::of(Code::Unauthenticated, "REFRESH_TOKEN_REUSED"));
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
+    let record = "audit WHERE action = 'refresh_reused' AND reason = 'refresh_token_reused'";
+    assert_eq!(server.stop().await.database.count(record).await, 1);
 }
 
 /// Whatever the order, no token that was issued is accepted after the revocation.

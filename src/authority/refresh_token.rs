@@ -1,0 +1,54 @@
+//! Reads the refresh tokens that callers present, and reports those that point to theft or damage.
+
+use super::{Authority, audit::Audit, error::AuthorityError};
+use crate::{
+    domain::{
+        audit::{AuditAction, AuditRecord},
+        caller::Actor,
+        ids::SessionId,
+        session::{EndReason, Session},
+        time::Timestamp,
+    },
+    token::refresh::{RefreshClaims, Unverified},
+};
+
+impl Authority {
+    /// Parses a refresh token and checks its MAC. Returns `None` if it is not authentic.
+    pub(super) fn read_refresh_token(&self, token: &str) -> Option<RefreshClaims> {
+        let unverified = Unverified::parse(token).ok()?;
+        let ring = self.keeper.ring();
+        let key = ring.refresh(unverified.key())?;
+        unverified.verify(key).ok()
+    }
+}
+
+/// Records that a refresh token of the given generation was used again after its grace, which ended
+/// the session.
+pub(super) fn record_reuse(
+    audit: &Audit,
+    by: &Actor,
+    at: Timestamp,
+    session: &Session,
+    generation: Option<u32>,
+) {
+    tracing::warn!(
+        session = %session.id, generation, current = session.lineage.generation,
+        "a refresh token was used again after its grace; the session has ended"
+    );
+    let record = AuditRecord::by(by, AuditAction::RefreshReused, at).about(session);
+    audit.record(AuditRecord { reason: Some(EndReason::RefreshTokenReused), ..record });
+}
+
+/// Reports a refresh token of a generation that was never issued. Returns the error for its caller.
+pub(super) fn never_issued(
+    session_id: SessionId,
+    generation: Option<u32>,
+    current: u32,
+) -> AuthorityError {
+    tracing::error!(
+        session = %session_id, generation, current,
+        "a refresh token of a generation that was never issued has the right MAC: the database was \
+         set back to an older state, or a refresh key has leaked"
+    );
+    AuthorityError::RefreshTokenInvalid
+}
