@@ -73,7 +73,8 @@ impl CustomClaims {
 }
 
 impl CustomClaims {
-    /// Checks the claims of a request, which must not hold integers beyond [`MAX_EXACT_INTEGER`].
+    /// Checks the claims of a request, which must not hold integers beyond
+    /// [`MAX_EXACT_INTEGER`](super::stored_object::MAX_EXACT_INTEGER).
     /// Claims that are read from the database may hold such integers, because older versions
     /// accepted them.
     pub fn requested(map: Map<String, Value>) -> Result<Self, ClaimsError> {
