@@ -11,7 +11,8 @@ use std::{
 
 use prost::Message;
 
-const PROTOS: [&str; 3] = [
+const PROTOS: [&str; 4] = [
+    "countersign/v1/audit_service.proto",
     "countersign/v1/key_service.proto",
     "countersign/v1/session.proto",
     "countersign/v1/session_service.proto",

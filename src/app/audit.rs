@@ -7,8 +7,9 @@ use crate::{
     authority::audit::{Audit, AuditQueue, AuditWriter, BATCH},
     config::Config,
     domain::{
-        audit::{AuditAction, AuditRecord, Who},
+        audit::{AuditAction, AuditRecord},
         time::Timestamp,
+        who::Who,
     },
     rng::random,
     store::Store,

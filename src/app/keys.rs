@@ -12,9 +12,10 @@ use crate::{
     authority::audit::Audit,
     config::{Config, keys::MasterKeySource},
     domain::{
-        audit::{AuditAction, AuditRecord, Who},
+        audit::{AuditAction, AuditRecord},
         key::{Key, KeyState},
         time::Timestamp,
+        who::Who,
     },
     keys::{
         generate,

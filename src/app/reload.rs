@@ -11,8 +11,9 @@ use crate::{
     clock::Clock,
     config::{Config, log::LevelControl},
     domain::{
-        audit::{AuditAction, AuditRecord, Who},
+        audit::{AuditAction, AuditRecord},
         text::Note,
+        who::Who,
     },
     net::tls::{Files, Tls},
 };

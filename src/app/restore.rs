@@ -31,13 +31,14 @@ use crate::{
         policy::LONGEST_ACCESS_TOKEN_TTL,
         revocation::{CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
         rotation::Rotation,
+        search::{SessionQuery, SessionSearch},
         session::{EndReason, Ended},
         text::{Note, Subject, Tenant},
         time::Timestamp,
     },
     keys::{generate, sealing::MasterKeys},
     store::{
-        RevocationOutcome, SessionQuery, Store, StoreError,
+        RevocationOutcome, Store, StoreError,
         ring::RingChange,
         sqlite::{
             backup::{self, BackupError, Restoration},
@@ -477,15 +478,18 @@ impl Restoring<'_> {
         until: Timestamp,
     ) -> Result<Vec<RevocationTarget>, StoreError> {
         let is_covered = |id: SessionId| CutOff { up_to: until, spared: None }.covers(id);
-        let query = |before, limit| SessionQuery {
-            tenant: tenant.clone(),
-            subject: subject.clone(),
-            live: None,
+        let query = |live, after, limit| SessionQuery {
+            search: SessionSearch {
+                tenant: tenant.clone(),
+                subject: subject.clone(),
+                live,
+                ..SessionSearch::default()
+            },
             now: self.now,
-            before,
+            after,
             limit,
         };
-        match self.store.sessions(query(None, 1)).await?.first() {
+        match self.store.sessions(query(None, None, 1)).await?.found.first() {
             None => return Ok(vec![]),
             Some(newest) if is_covered(newest.id) => {
                 return Ok(vec![match subject {
@@ -495,16 +499,13 @@ impl Restoring<'_> {
             }
             Some(_) => {}
         }
-        let (mut targets, mut before) = (vec![], None);
+        let (mut targets, mut after) = (vec![], None);
         loop {
-            let page = self
-                .store
-                .sessions(SessionQuery { live: Some(true), ..query(before, BATCH) })
-                .await?;
-            before = page.last().map(|session| session.id);
-            let covered = page.iter().map(|session| session.id).filter(|id| is_covered(*id));
-            targets.extend(covered.map(RevocationTarget::Session));
-            if before.is_none() {
+            let page = self.store.sessions(query(Some(true), after, BATCH)).await?;
+            let found = page.found.iter().map(|session| session.id);
+            targets.extend(found.filter(|id| is_covered(*id)).map(RevocationTarget::Session));
+            after = page.last;
+            if after.is_none() {
                 return Ok(targets);
             }
         }

@@ -20,10 +20,11 @@ use super::rate_limiter::RateLimiter;
 use crate::{
     clock::Clock,
     domain::{
-        audit::{AuditAction, AuditEntry, AuditRecord, TARGET, Who},
+        audit::{AuditAction, AuditEntry, AuditRecord, TARGET},
         call_id::CallId,
         ids::AuditId,
         text::Note,
+        who::Who,
     },
     store::{Store, StoreError},
 };
@@ -100,6 +101,11 @@ impl Audit {
             dropped: Counter::default(),
             left_out: Counter::default(),
         }))
+    }
+
+    /// Returns whether records are kept in a table.
+    pub fn has_table(&self) -> bool {
+        self.0.table.is_some()
     }
 
     /// Writes a record to the log at once, and queues it for the table. This neither waits for the

@@ -38,6 +38,7 @@ impl Authority {
         let policy = self.policy_of(&new)?;
         let mut session = Session {
             request_fingerprint: fingerprint,
+            created_by: Some(by.into()),
             ..self.new_session(new, audience, policy, now)?
         };
         note_session(Some(&session.tenant), Some(session.id));
@@ -115,7 +116,8 @@ impl Authority {
         }
     }
 
-    /// Returns a session that begins at `now`, without the fingerprint of its request.
+    /// Returns a session that begins at `now`, without its creator and the fingerprint of its
+    /// request.
     fn new_session(
         &self,
         new: NewSession,
@@ -154,6 +156,7 @@ impl Authority {
             idle_expires_at: session_policy.idle_expiry(now, expires_at),
             policy: session_policy,
             created_at: now,
+            created_by: None,
             refreshed_at: now,
             expires_at,
             lineage: Lineage {

@@ -94,6 +94,12 @@ pub enum AuthorityError {
     /// revocation, which this service is about to repeat.
     #[error("no key is active at the moment, the next one is about to take its place: try again")]
     NoActiveKey,
+    /// Records of the audit are not kept in the database.
+    #[error(
+        "the records of the audit are only in the server's log, because audit.table is false: set \
+         it to true to keep them in the database"
+    )]
+    AuditTableOff,
     /// A bug or a damaged row. The log has the details.
     #[error("an internal error occurred; the server's log says more")]
     Internal,

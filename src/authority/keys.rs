@@ -10,12 +10,13 @@ use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
     domain::{
-        audit::{AuditAction, AuditRecord, Who},
+        audit::{AuditAction, AuditRecord},
         caller::Actor,
         key::{Key, KeyPurpose, KeyState, RefreshKeyId, SealedKey},
         revocation::FeedPosition,
         rotation::{Change, NotRotated, Rotation, RotationRules},
         time::Timestamp,
+        who::Who,
     },
     instruments::times::in_own_task,
     keys::{

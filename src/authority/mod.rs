@@ -2,6 +2,7 @@
 //! the index and the clock are passed to them.
 
 pub mod audit;
+pub mod audit_search;
 pub mod change;
 pub mod counts;
 pub mod create;
@@ -13,6 +14,7 @@ pub mod issue;
 pub mod keys;
 pub mod new_authentication;
 pub mod new_session;
+pub mod page;
 pub mod rate_limiter;
 pub mod ready;
 pub mod refresh;
@@ -28,7 +30,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tracing::{Instrument, Span};
 
 use self::{
-    audit::Audit, counts::Counts, error::AuthorityError, inspect::PAGES_AT_ONCE, keys::Rotating,
+    audit::Audit, counts::Counts, error::AuthorityError, keys::Rotating, page::PAGES_AT_ONCE,
     sweep::Sweeper,
 };
 use crate::{

@@ -14,9 +14,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    domain::{
-        audit::Who, caller::Caller, certificate_name::CertificateName, permission::Operation,
-    },
+    domain::{caller::Caller, certificate_name::CertificateName, permission::Operation, who::Who},
 };
 
 /// The reason why a call was not admitted. The call has had no effect.

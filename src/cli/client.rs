@@ -32,7 +32,10 @@ use super::{
 use crate::{
     app::private_file,
     domain::file_access::secret_hint,
-    proto::{key_service_client::KeyServiceClient, session_service_client::SessionServiceClient},
+    proto::{
+        audit_service_client::AuditServiceClient, key_service_client::KeyServiceClient,
+        session_service_client::SessionServiceClient,
+    },
 };
 
 /// The longest time to wait for a connection, and then for a response.
@@ -231,6 +234,11 @@ impl Server {
     /// Connects to the server's SessionService.
     pub async fn sessions(&self) -> Result<SessionServiceClient<Connection>, Failure> {
         Ok(SessionServiceClient::new(self.connect().await?))
+    }
+
+    /// Connects to the server's AuditService.
+    pub async fn audit(&self) -> Result<AuditServiceClient<Connection>, Failure> {
+        Ok(AuditServiceClient::new(self.connect().await?))
     }
 
     /// Connects to the server's KeyService.

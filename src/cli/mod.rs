@@ -1,5 +1,6 @@
 //! The command line. Each subcommand has a file of its own.
 
+mod audit;
 mod backup;
 mod caller;
 mod client;
@@ -13,6 +14,7 @@ mod migrate;
 mod output;
 mod replica;
 mod restore;
+mod search;
 mod serve;
 mod session;
 mod sweep;
@@ -26,6 +28,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
     app::AppError,
+    clock::{Clock, SystemClock},
     config::{Config, Flags, error::ConfigError},
     telemetry,
 };
@@ -59,6 +62,9 @@ enum Command {
     /// List, rotate, revoke and import the keys of access tokens and refresh tokens.
     #[command(subcommand)]
     Key(key::Key),
+    /// List records of the audit.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Make credentials for the programs that call the service.
     #[command(subcommand)]
     Caller(caller::CallerCommand),
@@ -187,6 +193,20 @@ fn parse_span(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "not a time span like 10m or 1h 30m".to_owned())
 }
 
+/// Parses an instant as in RFC 3339. A time span means the instant that is so long ago.
+fn parse_instant(text: &str) -> Result<prost_types::Timestamp, String> {
+    let micros = match humantime::parse_duration(text) {
+        Ok(span) => SystemClock.now().minus(span).micros(),
+        Err(_) => {
+            text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_microsecond).map_err(|_| {
+                "not an instant like 2026-01-31T12:00:00Z, nor a time span like 24h".to_owned()
+            })?
+        }
+    };
+    let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1000).unwrap_or_default();
+    Ok(prost_types::Timestamp { seconds: micros.div_euclid(1_000_000), nanos })
+}
+
 /// The exit code if a subcommand failed.
 const FAILED: u8 = 1;
 /// The exit code if a subcommand could not start.
@@ -268,6 +288,7 @@ pub fn main() -> ExitCode {
         Command::Session(command) => block_on(command.run()),
         Command::Token(command) => block_on(command.run()),
         Command::Key(command) => block_on(command.run()),
+        Command::Audit(command) => block_on(command.run()),
         Command::Caller(command) => command.run(),
         Command::Migrate(command) => block_on(command.run()),
         Command::Backup(command) => block_on(command.run()),

@@ -138,6 +138,7 @@ pub fn session(session: &proto::Session) {
             [device.label, device.user_agent, device.ip_address].join(" ").trim().to_owned(),
         ),
         ("policy", policy.name),
+        ("created by", session.created_by.clone()),
         ("state", state(session)),
         ("end reason", end_reason(session)),
         ("end note", session.end_note.clone()),

@@ -1,4 +1,4 @@
-//! `countersign session create|list|show|reauthenticate|update|revoke`
+//! `countersign session create|show|reauthenticate|update|revoke`
 
 use std::{process::ExitCode, time::Duration};
 
@@ -8,6 +8,7 @@ use super::{
     Outcome,
     client::{Server, duration},
     output::{self, line},
+    search::{Count, List},
 };
 use crate::{
     domain::stored_object::find_large_integer,
@@ -19,7 +20,12 @@ pub enum Session {
     /// Create a session for a subject and print its first tokens.
     Create(Box<Create>),
     /// List sessions, the newest first.
-    List(List),
+    ///
+    /// A search by anything but subject, state and time of creation must name a subject, or the
+    /// begin of a period: --created-from or --ended-from.
+    List(Box<List>),
+    /// Count sessions. Beyond 10,000, the number is a lower bound.
+    Count(Box<Count>),
     /// Show one session.
     Show(Show),
     /// Record that the user has authenticated again and print the new tokens.
@@ -82,34 +88,6 @@ pub struct Create {
     label: String,
     #[command(flatten)]
     server: Server,
-}
-
-#[derive(Debug, Args)]
-pub struct List {
-    /// List only sessions of this subject.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    subject: String,
-    /// The subject's tenant; without it, the default tenant.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    tenant: String,
-    /// List only sessions in this state.
-    #[arg(long, value_enum, default_value_t = StateFilter::Any)]
-    state: StateFilter,
-    /// Maximum number of sessions to list.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=500))]
-    page_size: i32,
-    /// Page token that was printed with the previous page.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    page_token: String,
-    #[command(flatten)]
-    server: Server,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StateFilter {
-    Live,
-    Ended,
-    Any,
 }
 
 #[derive(Debug, Args)]
@@ -267,6 +245,7 @@ impl Session {
         match self {
             Self::Create(create) => create.run().await,
             Self::List(list) => list.run().await,
+            Self::Count(count) => count.run().await,
             Self::Show(show) => show.run().await,
             Self::Reauthenticate(reauthenticate) => reauthenticate.run().await,
             Self::Update(update) => update.run().await,
@@ -313,58 +292,6 @@ impl Create {
             output::session(&response.session.unwrap_or_default());
             line!("");
             output::tokens(&response.tokens.unwrap_or_default());
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl List {
-    async fn run(self) -> Outcome {
-        let state = match self.state {
-            StateFilter::Live => proto::SessionState::Live,
-            StateFilter::Ended => proto::SessionState::Ended,
-            StateFilter::Any => proto::SessionState::Unspecified,
-        };
-        let request = proto::ListSessionsRequest {
-            tenant: self.tenant,
-            subject: self.subject,
-            state: state.into(),
-            page_size: self.page_size,
-            page_token: self.page_token,
-        };
-        let response =
-            self.server.answer(self.server.sessions().await?.list_sessions(request).await)?;
-        if self.server.json {
-            output::json(&response, "ListSessionsResponse")?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        if response.sessions.is_empty() {
-            line!("no sessions");
-            return Ok(ExitCode::SUCCESS);
-        }
-        output::rows(
-            ["SESSION", "SUBJECT", "STATE", "CREATED", "REFRESHED", "DEVICE"],
-            response.sessions.iter().map(|session| {
-                let device = session.device.clone().unwrap_or_default();
-                let shown = [device.label, device.user_agent, device.ip_address]
-                    .into_iter()
-                    .find(|text| !text.is_empty());
-                let state = [output::state(session), output::end_reason(session)]
-                    .join(" ")
-                    .trim()
-                    .to_owned();
-                [
-                    session.session_id.clone(),
-                    session.subject.clone(),
-                    state,
-                    output::instant(session.created_at.as_ref()),
-                    output::instant(session.refreshed_at.as_ref()),
-                    shown.unwrap_or_default(),
-                ]
-            }),
-        );
-        if !response.next_page_token.is_empty() {
-            line!("\nmore: --page-token {}", response.next_page_token);
         }
         Ok(ExitCode::SUCCESS)
     }

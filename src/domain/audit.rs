@@ -7,12 +7,13 @@ use std::net::IpAddr;
 
 use super::{
     call_id::CallId,
-    caller::{Actor, Caller},
+    caller::Actor,
     ids::{AuditId, SessionId},
     key::KeyState,
     session::{EndReason, Session},
-    text::{ANYBODY, CallerName, Note, SERVICE, Subject, Tenant, UNKNOWN},
+    text::{Note, Subject, Tenant},
     time::Timestamp,
+    who::Who,
 };
 
 /// The `tracing` target under which the records are logged.
@@ -130,34 +131,6 @@ impl AuditAction {
     }
 }
 
-/// The party that performed an action.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Who {
-    /// A caller that the configuration names.
-    Named(CallerName),
-    /// Any caller, if the configuration names no callers. Then whoever reaches the port may do
-    /// everything.
-    Anybody,
-    /// A caller that could not be authenticated. Its records are logged, but not stored in the
-    /// table, because otherwise anybody could fill the table.
-    Unknown,
-    /// The service itself, by its schedule or by its command line.
-    Service,
-}
-
-impl Who {
-    /// Returns the name under which the party is logged and stored. No two parties have the same
-    /// name.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Named(name) => name,
-            Self::Anybody => ANYBODY,
-            Self::Unknown => UNKNOWN,
-            Self::Service => SERVICE,
-        }
-    }
-}
-
 /// The content of a record. Fields that do not apply to an action stay empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
@@ -185,21 +158,6 @@ pub struct AuditRecord {
     pub note: Note,
     /// The number of live sessions that ended.
     pub sessions: Option<i64>,
-}
-
-impl From<&Caller> for Who {
-    fn from(caller: &Caller) -> Self {
-        match &caller.name {
-            name if **name == *ANYBODY => Self::Anybody,
-            name => Self::Named(name.clone()),
-        }
-    }
-}
-
-impl From<&Actor> for Who {
-    fn from(actor: &Actor) -> Self {
-        Self::from(&*actor.caller)
-    }
 }
 
 impl AuditRecord {
@@ -314,16 +272,6 @@ mod tests {
                 .all(|name| name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
         );
         assert_eq!(AuditAction::from_name("session_listed"), None);
-    }
-
-    #[test]
-    fn every_kind_of_caller_has_its_own_name() {
-        let named = CallerName::try_from("login".to_owned()).map(Who::Named).unwrap();
-        let callers = [named, Who::Anybody, Who::Unknown, Who::Service];
-        assert_eq!(
-            callers.each_ref().map(Who::as_str),
-            ["login", "anybody", "unknown", "countersign"]
-        );
     }
 
     #[test]

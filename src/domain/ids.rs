@@ -77,6 +77,12 @@ impl SessionId {
         Self(Builder::from_unix_timestamp_millis(millis, &[0xff; 10]).into_uuid())
     }
 
+    /// Returns the lowest identifier that a session can have that was created in the millisecond of
+    /// `at`. No session that was created earlier sorts after this identifier.
+    pub fn first_of_millisecond(at: Timestamp) -> Self {
+        Self::new(at, [0; 10])
+    }
+
     /// Returns the 16 bytes, which sort in the same order as the identifiers.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
@@ -207,6 +213,11 @@ impl AuditId {
     /// Returns the 16 bytes, which sort in the same order as the identifiers.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
+    }
+
+    /// Creates the identifier from its 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
     }
 
     /// Returns the instant at which the record was made, in milliseconds since the Unix epoch.

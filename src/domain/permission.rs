@@ -32,6 +32,10 @@ pub enum Operation {
     GetSession,
     /// SessionService.ListSessions
     ListSessions,
+    /// SessionService.CountSessions
+    CountSessions,
+    /// AuditService.ListAudit
+    ListAudit,
     /// KeyService.ListKeys
     ListKeys,
     /// KeyService.RotateKey
@@ -58,22 +62,24 @@ pub enum CostClass {
 }
 
 use Operation::{
-    BatchValidate, Check, CreateSession, ForwardAuth, GetSession, Introspect, ListKeys,
-    ListSessions, Reauthenticate, Refresh, Revoke, RevokeKey, RevokeTenant, RotateKey,
-    UpdateSession, Validate,
+    BatchValidate, Check, CountSessions, CreateSession, ForwardAuth, GetSession, Introspect,
+    ListAudit, ListKeys, ListSessions, Reauthenticate, Refresh, Revoke, RevokeKey, RevokeTenant,
+    RotateKey, UpdateSession, Validate,
 };
 
 /// The operations, each with the roles that may perform it. Admins may perform all of them.
 ///
 /// Health checks, the public keys (GetJwks), and reflection, where it is enabled, need no
 /// authentication.
-pub const TABLE: [(Operation, &[Role]); 16] = [
+pub const TABLE: [(Operation, &[Role]); 18] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
     (Reauthenticate, &[Issuer]),
     (UpdateSession, &[Issuer]),
     (GetSession, &[Issuer, Viewer]),
     (ListSessions, &[Issuer, Viewer]),
+    (CountSessions, &[Issuer, Viewer]),
+    (ListAudit, &[Viewer]),
     (Validate, &[Validator]),
     (BatchValidate, &[Validator]),
     (Check, &[Validator]),
@@ -115,6 +121,8 @@ impl Operation {
             RevokeTenant => "Revoke of a tenant",
             GetSession => "GetSession",
             ListSessions => "ListSessions",
+            CountSessions => "CountSessions",
+            ListAudit => "ListAudit",
             ListKeys => "ListKeys",
             RotateKey => "RotateKey",
             RevokeKey => "RevokeKey",
@@ -132,7 +140,7 @@ impl Operation {
         match self {
             Validate | Check | ForwardAuth | Introspect => CostClass::Light,
             BatchValidate => CostClass::Batch,
-            GetSession | ListSessions | ListKeys => CostClass::Read,
+            GetSession | ListSessions | CountSessions | ListAudit | ListKeys => CostClass::Read,
             CreateSession => CostClass::Creation,
             Refresh | Reauthenticate | UpdateSession => CostClass::Refresh,
             Revoke | RevokeTenant | RotateKey | RevokeKey => CostClass::Change,

@@ -13,6 +13,7 @@ use super::{
         Tenant, UserAgent,
     },
     time::Timestamp,
+    who::Who,
 };
 
 /// One sign-in of one subject on one device. The fields are the content of its row in the database.
@@ -42,6 +43,8 @@ pub struct Session {
     pub policy: SessionPolicy,
     /// The instant of the session's creation.
     pub created_at: Timestamp,
+    /// The party that created the session; none if an older version created it.
+    pub created_by: Option<Who>,
     /// The instant of the last rotation of the refresh token, or of the session's creation if there
     /// was no rotation.
     pub refreshed_at: Timestamp,
@@ -329,6 +332,7 @@ pub(crate) mod tests {
                 reauthentication_lifetime: None,
             },
             created_at: START,
+            created_by: None,
             refreshed_at: START,
             idle_expires_at: START.plus(Duration::from_secs(600)),
             expires_at: START.plus(Duration::from_secs(1000)),

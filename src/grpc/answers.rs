@@ -10,6 +10,7 @@ use crate::{
         validate::Answer,
     },
     domain::{
+        audit::AuditEntry,
         inactive::InactiveReason,
         policy::{OnRefresh, Replay, SessionPolicy},
         session::{Session, State},
@@ -115,6 +116,28 @@ pub fn session(session: &Session, now: Timestamp) -> proto::Session {
         end_note: session.ended.as_ref().map(|ended| ended.note.to_string()).unwrap_or_default(),
         etag: session.revision.to_string(),
         metadata: Some(encoded_struct(session.metadata.object())),
+        created_by: session.created_by.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+/// Converts a record of the audit.
+pub fn audit_record(entry: &AuditEntry) -> proto::AuditRecord {
+    let record = &entry.record;
+    proto::AuditRecord {
+        id: entry.id.to_string(),
+        at: Some(timestamp(record.at)),
+        action: record.action.as_str().to_owned(),
+        caller: record.caller.to_string(),
+        peer: record.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        x_request_id: record.call.as_ref().map(ToString::to_string).unwrap_or_default(),
+        tenant: record.tenant.as_ref().map(ToString::to_string),
+        subject: record.subject.as_ref().map(ToString::to_string).unwrap_or_default(),
+        session_id: record.session_id.map(|id| id.to_string()).unwrap_or_default(),
+        kid: record.kid.clone().unwrap_or_default(),
+        reason: record.reason.map_or(proto::EndReason::Unspecified, end_reason).into(),
+        note: record.note.to_string(),
+        ended_sessions: record.sessions,
+        left_out: entry.left_out,
     }
 }
 

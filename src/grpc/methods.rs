@@ -39,7 +39,7 @@ const OTHER: &str = "/other/other";
 
 /// The paths of all methods with their accesses, the most frequent method first. The last entry
 /// stands for every other path.
-pub const METHODS: [(&str, Access); 20] = [
+pub const METHODS: [(&str, Access); 22] = [
     ("/countersign.v1.SessionService/Validate", Access::Allowed(Operation::Validate)),
     (CHECK, Access::Allowed(Operation::Check)),
     (BATCH_VALIDATE, Access::Allowed(Operation::BatchValidate)),
@@ -50,6 +50,8 @@ pub const METHODS: [(&str, Access); 20] = [
     ("/countersign.v1.SessionService/Revoke", Access::Allowed(Operation::Revoke)),
     ("/countersign.v1.SessionService/GetSession", Access::Allowed(Operation::GetSession)),
     ("/countersign.v1.SessionService/ListSessions", Access::Allowed(Operation::ListSessions)),
+    ("/countersign.v1.SessionService/CountSessions", Access::Allowed(Operation::CountSessions)),
+    ("/countersign.v1.AuditService/ListAudit", Access::Allowed(Operation::ListAudit)),
     ("/countersign.v1.KeyService/GetJwks", Access::Open),
     ("/countersign.v1.KeyService/ListKeys", Access::Allowed(Operation::ListKeys)),
     ("/countersign.v1.KeyService/RotateKey", Access::Allowed(Operation::RotateKey)),

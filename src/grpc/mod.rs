@@ -1,6 +1,7 @@
 //! The gRPC server. It converts messages to domain types and back, and errors to statuses.
 
 mod answers;
+mod audit_service;
 pub mod call_kinds;
 mod claims;
 mod common;
@@ -10,7 +11,9 @@ pub mod health;
 mod key_service;
 mod methods;
 mod overload;
+mod page;
 mod requests;
+mod searches;
 pub mod server;
 pub mod services;
 mod session_service;

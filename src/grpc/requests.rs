@@ -12,7 +12,6 @@ use crate::{
     authority::{
         change::SessionUpdate,
         error::AuthorityError,
-        inspect::Listing,
         new_authentication::{NamedSession, NewAuthentication},
         new_session::NewSession,
         refresh::Exchange,
@@ -36,10 +35,8 @@ const MAX_AMR: usize = 16;
 const MAX_ACR_VALUES: usize = 16;
 /// The maximum length of a text that may be demanded of a token. No token carries a longer text.
 const MAX_DEMAND_BYTES: usize = 256;
-const DEFAULT_PAGE: u16 = 50;
-const LARGEST_PAGE: u16 = 500;
 
-fn text<T>(field: &str, text: String) -> Result<T>
+pub fn text<T>(field: &str, text: String) -> Result<T>
 where
     T: TryFrom<String>,
     T::Error: Display,
@@ -47,7 +44,7 @@ where
     T::try_from(text).map_err(|error| AuthorityError::field(field, error))
 }
 
-fn optional<T>(field: &str, value: String) -> Result<Option<T>>
+pub fn optional<T>(field: &str, value: String) -> Result<Option<T>>
 where
     T: TryFrom<String>,
     T::Error: Display,
@@ -82,7 +79,7 @@ fn required(field: &str, text: &str) -> Result<()> {
     if text.is_empty() { Err(AuthorityError::field(field, "must not be empty")) } else { Ok(()) }
 }
 
-fn session_id(field: &str, text: &str) -> Result<SessionId> {
+pub fn session_id(field: &str, text: &str) -> Result<SessionId> {
     required(field, text)?;
     text.parse().map_err(|error| AuthorityError::field(field, error))
 }
@@ -357,36 +354,6 @@ impl TryFrom<proto::RevokeRequest> for RevokeOrder {
             },
         };
         Ok(Self { target, reason, note: text("note", request.note)? })
-    }
-}
-
-impl TryFrom<proto::ListSessionsRequest> for Listing {
-    type Error = AuthorityError;
-
-    fn try_from(request: proto::ListSessionsRequest) -> Result<Self> {
-        let page_size = match u16::try_from(request.page_size) {
-            Ok(0) => DEFAULT_PAGE,
-            Ok(size @ 1..=LARGEST_PAGE) => size,
-            _ => {
-                return Err(AuthorityError::field(
-                    "page_size",
-                    format!("must be from 1 to {LARGEST_PAGE}, or 0 for {DEFAULT_PAGE}"),
-                ));
-            }
-        };
-        let live = match proto::SessionState::try_from(request.state) {
-            Ok(proto::SessionState::Unspecified) => None,
-            Ok(proto::SessionState::Live) => Some(true),
-            Ok(proto::SessionState::Ended) => Some(false),
-            Err(_) => return Err(AuthorityError::field("state", "is not known")),
-        };
-        Ok(Self {
-            tenant: text("tenant", request.tenant)?,
-            subject: optional("subject", request.subject)?,
-            live,
-            page_size,
-            page_token: request.page_token,
-        })
     }
 }
 

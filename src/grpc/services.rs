@@ -10,6 +10,7 @@ use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
+    audit_service::AuditRecords,
     call_kinds::{self, end_code},
     deadline,
     ext_authz::ExtAuthz,
@@ -34,7 +35,10 @@ use crate::{
     domain::call_id::CallId,
     gateway::Gateway,
     net::connection::Peer,
-    proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
+    proto::{
+        audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer,
+        session_service_server::SessionServiceServer,
+    },
 };
 
 /// The limits of a call.
@@ -84,6 +88,7 @@ pub struct Services {
     /// The session service with the higher limit on the size of requests, for BatchValidate.
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
+    audits: AuditServiceServer<AuditRecords>,
     /// The service for Envoy.
     gateways: AuthorizationServer<ExtAuthz>,
     /// Health, and reflection if it is enabled.
@@ -113,8 +118,13 @@ impl Services {
             batches: sized(limits.batch_bytes),
             gateways: AuthorizationServer::new(ExtAuthz::new(ready.clone(), gateway))
                 .max_decoding_message_size(limits.batch_bytes),
-            keys: KeyServiceServer::new(Keys(ready))
+            keys: KeyServiceServer::new(Keys(ready.clone()))
                 .max_decoding_message_size(limits.request_bytes),
+            audits: AuditServiceServer::new(AuditRecords {
+                ready,
+                max_answer_bytes: limits.answer_bytes,
+            })
+            .max_decoding_message_size(limits.request_bytes),
             others: others.prepare(),
             callers,
             audit,
@@ -161,6 +171,8 @@ impl Services {
             self.sessions.clone().call(request)
         } else if path.starts_with("/countersign.v1.KeyService/") {
             self.keys.clone().call(request)
+        } else if path.starts_with("/countersign.v1.AuditService/") {
+            self.audits.clone().call(request)
         } else if path == CHECK {
             self.gateways.clone().call(request)
         } else {

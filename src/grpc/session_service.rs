@@ -10,10 +10,11 @@ use super::{
     answers,
     common::timestamp,
     overload::admission::{actor, counted, reserve},
+    page::{FIELD_BYTES, Page},
     requests,
 };
 use crate::{
-    authority::{error::AuthorityError, inspect::Room, ready::Ready, validate::Validation},
+    authority::{error::AuthorityError, inspect::SessionCount, ready::Ready, validate::Validation},
     callers::Callers,
     domain::session::Session,
     proto::{self, session_service_server::SessionService},
@@ -21,15 +22,6 @@ use crate::{
 
 /// The maximum number of tokens in a batch.
 const MAX_BATCH: usize = 256;
-/// The maximum size of a page in bytes. Only a page of a single session may be larger. A client can
-/// read a page of this size in one go, and other clients do not wait long while it does so.
-const MAX_PAGE_BYTES: usize = 1 << 20;
-/// The number of bytes that are reserved for a page before the first query, so that a call is
-/// refused without a query if there is no room for its answer.
-const FIRST_PAGE_BYTES: usize = 64 << 10;
-/// The maximum number of bytes that an element of a repeated field takes in addition to its own
-/// encoding.
-const FIELD_BYTES: usize = 8;
 /// The number of tokens that are validated before the task yields to other tasks. Checking one
 /// signature takes some 26 microseconds.
 const YIELD_EVERY: usize = 4;
@@ -202,29 +194,20 @@ impl SessionService for Sessions {
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
         let by = actor(&request)?.clone();
-        let mut reserved = reserve(&request)?;
-        let max_bytes = MAX_PAGE_BYTES.min(self.max_answer_bytes);
-        reserved.try_grow(FIRST_PAGE_BYTES.min(max_bytes))?;
-        let mut sessions = vec![];
-        let mut bytes = 0;
-        let mut refused = Ok(());
-        let take = |session: &Session, now| {
-            let session = answers::session(session, now);
-            let with_it = bytes + FIELD_BYTES + session.encoded_len();
-            if !sessions.is_empty() && with_it > max_bytes {
-                return Ok(Room::Full);
-            }
-            refused = reserved.try_grow(with_it.saturating_sub(reserved.bytes()));
-            if refused.is_err() {
-                return Err(AuthorityError::Overloaded);
-            }
-            sessions.push(session);
-            bytes = with_it;
-            Ok(Room::Taken)
-        };
+        let mut page = Page::new(reserve(&request)?, self.max_answer_bytes)?;
+        let take = |session: &Session, now| page.add(answers::session(session, now));
         let listed = self.ready.get()?.sessions(&by, request.into_inner().try_into()?, take).await;
-        refused?;
-        reserved.shrink_to(bytes);
+        let (sessions, reserved) = page.finish()?;
         counted(proto::ListSessionsResponse { sessions, next_page_token: listed? }, reserved)
+    }
+
+    async fn count_sessions(
+        &self,
+        request: Request<proto::CountSessionsRequest>,
+    ) -> Result<Response<proto::CountSessionsResponse>, Status> {
+        let by = actor(&request)?.clone();
+        let count = self.ready.get()?.count_sessions(&by, request.into_inner().try_into()?).await?;
+        let SessionCount { sessions, may_be_more } = count;
+        Ok(Response::new(proto::CountSessionsResponse { sessions, may_be_more }))
     }
 }

@@ -45,6 +45,7 @@ impl From<AuthorityError> for Status {
             E::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
             E::NotCurrent => (Code::Unavailable, "NOT_CURRENT"),
             E::NoActiveKey => (Code::Unavailable, "NO_ACTIVE_KEY"),
+            E::AuditTableOff => (Code::FailedPrecondition, "AUDIT_TABLE_OFF"),
             E::Internal => (Code::Internal, "INTERNAL"),
         };
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());

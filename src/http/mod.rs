@@ -126,6 +126,7 @@ fn failed(failure: &AuthorityError) -> Response {
         | AuthorityError::SessionExpiredIdle
         | AuthorityError::SessionExpiredAbsolute
         | AuthorityError::SessionQuotaExceeded { .. }
+        | AuthorityError::AuditTableOff
         | AuthorityError::EtagMismatch
         | AuthorityError::KeyNotFound
         | AuthorityError::KeyNotRotated(_)

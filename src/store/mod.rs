@@ -1,5 +1,6 @@
 //! The contract between the use cases and a database. It uses only domain types.
 
+pub mod audit_columns;
 pub mod batch;
 pub mod counts;
 pub mod observed;
@@ -9,7 +10,7 @@ pub mod ring;
 pub mod sizes;
 pub mod sqlite;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ use crate::domain::{
     refresh::{RefreshAttempt, RefreshRefusal},
     revocation::{BlacklistEntry, CutOff, FeedPosition, Revocation, Revoked, Seq},
     revoke::RevocationDecision,
+    search::{AuditPlace, AuditQuery, Part, SessionQuery},
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
@@ -296,35 +298,6 @@ pub struct RecordedExpiries {
     pub is_last: bool,
 }
 
-/// A query for sessions. The newest session is listed first.
-#[derive(Clone, Debug)]
-pub struct SessionQuery {
-    /// The tenant of the sessions.
-    pub tenant: Tenant,
-    /// The subject of the sessions; none to list the sessions of all subjects.
-    pub subject: Option<Subject>,
-    /// True for live sessions, false for those that are over, none for both. An expired session
-    /// counts as over once [`Store::record_expiries`] has recorded it.
-    pub live: Option<bool>,
-    /// The instant for which the query asks whether a session is live.
-    pub now: Timestamp,
-    /// If given, only sessions with lower identifiers are listed.
-    pub before: Option<SessionId>,
-    /// The largest number of sessions.
-    pub limit: i64,
-}
-
-impl SessionQuery {
-    /// Merges two pages, each the newest session first. If a session is in both, the one in
-    /// `second` is kept, because it was read later.
-    fn merge(&self, first: Vec<Session>, second: Vec<Session>) -> Vec<Session> {
-        let mut page: BTreeMap<SessionId, Session> =
-            first.into_iter().map(|session| (session.id, session)).collect();
-        page.extend(second.into_iter().map(|session| (session.id, session)));
-        page.into_values().rev().take(usize::try_from(self.limit).unwrap_or_default()).collect()
-    }
-}
-
 /// A database that keeps sessions, the blacklist, the sealed keys and the audit. A creation, a
 /// refresh, a revocation and a change of the keys are each made in one transaction.
 #[async_trait]
@@ -347,8 +320,20 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a session, whatever its state.
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError>;
 
-    /// Lists sessions.
-    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError>;
+    /// Searches for sessions, and looks at no more than [`MOST_READ`] of each state.
+    ///
+    /// [`MOST_READ`]: crate::domain::search::MOST_READ
+    async fn sessions(
+        &self,
+        query: SessionQuery,
+    ) -> Result<Part<Vec<Session>, SessionId>, StoreError>;
+
+    /// Counts the sessions that a query finds, and looks at no more than [`MOST_READ`] of each
+    /// state.
+    ///
+    /// [`MOST_READ`]: crate::domain::search::MOST_READ
+    async fn count_sessions(&self, query: SessionQuery)
+    -> Result<Part<i64, SessionId>, StoreError>;
 
     /// Reads the entries of tenants and subjects whose sessions [`Store::end_covered_sessions`]
     /// ends.
@@ -429,6 +414,14 @@ pub trait Store: Send + Sync + 'static {
     /// Adds records to the audit table, either all or none. A record that is in the table already
     /// is left as it is, so that the call may be repeated after an error.
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError>;
+
+    /// Searches the audit table, and looks at no more than [`MOST_READ`] records.
+    ///
+    /// [`MOST_READ`]: crate::domain::search::MOST_READ
+    async fn audit(
+        &self,
+        query: AuditQuery,
+    ) -> Result<Part<Vec<AuditEntry>, AuditPlace>, StoreError>;
 
     /// Deletes audit records from before `until`, the oldest first, and returns their number.
     ///

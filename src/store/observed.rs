@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::{
-    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
-    SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
+    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, Store,
+    StoreError, SweptRevocations, Unfinished,
     counts::StoreCounts,
     replicas::{Members, Register, RenewalClient},
     ring::{RingChange, SealedRing},
@@ -23,6 +23,7 @@ use crate::{
         key::RefreshKeyId,
         refresh::RefreshAttempt,
         revocation::{FeedPosition, Revocation, Seq, Timeline},
+        search::{AuditPlace, AuditQuery, Part as Found, SessionQuery},
         session::{Ended, Session},
         time::Timestamp,
     },
@@ -35,13 +36,14 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 26] = [
+const OPERATIONS: [&str; 28] = [
     "create_session",
     "refresh_session",
     "change_session",
     "revoke",
     "session",
     "sessions",
+    "count_sessions",
     "unfinished",
     "end_covered_sessions",
     "end_all_sessions",
@@ -51,6 +53,7 @@ const OPERATIONS: [&str; 26] = [
     "record_expiries",
     "delete_old_sessions",
     "append_audit",
+    "audit",
     "delete_old_audit",
     "release_space",
     "ring",
@@ -163,8 +166,12 @@ impl Store for ObservedStore {
         self.observe("session", self.store.session(id)).await
     }
 
-    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>> {
+    async fn sessions(&self, query: SessionQuery) -> Result<Found<Vec<Session>, SessionId>> {
         self.observe("sessions", self.store.sessions(query)).await
+    }
+
+    async fn count_sessions(&self, query: SessionQuery) -> Result<Found<i64, SessionId>> {
+        self.observe("count_sessions", self.store.count_sessions(query)).await
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>> {
@@ -228,6 +235,10 @@ impl Store for ObservedStore {
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<()> {
         // The writer of the audit tries again and again, and logs the first failure itself.
         self.measure("append_audit", self.store.append_audit(entries)).await
+    }
+
+    async fn audit(&self, query: AuditQuery) -> Result<Found<Vec<AuditEntry>, AuditPlace>> {
+        self.observe("audit", self.store.audit(query)).await
     }
 
     async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize> {

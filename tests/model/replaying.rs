@@ -88,6 +88,7 @@ impl Replaying {
                 reauthentication_lifetime: None,
             },
             created_at: START,
+            created_by: None,
             refreshed_at: at(state.refreshed_at),
             idle_expires_at: end,
             expires_at: end,

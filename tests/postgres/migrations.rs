@@ -7,9 +7,10 @@ use countersign::{
     app::{self, AppError},
     config::{Config, DatabaseFlags, Flags},
     domain::{
-        audit::{AuditAction, AuditEntry, AuditRecord, Who},
+        audit::{AuditAction, AuditEntry, AuditRecord},
         ids::AuditId,
         time::Timestamp,
+        who::Who,
     },
     store::postgres::open_error::OpenError,
 };

@@ -39,6 +39,8 @@ fn effect(subcommand: &str) -> Option<Effect> {
         "session create" => Calls("CreateSession"),
         "session revoke" => Calls("Revoke"),
         "session list" => Calls("ListSessions"),
+        "session count" => Calls("CountSessions"),
+        "audit list" => Calls("ListAudit"),
         "session show" => Calls("GetSession"),
         "session reauthenticate" => Calls("Reauthenticate"),
         "session update" => Calls("UpdateSession"),

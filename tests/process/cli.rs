@@ -132,6 +132,48 @@ fn list_shows_the_newest_sessions_first_and_the_option_for_the_next_page() {
 }
 
 #[test]
+fn sessions_and_records_of_the_audit_are_found_by_their_properties() {
+    let (server, _folder) = server();
+    let mobile = create(&server, &["alice", "--client-id", "mobile", "--ip-address", "192.0.2.7"]);
+    let web = create(&server, &["alice", "--client-id", "web"]);
+    server.cli(["session", "revoke", &web[0], "--reason", "compromised", "--note", "lost"]).ok();
+    let list = |args: &[&str]| {
+        let all = [&["session", "list", "--json", "--created-from", "1h"], args].concat();
+        let found = server.cli(all).json();
+        let ids = found["sessions"].as_array().unwrap().iter();
+        ids.map(|session| session["session_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(list(&[]), [web[0].clone(), mobile[0].clone()]);
+    assert_eq!(list(&["--oldest-first"]), [mobile[0].clone(), web[0].clone()]);
+    assert_eq!(list(&["--client-id", "mobile"]), [mobile[0].clone()]);
+    assert_eq!(list(&["--device-network", "192.0.2.0/24"]), [mobile[0].clone()]);
+    assert_eq!(list(&["--end-reason", "compromised"]), [web[0].clone()]);
+    assert_eq!(list(&["--created-by", "nobody"]), Vec::<String>::new());
+    assert_eq!(server.cli(["session", "count"]).ok(), "2\n");
+    assert_eq!(server.cli(["session", "count", "--state", "live"]).ok(), "1\n");
+    for (option, value) in [("--created-from", "yesterday"), ("--end-reason", "bored")] {
+        let refused = server.cli(["session", "list", option, value]);
+        assert!(refused.error(2).contains(option), "{option}");
+    }
+
+    // A record is in the table a moment after the call.
+    let table = (0..500)
+        .map(|_| server.cli(["audit", "list", "--session", &web[0], "--from", "1h"]).ok())
+        .find(|table| table.lines().count() == 3)
+        .expect("the records are in the table");
+    let rows: Vec<_> = table.lines().map(columns).collect();
+    assert_eq!(rows[0], ["TIME", "ACTION", "CALLER", "FROM", "CONCERNS", "REASON", "NOTE"]);
+    let concerns = format!("alice {}", web[0]);
+    assert_eq!(
+        rows[1][1..],
+        ["session_revoked", "anybody", "127.0.0.1", &concerns, "compromised", "lost"]
+    );
+    assert_eq!(rows[2][1..5], ["session_created", "anybody", "127.0.0.1", &concerns]);
+    let none = server.cli(["audit", "list", "--caller", "nobody"]).ok();
+    assert_eq!(none, "no records\n");
+}
+
+#[test]
 fn show_says_how_a_session_ended_and_why() {
     let (server, _folder) = server();
     let [id, ..] = create(&server, &["alice"]);
@@ -164,6 +206,7 @@ fn show_says_how_a_session_ended_and_why() {
         "metadata",
         "policy",
         "created_at",
+        "created_by",
         "refreshed_at",
         "idle_expires_at",
         "expires_at",

@@ -7,8 +7,9 @@ use countersign::{
     app,
     authority::audit::{Audit, AuditWriter},
     domain::{
-        audit::{AuditAction, AuditEntry, AuditRecord, Who},
+        audit::{AuditAction, AuditEntry, AuditRecord},
         ids::AuditId,
+        who::Who,
     },
     proto::{
         CreateSessionRequest, EndReason, RefreshRequest, RevokeExtent, RevokeKeyRequest,

@@ -88,7 +88,9 @@ fn effect(operation: &str) -> Option<Effect> {
         }
         "rpc RevokeKey" => Records(&["key_revoked"], Change::RevokeKey),
         "rpc Validate" | "rpc BatchValidate" | "rpc GetSession" | "rpc ListSessions"
-        | "rpc GetJwks" | "rpc ListKeys" => Nothing("it reads"),
+        | "rpc CountSessions" | "rpc ListAudit" | "rpc GetJwks" | "rpc ListKeys" => {
+            Nothing("it reads")
+        }
 
         // The use cases.
         "use case create_session" => {
@@ -113,6 +115,8 @@ fn effect(operation: &str) -> Option<Effect> {
         }
         "use case session"
         | "use case sessions"
+        | "use case count_sessions"
+        | "use case audit_records"
         | "use case list_keys"
         | "use case validate"
         | "use case sample_sizes" => Nothing("it reads"),
@@ -160,6 +164,7 @@ fn effect(operation: &str) -> Option<Effect> {
             Nothing("it deletes only what ended before, and the end was recorded")
         }
         "store release_space" => Nothing("it moves what is stored, and changes none of it"),
+        "store audit" | "store count_sessions" => Nothing("it reads"),
         "store append_audit" => Nothing("it writes the audit itself"),
         "store session"
         | "store sessions"

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use countersign::{
     callers::api_key::ApiKey,
     proto::{
-        self, BatchValidateRequest, CreateSessionRequest, GetJwksRequest, GetSessionRequest,
-        InactiveReason, ListKeysRequest, ListSessionsRequest, RefreshRequest, RevokeKeyRequest,
-        RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
-        key_service_client::KeyServiceClient, revoke_request::Target,
+        self, BatchValidateRequest, CountSessionsRequest, CreateSessionRequest, GetJwksRequest,
+        GetSessionRequest, InactiveReason, ListAuditRequest, ListKeysRequest, ListSessionsRequest,
+        RefreshRequest, RevokeKeyRequest, RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
+        audit_service_client::AuditServiceClient, key_service_client::KeyServiceClient,
+        revoke_request::Target,
     },
     rng::SystemRng,
 };
@@ -29,7 +30,7 @@ const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
 /// belong to `acme`.
 const REACHES: [&str; 3] = ["", "acme", "other"];
 
-const CALLS: [&str; 23] = [
+const CALLS: [&str; 25] = [
     "CreateSession",
     "Refresh",
     "Reauthenticate",
@@ -47,6 +48,8 @@ const CALLS: [&str; 23] = [
     "Revoke tenant",
     "GetSession",
     "ListSessions",
+    "CountSessions",
+    "ListAudit",
     "ListKeys",
     "RotateKey",
     "RevokeKey",
@@ -138,6 +141,15 @@ async fn make(server: &Server, key: &str, call: &str, session: &SignedIn) -> Str
         "ListSessions" => outcome(
             sessions.list_sessions(ListSessionsRequest { tenant, ..Default::default() }).await,
         ),
+        "CountSessions" => outcome(
+            sessions.count_sessions(CountSessionsRequest { tenant, ..Default::default() }).await,
+        ),
+        "ListAudit" => {
+            let request = ListAuditRequest { tenant: Some(tenant), ..Default::default() };
+            let channel = server.channel.clone();
+            let mut audit = AuditServiceClient::with_interceptor(channel, ShowKey(key.to_owned()));
+            outcome(audit.list_audit(request).await)
+        }
         "ListKeys" => outcome(keys.list_keys(ListKeysRequest {}).await),
         "RotateKey" => {
             outcome(keys.rotate_key(RotateKeyRequest { force: true, ..Default::default() }).await)
@@ -171,6 +183,7 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
             "UpdateSession",
             "GetSession",
             "ListSessions",
+            "CountSessions",
         ],
         "validator" => &["Validate", "BatchValidate", "Check", "forward-auth", "introspection"],
         "revoker" => &[
@@ -180,7 +193,7 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
             "Revoke session",
             "Revoke subject",
         ],
-        "viewer" => &["GetSession", "ListSessions"],
+        "viewer" => &["GetSession", "ListSessions", "CountSessions", "ListAudit"],
         "admin" => &CALLS,
         _ => panic!("{role}"),
     };
@@ -196,9 +209,8 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
         "Validate" | "BatchValidate" => "INACTIVE_REASON_FOREIGN_TENANT",
         "Check" | "forward-auth" | "introspection" => "DENIED",
         "Refresh" => "REFRESH_TOKEN_INVALID",
-        "CreateSession" | "ListSessions" | "Revoke subject" | "Revoke tenant" => {
-            "CALLER_NOT_ALLOWED"
-        }
+        "CreateSession" | "ListSessions" | "CountSessions" | "ListAudit" | "Revoke subject"
+        | "Revoke tenant" => "CALLER_NOT_ALLOWED",
         _ => "SESSION_NOT_FOUND",
     }
 }

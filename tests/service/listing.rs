@@ -1,14 +1,33 @@
-//! Tests of ListSessions: order, pages, filters.
+//! Tests of ListSessions and CountSessions: order, pages, filters.
 
-use countersign::proto::{
-    CreateSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState,
+use std::time::Duration;
+
+use countersign::{
+    domain::{
+        ids::SessionId,
+        policy::OnQuota,
+        session::Session,
+        text::{ClientId, Subject},
+        time::Timestamp,
+    },
+    proto::{
+        CountSessionsRequest, CountSessionsResponse, CreateSessionRequest, Device, EndReason,
+        ListSessionsRequest, ListSessionsResponse, RevokeRequest, SessionFilter, SessionState,
+        revoke_request::Target,
+    },
+    store::{Creation, Store},
 };
 use countersign_test_support::{
     refusal::{Refusal, refused},
-    server::{Home, Server, of_token, request, request_under, seconds},
+    server::{
+        Home, START, Server, SignedIn, of_token, request, request_under, revocation, seconds,
+    },
 };
+use futures_util::future::join_all;
 use prost::Message;
 use prost_types::Struct;
+
+use crate::callers::caller;
 
 fn listing(page_size: i32) -> ListSessionsRequest {
     ListSessionsRequest { tenant: "acme".to_owned(), page_size, ..Default::default() }
@@ -112,11 +131,128 @@ pub async fn a_page_token_of_another_request_is_refused() {
         ListSessionsRequest { tenant: "other".to_owned(), ..listing(3) },
         ListSessionsRequest { subject: "alice".to_owned(), ..listing(3) },
         ListSessionsRequest { state: SessionState::Live.into(), ..listing(3) },
+        ListSessionsRequest { order_by: "created_at".to_owned(), ..listing(3) },
+        ListSessionsRequest {
+            filter: Some(SessionFilter { created_from: at(START), ..Default::default() }),
+            ..listing(3)
+        },
     ] {
         let refusal = refused(server.client().list_sessions(with(other)).await);
         assert_eq!(refusal, Refusal::field("page_token"));
     }
     assert_eq!(page(&server, &with(listing(3))).await.sessions.len(), 3);
+}
+
+fn at(instant: Timestamp) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds: instant.seconds(), nanos: 0 })
+}
+
+async fn count(server: &Server, filter: SessionFilter) -> CountSessionsResponse {
+    let tenant = "acme".to_owned();
+    let request = CountSessionsRequest { tenant, filter: Some(filter), ..Default::default() };
+    server.client().count_sessions(request).await.unwrap().into_inner()
+}
+
+pub async fn each_filter_selects_the_sessions_that_are_listed_and_counted() {
+    let (key, login) = caller("login", "roles = [\"issuer\"]");
+    let (other, sso) = caller("sso", "roles = [\"admin\"]");
+    let server = Home::new(&[login, sso].concat()).await.start().await;
+    let create = async |key: &str, request: CreateSessionRequest| {
+        let created = server.client_with(key).create_session(request).await.unwrap().into_inner();
+        server.clock.advance(seconds(1));
+        SignedIn::from((created.session, created.tokens))
+    };
+    let mobile = CreateSessionRequest { client_id: "mobile".to_owned(), ..request("alice") };
+    let mobile = create(&key, mobile).await;
+    let device = Device { ip_address: "192.0.2.7".to_owned(), ..Default::default() };
+    let at_home = CreateSessionRequest { device: Some(device), ..request("bob") };
+    let at_home = create(&other, at_home).await;
+    let short = create(&key, request_under("short", "carol")).await;
+    let revoke = RevokeRequest {
+        reason: EndReason::Compromised.into(),
+        ..revocation(Target::SessionId(short.id()))
+    };
+    server.client_with(&other).revoke(revoke).await.unwrap();
+    assert_eq!(at_home.session.created_by, "sso");
+
+    let any = || SessionFilter { created_from: at(START), ..Default::default() };
+    for (filter, expected) in [
+        (any(), vec![&short, &at_home, &mobile]),
+        (SessionFilter { client_id: "mobile".to_owned(), ..any() }, vec![&mobile]),
+        (SessionFilter { policy: "short".to_owned(), ..any() }, vec![&short]),
+        (SessionFilter { created_by: "login".to_owned(), ..any() }, vec![&short, &mobile]),
+        (SessionFilter { device_network: "192.0.2.0/24".to_owned(), ..any() }, vec![&at_home]),
+        (SessionFilter { device_network: "192.0.2.7".to_owned(), ..any() }, vec![&at_home]),
+        // The bits of the host do not matter.
+        (SessionFilter { device_network: "192.0.2.9/24".to_owned(), ..any() }, vec![&at_home]),
+        (SessionFilter { end_reason: EndReason::Compromised.into(), ..any() }, vec![&short]),
+        (SessionFilter { end_reason: EndReason::SignedOut.into(), ..any() }, vec![]),
+        (SessionFilter { ended_from: at(START), ..Default::default() }, vec![&short]),
+        (SessionFilter { ended_until: at(START), ..any() }, vec![]),
+        (SessionFilter { created_until: at(START.plus(seconds(1))), ..any() }, vec![&mobile]),
+    ] {
+        let expected: Vec<String> = expected.into_iter().map(SignedIn::id).collect();
+        let request = ListSessionsRequest { filter: Some(filter.clone()), ..listing(1) };
+        let listed = server.client_with(&key).list_sessions(request.clone()).await;
+        assert_eq!(listed.unwrap().into_inner().sessions.len(), expected.len().min(1));
+        let request = ListSessionsRequest { page_size: 0, ..request };
+        let listed = server.client_with(&key).list_sessions(request.clone()).await.unwrap();
+        let listed: Vec<_> =
+            listed.into_inner().sessions.into_iter().map(|session| session.session_id).collect();
+        assert_eq!(listed, expected, "{filter:?}");
+        let oldest_first = ListSessionsRequest { order_by: "created_at".to_owned(), ..request };
+        let reversed = server.client_with(&key).list_sessions(oldest_first).await.unwrap();
+        let mut reversed: Vec<_> =
+            reversed.into_inner().sessions.into_iter().map(|session| session.session_id).collect();
+        reversed.reverse();
+        assert_eq!(reversed, expected, "{filter:?}");
+        let counting = CountSessionsRequest {
+            tenant: "acme".to_owned(),
+            filter: Some(filter),
+            ..Default::default()
+        };
+        let counted = server.client_with(&key).count_sessions(counting).await.unwrap().into_inner();
+        let sessions = i64::try_from(expected.len()).unwrap();
+        assert_eq!(counted, CountSessionsResponse { sessions, may_be_more: false });
+    }
+}
+
+/// The sessions are written to the store, because 60,000 calls would take long.
+pub async fn a_search_ends_early_and_says_so_if_too_few_of_many_sessions_pass_the_filter() {
+    let server = Server::start().await;
+    let rare = CreateSessionRequest { client_id: "rare".to_owned(), ..request("rare") };
+    let rare = server.create(rare).await.unwrap();
+    let pattern = server.store.session(rare.id().parse().unwrap()).await.unwrap().unwrap();
+    let creations = (1..=60_000).map(|n: u32| {
+        let created_at = START.plus(Duration::from_millis(n.into()));
+        let session = Session {
+            id: SessionId::new(created_at, [7; 10]),
+            subject: Subject::try_from(n.to_string()).unwrap(),
+            client_id: ClientId::default(),
+            created_at,
+            ..pattern.clone()
+        };
+        Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse }
+    });
+    let creations: Vec<_> = creations.collect();
+    for creations in creations.chunks(500) {
+        let creations =
+            creations.iter().cloned().map(|creation| server.store.create_session(creation));
+        for created in join_all(creations).await {
+            created.unwrap();
+        }
+    }
+    let all = count(&server, SessionFilter::default()).await;
+    assert!(all.may_be_more && all.sessions > 10_000, "{all:?}");
+    let filter = SessionFilter {
+        client_id: "rare".to_owned(),
+        created_from: at(START),
+        ..Default::default()
+    };
+    let counted = count(&server, filter.clone()).await;
+    assert_eq!(counted, CountSessionsResponse { sessions: 0, may_be_more: true });
+    let pages = ids(&server, ListSessionsRequest { filter: Some(filter), ..listing(0) }).await;
+    assert_eq!(pages, [vec![], vec![rare.id()]], "the second page goes on behind the first");
 }
 
 pub async fn an_expired_session_is_not_listed_as_live_nor_as_ended_before_a_sweep_records_its_end()

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod audit;
+mod audit_listing;
 mod audit_walk;
 mod batch;
 mod callers;
@@ -221,7 +222,13 @@ macro_rules! engine {
             a_long_page_is_read_in_parts_and_ends_before_it_exceeds_the_size_limit,
             a_session_created_between_two_pages_does_not_shift_the_second_page,
             a_page_token_of_another_request_is_refused,
+            each_filter_selects_the_sessions_that_are_listed_and_counted,
+            a_search_ends_early_and_says_so_if_too_few_of_many_sessions_pass_the_filter,
             an_expired_session_is_not_listed_as_live_nor_as_ended_before_a_sweep_records_its_end,
+        }
+        audit_listing {
+            records_are_listed_by_subject_session_caller_action_and_time,
+            without_the_table_the_answer_says_that_the_records_are_in_the_log,
         }
         metrics {
             every_method_is_counted_with_its_code_and_its_duration,

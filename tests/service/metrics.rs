@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use countersign::proto::{
-    BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ListKeysRequest,
-    ListSessionsRequest, ReauthenticateRequest, RefreshRequest, RevokeKeyRequest, RotateKeyRequest,
-    UpdateSessionRequest, ValidateRequest, key_service_client::KeyServiceClient,
+    BatchValidateRequest, CountSessionsRequest, CreateSessionRequest, GetSessionRequest,
+    ListAuditRequest, ListKeysRequest, ListSessionsRequest, ReauthenticateRequest, RefreshRequest,
+    RevokeKeyRequest, RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
+    audit_service_client::AuditServiceClient, key_service_client::KeyServiceClient,
     reauthenticate_request,
 };
 use countersign_test_support::{
@@ -56,6 +57,9 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
     sessions.batch_validate(BatchValidateRequest { requests: vec![validate] }).await.unwrap();
     sessions.get_session(GetSessionRequest { session_id: session.id() }).await.unwrap();
     sessions.list_sessions(ListSessionsRequest::default()).await.unwrap();
+    sessions.count_sessions(CountSessionsRequest::default()).await.unwrap();
+    let mut audit = AuditServiceClient::new(server.channel.clone());
+    audit.list_audit(ListAuditRequest::default()).await.unwrap();
     let refresh = RefreshRequest { refresh_token: session.refresh, ..Default::default() };
     sessions.refresh(refresh).await.unwrap();
     let update = UpdateSessionRequest {
@@ -94,6 +98,8 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
         (SESSIONS, "Revoke", "OK"),
         (SESSIONS, "GetSession", "OK"),
         (SESSIONS, "ListSessions", "OK"),
+        (SESSIONS, "CountSessions", "OK"),
+        ("countersign.v1.AuditService", "ListAudit", "OK"),
         (KEYS, "GetJwks", "OK"),
         (KEYS, "ListKeys", "OK"),
         (KEYS, "RotateKey", "FAILED_PRECONDITION"),

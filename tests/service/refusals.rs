@@ -2,13 +2,16 @@
 //! refused call changes nothing.
 
 use countersign::proto::{
-    BatchValidateRequest, CreateSessionRequest, InactiveReason, ListSessionsRequest,
-    RefreshRequest, RevokeRequest, SubjectTarget, ValidateRequest, revoke_request::Target,
+    BatchValidateRequest, CountSessionsRequest, CreateSessionRequest, EndReason, InactiveReason,
+    ListAuditRequest, ListSessionsRequest, RefreshRequest, RevokeRequest, SessionFilter,
+    SessionState, SubjectTarget, ValidateRequest, audit_service_client::AuditServiceClient,
+    revoke_request::Target,
 };
 use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, of_token, request, revocation},
 };
+use prost_types::Timestamp;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -87,8 +90,57 @@ pub async fn every_invalid_field_of_a_call_is_named() {
         (ListSessionsRequest { page_size: -1, ..Default::default() }, "page_size"),
         (ListSessionsRequest { page_size: 501, ..Default::default() }, "page_size"),
         (ListSessionsRequest { page_token: "x".to_owned(), ..Default::default() }, "page_token"),
+        (ListSessionsRequest { order_by: "subject".to_owned(), ..Default::default() }, "order_by"),
     ] {
         assert_eq!(refused(server.client().list_sessions(request).await), Refusal::field(field));
+    }
+    let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+    let wrong_instant = Some(Timestamp { seconds: 0, nanos: -1 });
+    let any = || SessionFilter { created_from: at(1), ..Default::default() };
+    for (filter, field) in [
+        (SessionFilter { client_id: long.clone(), ..any() }, "filter.client_id"),
+        (SessionFilter { policy: "p".repeat(65), ..any() }, "filter.policy"),
+        (SessionFilter { created_by: "log in".to_owned(), ..any() }, "filter.created_by"),
+        (SessionFilter { end_reason: 99, ..any() }, "filter.end_reason"),
+        (SessionFilter { created_from: wrong_instant, ..any() }, "filter.created_from"),
+        (SessionFilter { created_until: at(1), ..any() }, "filter.created_until"),
+        (SessionFilter { ended_from: wrong_instant, ..any() }, "filter.ended_from"),
+        (SessionFilter { ended_from: at(2), ended_until: at(1), ..any() }, "filter.ended_until"),
+        (
+            SessionFilter { device_network: "192.0.2.0/33".to_owned(), ..any() },
+            "filter.device_network",
+        ),
+        (
+            SessionFilter { device_network: "example.org".to_owned(), ..any() },
+            "filter.device_network",
+        ),
+        (SessionFilter { client_id: "web".to_owned(), ..Default::default() }, "filter"),
+    ] {
+        let list = ListSessionsRequest { filter: Some(filter.clone()), ..Default::default() };
+        assert_eq!(refused(server.client().list_sessions(list).await), Refusal::field(field));
+        let count = CountSessionsRequest { filter: Some(filter), ..Default::default() };
+        assert_eq!(refused(server.client().count_sessions(count).await), Refusal::field(field));
+    }
+    let ended_but_live = ListSessionsRequest {
+        state: SessionState::Live.into(),
+        filter: Some(SessionFilter { end_reason: EndReason::SignedOut.into(), ..any() }),
+        ..Default::default()
+    };
+    let refusal = refused(server.client().list_sessions(ended_but_live).await);
+    assert_eq!(refusal, Refusal::field("state"));
+    for (request, field) in [
+        (ListAuditRequest { tenant: Some("t".repeat(129)), ..Default::default() }, "tenant"),
+        (ListAuditRequest { subject: long.clone(), ..Default::default() }, "subject"),
+        (ListAuditRequest { session_id: "x".to_owned(), ..Default::default() }, "session_id"),
+        (ListAuditRequest { caller: "log in".to_owned(), ..Default::default() }, "caller"),
+        (ListAuditRequest { action: "signed_in".to_owned(), ..Default::default() }, "action"),
+        (ListAuditRequest { from: wrong_instant, ..Default::default() }, "from"),
+        (ListAuditRequest { from: at(2), until: at(2), ..Default::default() }, "until"),
+        (ListAuditRequest { page_size: 501, ..Default::default() }, "page_size"),
+        (ListAuditRequest { page_token: "x".to_owned(), ..Default::default() }, "page_token"),
+    ] {
+        let mut audit = AuditServiceClient::new(server.channel.clone());
+        assert_eq!(refused(audit.list_audit(request).await), Refusal::field(field));
     }
     for id in ["", "x", &good.id().replace('-', ""), &good.id().to_uppercase()] {
         assert_eq!(refused(server.session(id).await), Refusal::field("session_id"), "{id}");

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use countersign::{
     domain::{
-        audit::{AuditAction, AuditEntry, AuditRecord, Who},
+        audit::{AuditAction, AuditEntry, AuditRecord},
         call_id::CallId,
         ids::{AuditId, SessionId},
+        search::{AuditQuery, AuditSearch, MOST_READ, Part, Period},
         session::{EndReason, Session},
         time::Timestamp,
+        who::Who,
     },
     store::Store,
 };
@@ -90,6 +92,97 @@ pub async fn every_field_of_a_record_is_kept(store: &dyn Store, database: &Datab
     assert_eq!(database.audit().await, rows(&entries));
     store.append_audit(vec![]).await.unwrap();
     assert_eq!(database.audit().await, rows(&entries));
+}
+
+/// Returns the records that a search finds, read by read.
+async fn reads(store: &dyn Store, search: &AuditSearch, limit: i64) -> Vec<Vec<AuditEntry>> {
+    let (mut reads, mut after) = (vec![], None);
+    loop {
+        let query = AuditQuery { search: search.clone(), after, limit };
+        let Part { found, last } = store.audit(query).await.unwrap();
+        reads.push(found);
+        if last.is_none() {
+            return reads;
+        }
+        after = last;
+    }
+}
+
+pub async fn a_search_finds_the_records_that_meet_every_condition(store: &dyn Store, _: &Database) {
+    let of_alice = |count, action, at| {
+        let who = Who::Named(text("login"));
+        entry(count, AuditRecord::new(action, at, who, None).about(&session(1)))
+    };
+    let created = AuditEntry { left_out: 7, ..of_alice(1, AuditAction::SessionCreated, START) };
+    let revoked = of_alice(2, AuditAction::SessionRevoked, after(1));
+    let revoked = AuditEntry {
+        record: AuditRecord {
+            caller: Who::Named(text("helpdesk")),
+            peer: Some("2001:db8::7".parse().unwrap()),
+            reason: Some(EndReason::Compromised),
+            note: text("laptop stolen"),
+            sessions: Some(1),
+            call: CallId::read(b"edge-7f/1"),
+            ..revoked.record
+        },
+        ..revoked
+    };
+    let elsewhere = AuditRecord::new(AuditAction::SessionCreated, after(2), Who::Anybody, None);
+    let elsewhere = entry(3, elsewhere.about(&rich_session(2)));
+    let key = plain(4, after(3));
+    // Two records of the same instant.
+    let twin = plain(5, after(3));
+    let all = [&created, &revoked, &elsewhere, &key, &twin].map(Clone::clone);
+    store.append_audit(all.to_vec()).await.unwrap();
+
+    let any = AuditSearch::default;
+    let subject = || AuditSearch { tenant: Some(text("")), subject: Some(text("alice")), ..any() };
+    let at = |from, until| AuditSearch { at: Period { from, until }, ..any() };
+    let by = |who| AuditSearch { caller: Some(who), ..any() };
+    let of = |action| AuditSearch { action: Some(action), ..any() };
+    let cases = [
+        (any(), vec![&twin, &key, &elsewhere, &revoked, &created]),
+        (subject(), vec![&revoked, &created]),
+        (AuditSearch { tenant: Some(text("acme")), ..subject() }, vec![]),
+        (AuditSearch { tenant: Some(text("")), ..any() }, vec![&revoked, &created]),
+        (AuditSearch { tenant: Some(text("acme")), ..any() }, vec![&elsewhere]),
+        (AuditSearch { session_id: Some(session(1).id), ..any() }, vec![&revoked, &created]),
+        (AuditSearch { session_id: Some(session(9).id), ..any() }, vec![]),
+        (by(Who::Named(text("helpdesk"))), vec![&revoked]),
+        (by(Who::Service), vec![&twin, &key]),
+        (by(Who::Anybody), vec![&elsewhere]),
+        (of(AuditAction::SessionCreated), vec![&elsewhere, &created]),
+        (AuditSearch { action: Some(AuditAction::SessionCreated), ..subject() }, vec![&created]),
+        (at(Some(after(1)), None), vec![&twin, &key, &elsewhere, &revoked]),
+        (at(Some(after(1).plus(TICK)), Some(after(3))), vec![&elsewhere]),
+        (at(None, Some(after(1))), vec![&created]),
+    ];
+    for (search, expected) in cases {
+        let expected: Vec<AuditEntry> = expected.into_iter().cloned().collect();
+        for limit in [1, 2, 100] {
+            assert_eq!(reads(store, &search, limit).await.concat(), expected, "{search:?}");
+        }
+    }
+}
+
+pub async fn a_search_looks_at_a_limited_number_of_records_and_the_next_one_goes_on(
+    store: &dyn Store,
+    _: &Database,
+) {
+    let many = u32::try_from(MOST_READ).unwrap();
+    let rare = |count| {
+        entry(count, AuditRecord::new(AuditAction::KeyDropped, after(1), Who::Service, None))
+    };
+    let oldest = rare(0);
+    let mut all = vec![oldest.clone()];
+    all.extend((1..many).map(|count| plain(count, after(1))));
+    let newest = rare(many);
+    all.push(newest.clone());
+    for batch in all.chunks(500) {
+        store.append_audit(batch.to_vec()).await.unwrap();
+    }
+    let search = AuditSearch { action: Some(AuditAction::KeyDropped), ..AuditSearch::default() };
+    assert_eq!(reads(store, &search, ALL).await, [vec![newest], vec![oldest]]);
 }
 
 pub async fn any_text_is_kept_unchanged(store: &dyn Store, database: &Database) {

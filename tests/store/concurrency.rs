@@ -9,10 +9,11 @@ use countersign::{
         policy::OnQuota,
         refresh::RefreshAttempt,
         revocation::{RevocationTarget, Revoked},
+        search::SessionSearch,
         session::{Device, RequestFingerprint, Session},
         text::Tenant,
     },
-    store::{Created, Creation, Refreshed, SessionQuery, Store, ring::RingChange},
+    store::{Created, Creation, Refreshed, Store, ring::RingChange},
 };
 use futures_util::{
     future::{join, join_all},
@@ -78,7 +79,7 @@ pub async fn only_one_of_many_concurrent_creations_for_one_request_is_new(store:
     });
     let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
 
-    let listed = store.sessions(query(&Tenant::default())).await.unwrap();
+    let listed = store.sessions(query(SessionSearch::default())).await.unwrap().found;
     assert_eq!(listed.len(), 1);
     let (new, repeated): (Vec<_>, Vec<_>) = outcomes
         .into_iter()
@@ -128,7 +129,7 @@ pub async fn of_two_concurrent_requests_with_one_id_only_one_gets_the_session(st
     });
     let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
 
-    let listed = store.sessions(query(&Tenant::default())).await.unwrap();
+    let listed = store.sessions(query(SessionSearch::default())).await.unwrap().found;
     let [winner] = &listed[..] else { panic!("one session, not {listed:?}") };
     let mut new = 0;
     for (n, outcome) in (0..).zip(outcomes) {
@@ -154,7 +155,7 @@ pub async fn a_limit_holds_for_many_concurrent_creations(store: &dyn Store) {
     let refused =
         outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::QuotaExceeded))).count();
     assert_eq!(refused, 28, "{outcomes:?}");
-    assert_eq!(list(store, query(&Tenant::default())).await.len(), 4);
+    assert_eq!(list(store, query(SessionSearch::default())).await.len(), 4);
 }
 
 pub async fn concurrent_evictions_leave_as_many_sessions_as_the_limit_allows(store: &dyn Store) {
@@ -166,8 +167,8 @@ pub async fn concurrent_evictions_leave_as_many_sessions_as_the_limit_allows(sto
     for outcome in join_all(creations.map(|creation| store.create_session(creation))).await {
         assert!(matches!(outcome.unwrap(), Created::New { .. }));
     }
-    let live = SessionQuery { live: Some(true), ..query(&Tenant::default()) };
-    assert_eq!(list(store, live).await.len(), 4);
+    let live = SessionSearch { live: Some(true), ..SessionSearch::default() };
+    assert_eq!(list(store, query(live)).await.len(), 4);
     assert_eq!(entries(store).await.len(), 28);
 }
 

@@ -10,9 +10,10 @@ use countersign::{
         key::RefreshKeyId,
         metadata::Metadata,
         policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
+        search::SessionSearch,
         session::{Authentication, Device, Lineage, LineageSecret, RequestFingerprint, Session},
-        text::Tenant,
         time::Timestamp,
+        who::Who,
     },
     store::{Created, Creation, Store},
 };
@@ -57,6 +58,7 @@ pub async fn the_smallest_values_of_all_fields_are_read_back(store: &dyn Store) 
             reauthentication_lifetime: None,
         },
         created_at: Timestamp::from_micros(-1),
+        created_by: None,
         refreshed_at: epoch,
         idle_expires_at: epoch,
         expires_at: epoch,
@@ -114,6 +116,7 @@ pub async fn the_largest_values_of_all_fields_are_read_back(store: &dyn Store) {
             reauthentication_lifetime: None,
         },
         created_at: YEAR_9999,
+        created_by: Some(Who::Named(text("c".repeat(64)))),
         refreshed_at: YEAR_9999,
         idle_expires_at: YEAR_9999,
         expires_at: YEAR_9999,
@@ -166,7 +169,7 @@ pub async fn a_repeated_request_returns_the_first_session_and_adds_no_row(store:
     let again = store.create_session(unlimited(request(2))).await.unwrap();
     assert_eq!(again, Created::Repeated(Box::new(first.clone())), "the first session as it now is");
     assert_eq!(store.session(request(2).id).await.unwrap(), None);
-    assert_eq!(list(store, query(&Tenant::default())).await, [first.id]);
+    assert_eq!(list(store, query(SessionSearch::default())).await, [first.id]);
     assert_unchanged(store, &[first]).await;
 }
 
@@ -191,7 +194,7 @@ pub async fn a_different_request_with_the_same_id_is_refused_and_changes_nothing
         oldest.on_quota = OnQuota::Refuse;
     }
     assert_eq!(entries(store).await, [], "no session was evicted for it");
-    assert_eq!(list(store, query(&Tenant::default())).await, [first.id]);
+    assert_eq!(list(store, query(SessionSearch::default())).await, [first.id]);
     assert_unchanged(store, std::slice::from_ref(&first)).await;
 
     revoke_session(store, &first, after(3)).await;
@@ -258,5 +261,5 @@ pub async fn a_duplicate_session_id_is_an_error_and_does_not_affect_concurrent_c
     }
     assert_unchanged(store, &others).await;
     assert_unchanged(store, &[first]).await;
-    assert_eq!(list(store, query(&Tenant::default())).await.len(), 41);
+    assert_eq!(list(store, query(SessionSearch::default())).await.len(), 41);
 }

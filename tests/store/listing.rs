@@ -1,15 +1,24 @@
-//! Tests of lists of sessions: the newest comes first, and a cursor leads to the next page.
+//! Tests of searches for sessions: their filters, their order, and the reads that follow each other.
 
 use std::time::Duration;
 
 use countersign::{
-    domain::{session::Session, text::Tenant},
-    store::{SessionQuery, Store},
+    domain::{
+        ids::SessionId,
+        policy::SessionPolicy,
+        search::{MOST_READ, Order, Part, Period, SessionFilter, SessionQuery, SessionSearch},
+        session::{Device, EndReason, Session},
+        text::Tenant,
+        time::Timestamp,
+        who::Who,
+    },
+    store::{Created, Store},
 };
+use futures_util::future::join_all;
 
 use crate::support::{
-    after, create, create_all, ids, list, query, record_expiries, revoke_session, rich_session,
-    session, text,
+    ALL, START, after, create, create_all, ended, ids, list, query, record_expiries,
+    revoke_session, rich_session, search, session, text, unlimited,
 };
 
 fn acme() -> Tenant {
@@ -18,9 +27,9 @@ fn acme() -> Tenant {
 
 pub async fn the_newest_session_is_listed_first(store: &dyn Store) {
     let there = create_all(store, [2, 5, 1, 4, 3].map(rich_session)).await;
-    let listed = store.sessions(query(&acme())).await.unwrap();
+    let listed = store.sessions(query(search(&acme()))).await.unwrap();
     assert_eq!(
-        listed,
+        listed.found,
         [1, 3, 4, 0, 2].map(|n: usize| there[n].clone()),
         "the list has whole sessions, the newest first"
     );
@@ -35,21 +44,21 @@ pub async fn a_list_is_filtered_by_tenant_subject_and_state(store: &dyn Store) {
     revoke_session(store, &ended, after(6)).await;
     record_expiries(store, after(20)).await;
 
-    let all = SessionQuery { now: after(20), ..query(&Tenant::default()) };
-    let alices = SessionQuery { subject: Some(text("alice")), ..all.clone() };
+    let all = SessionSearch::default();
+    let alices = SessionSearch { subject: Some(text("alice")), ..all.clone() };
     let cases = [
         (all.clone(), vec![&bobs, &expired, &ended, &live]),
-        (SessionQuery { live: Some(true), ..all.clone() }, vec![&bobs, &live]),
-        (SessionQuery { live: Some(false), ..all }, vec![&expired, &ended]),
+        (SessionSearch { live: Some(true), ..all.clone() }, vec![&bobs, &live]),
+        (SessionSearch { live: Some(false), ..all }, vec![&expired, &ended]),
         (alices.clone(), vec![&expired, &ended, &live]),
-        (SessionQuery { live: Some(true), ..alices.clone() }, vec![&live]),
-        (SessionQuery { live: Some(false), ..alices }, vec![&expired, &ended]),
-        (query(&acme()), vec![&elsewhere]),
-        (SessionQuery { subject: Some(text("bob")), ..query(&acme()) }, vec![]),
-        (query(&text("nobody")), vec![]),
+        (SessionSearch { live: Some(true), ..alices.clone() }, vec![&live]),
+        (SessionSearch { live: Some(false), ..alices }, vec![&expired, &ended]),
+        (search(&acme()), vec![&elsewhere]),
+        (SessionSearch { subject: Some(text("bob")), ..search(&acme()) }, vec![]),
+        (search(&text("nobody")), vec![]),
     ];
-    for (query, expected) in cases {
-        assert_eq!(list(store, query.clone()).await, ids(expected), "{query:?}");
+    for (search, expected) in cases {
+        finds(store, search, after(20), &expected).await;
     }
 }
 
@@ -61,7 +70,8 @@ pub async fn a_session_is_listed_as_live_until_it_expires_and_as_over_once_that_
     let there = create(store, session(1)).await;
     let (edge, tick) = (there.idle_expires_at, Duration::from_micros(1));
     let listed = async |live, now| {
-        list(store, SessionQuery { live, now, ..query(&Tenant::default()) }).await == [there.id]
+        let search = SessionSearch { live, ..SessionSearch::default() };
+        list(store, SessionQuery { now, ..query(search) }).await == [there.id]
     };
     assert!(listed(Some(true), edge.minus(tick)).await);
     assert!(!listed(Some(true), edge).await);
@@ -82,28 +92,181 @@ pub async fn pages_list_every_session_exactly_once(store: &dyn Store) {
     let newest_first = |sessions: &[Session]| ids(sessions.iter().rev());
     let everybody: Vec<_> = alices.iter().chain(&bobs).cloned().collect();
 
-    for (subject, expected) in
-        [(Some(text("alice")), newest_first(&alices)), (None, newest_first(&everybody))]
+    let all = SessionSearch::default();
+    let alices_only = SessionSearch { subject: Some(text("alice")), ..all.clone() };
+    for (search, newest_first) in
+        [(alices_only, newest_first(&alices)), (all, newest_first(&everybody))]
     {
-        for limit in [1, 3, 5, 100] {
-            let mut before = None;
-            let mut seen = vec![];
-            loop {
-                let query = SessionQuery {
-                    subject: subject.clone(),
-                    before,
-                    limit,
-                    ..query(&Tenant::default())
-                };
-                let page = list(store, query).await;
-                assert!(i64::try_from(page.len()).unwrap() <= limit);
-                let Some(last) = page.last() else { break };
-                assert!(before.is_none_or(|before| *last < before), "the cursor must move on");
-                before = Some(*last);
-                seen.extend(page);
+        let oldest_first = newest_first.iter().rev().copied().collect();
+        for (order, expected) in
+            [(Order::NewestFirst, newest_first), (Order::OldestFirst, oldest_first)]
+        {
+            let search = SessionSearch { order, ..search.clone() };
+            for limit in [1, 3, 5, 100] {
+                let pages = pages(store, &search, limit).await;
+                assert!(pages.iter().all(|page| i64::try_from(page.len()).unwrap() <= limit));
+                assert_eq!(pages.concat(), expected, "in pages of {limit}");
             }
-            assert_eq!(seen, expected, "in pages of {limit}");
         }
+    }
+}
+
+/// Returns the identifiers of the sessions that a search finds, read by read.
+async fn pages(store: &dyn Store, search: &SessionSearch, limit: i64) -> Vec<Vec<SessionId>> {
+    let (mut pages, mut after) = (vec![], None);
+    loop {
+        let query = SessionQuery { after, limit, ..query(search.clone()) };
+        let Part { found, last } = store.sessions(query).await.unwrap();
+        pages.push(ids(&found));
+        if last.is_none() {
+            return pages;
+        }
+        after = last;
+    }
+}
+
+/// Asserts that a search at an instant finds exactly these sessions, in this order, and that their
+/// count is right.
+async fn finds(store: &dyn Store, search: SessionSearch, now: Timestamp, expected: &[&Session]) {
+    let query = SessionQuery { now, ..query(search) };
+    let count = store.count_sessions(query.clone()).await.unwrap();
+    let expected_count = i64::try_from(expected.len()).unwrap();
+    assert_eq!(count, Part { found: expected_count, last: None }, "{query:?}");
+    assert_eq!(list(store, query.clone()).await, ids(expected.iter().copied()), "{query:?}");
+}
+
+pub async fn a_search_finds_the_sessions_that_pass_every_filter(store: &dyn Store) {
+    let web = create(store, session(1)).await;
+    let device = |address: &str| Device { ip_address: text(address), ..Device::default() };
+    let mobile = Session {
+        client_id: text("mobile"),
+        created_by: Some(Who::Named(text("login"))),
+        device: device("192.0.2.7"),
+        ..session(2)
+    };
+    let mobile = create(store, mobile).await;
+    let strict = Session { device: device("2001:db8::1"), ..session(3) };
+    let strict = Session {
+        policy: SessionPolicy { name: text("strict"), ..strict.policy.clone() },
+        created_by: Some(Who::Anybody),
+        ..strict
+    };
+    let strict = create(store, strict).await;
+    let of = |filter: SessionFilter| SessionSearch { filter, ..SessionSearch::default() };
+    let any = SessionFilter::default;
+    let network = |text: &str| SessionFilter { network: Some(text.parse().unwrap()), ..any() };
+    let by = |who| SessionFilter { created_by: Some(who), ..any() };
+    let cases = [
+        (SessionFilter { client_id: Some(text("web")), ..any() }, vec![&strict, &web]),
+        (SessionFilter { client_id: Some(text("mobile")), ..any() }, vec![&mobile]),
+        (SessionFilter { policy: Some(text("strict")), ..any() }, vec![&strict]),
+        (by(Who::Named(text("login"))), vec![&mobile]),
+        (by(Who::Anybody), vec![&strict]),
+        (by(Who::Service), vec![]),
+        (network("192.0.2.0/24"), vec![&mobile]),
+        (network("192.0.2.7/32"), vec![&mobile]),
+        (network("192.0.2.8/32"), vec![]),
+        (network("0.0.0.0/0"), vec![&mobile]),
+        (network("::/0"), vec![&strict]),
+        (network("2001:db8::/32"), vec![&strict]),
+        (SessionFilter { client_id: Some(text("web")), ..network("2001:db8::/32") }, vec![&strict]),
+        (SessionFilter { client_id: Some(text("web")), ..network("192.0.2.0/24") }, vec![]),
+    ];
+    for (filter, expected) in cases {
+        finds(store, of(filter), START, &expected).await;
+    }
+}
+
+/// Instants of creation are compared by the milliseconds of the identifiers.
+pub async fn a_search_finds_the_sessions_that_were_created_in_a_period(store: &dyn Store) {
+    let first = create(store, session(1)).await;
+    let second = create(store, session(2)).await;
+    let tick = Duration::from_millis(1);
+    let cases = [
+        (Some(after(1)), None, vec![&second, &first]),
+        (Some(after(1).plus(tick)), None, vec![&second]),
+        (Some(after(2)), None, vec![&second]),
+        (Some(after(2).plus(tick)), None, vec![]),
+        (None, Some(after(1)), vec![]),
+        (None, Some(after(1).plus(tick)), vec![&first]),
+        (None, Some(after(2)), vec![&first]),
+        (None, Some(after(2).plus(tick)), vec![&second, &first]),
+        (Some(after(1)), Some(after(2)), vec![&first]),
+    ];
+    for (from, until, expected) in cases {
+        let created = Period { from, until };
+        let newest_first = SessionSearch { created, ..SessionSearch::default() };
+        let oldest_first = SessionSearch { order: Order::OldestFirst, ..newest_first.clone() };
+        finds(store, newest_first, START, &expected).await;
+        let reversed: Vec<_> = expected.into_iter().rev().collect();
+        finds(store, oldest_first, START, &reversed).await;
+    }
+}
+
+pub async fn a_search_finds_the_sessions_that_ended_in_a_period_or_for_a_reason(store: &dyn Store) {
+    let live = create(store, session(1)).await;
+    let revoked = create(store, session(2)).await;
+    let idle = create(store, Session { idle_expires_at: after(10), ..session(3) }).await;
+    let absolute = Session { idle_expires_at: after(12), expires_at: after(12), ..session(4) };
+    let absolute = create(store, absolute).await;
+    revoke_session(store, &revoked, after(6)).await;
+    record_expiries(store, after(20)).await;
+    let reason = ended(after(6)).reason;
+    let of = |filter: SessionFilter| SessionSearch {
+        live: Some(false),
+        filter,
+        ..SessionSearch::default()
+    };
+    let any = SessionFilter::default;
+    let period = |from, until| SessionFilter { ended: Period { from, until }, ..any() };
+    let tick = Duration::from_micros(1);
+    let cases = [
+        (SessionFilter { end_reason: Some(reason), ..any() }, vec![&revoked]),
+        (SessionFilter { end_reason: Some(EndReason::ExpiredIdle), ..any() }, vec![&idle]),
+        (SessionFilter { end_reason: Some(EndReason::ExpiredAbsolute), ..any() }, vec![&absolute]),
+        (SessionFilter { end_reason: Some(EndReason::QuotaEvicted), ..any() }, vec![]),
+        (period(Some(after(6)), None), vec![&absolute, &idle, &revoked]),
+        (period(Some(after(6).plus(tick)), None), vec![&absolute, &idle]),
+        (period(None, Some(after(10))), vec![&revoked]),
+        (period(None, Some(after(10).plus(tick))), vec![&idle, &revoked]),
+        (period(Some(after(10)), Some(after(12))), vec![&idle]),
+    ];
+    for (filter, expected) in cases {
+        finds(store, of(filter), after(20), &expected).await;
+    }
+    assert_eq!(list(store, query(SessionSearch::default())).await.last(), Some(&live.id));
+}
+
+/// Creates sessions of other clients, so that a read looks at as many as it may before it finds the
+/// first and the last session of the searched client.
+pub async fn a_read_looks_at_a_limited_number_of_sessions_and_the_next_one_goes_on(
+    store: &dyn Store,
+) {
+    let many = u32::try_from(MOST_READ).unwrap();
+    let rare = |n| Session { client_id: text("rare"), subject: text("rare"), ..session(n) };
+    let oldest = create(store, rare(0)).await;
+    let of_all = |n: u32| Session { subject: text(format!("user {n}")), ..session(n) };
+    let others: Vec<u32> = (1..many).collect();
+    for others in others.chunks(500) {
+        let creations = others.iter().map(|n| store.create_session(unlimited(of_all(*n))));
+        for created in join_all(creations).await {
+            assert_eq!(created.unwrap(), Created::New { eviction: None });
+        }
+    }
+    let newest = create(store, rare(many)).await;
+    let filter = SessionFilter { client_id: Some(text("rare")), ..SessionFilter::default() };
+    for (order, first, second) in
+        [(Order::NewestFirst, newest.id, oldest.id), (Order::OldestFirst, oldest.id, newest.id)]
+    {
+        let search = SessionSearch { filter: filter.clone(), order, ..SessionSearch::default() };
+        assert_eq!(pages(store, &search, ALL).await, [vec![first], vec![second]], "{order:?}");
+        let count = store.count_sessions(query(search.clone())).await.unwrap();
+        assert_eq!(count.found, 1);
+        let rest = SessionQuery { after: count.last, ..query(search.clone()) };
+        let rest = store.count_sessions(rest).await.unwrap();
+        assert_eq!(rest, Part { found: 1, last: None });
+        let of_subject = SessionSearch { subject: Some(text("rare")), ..search };
+        assert_eq!(pages(store, &of_subject, ALL).await, [vec![first, second]]);
     }
 }
 
@@ -112,8 +275,8 @@ pub async fn subjects_that_look_alike_are_different_subjects(store: &dyn Store) 
     let there =
         (1..).zip(subjects).map(|(n, subject)| Session { subject: text(subject), ..session(n) });
     for session in create_all(store, there).await {
-        let query =
-            SessionQuery { subject: Some(session.subject.clone()), ..query(&Tenant::default()) };
-        assert_eq!(list(store, query).await, [session.id]);
+        let search =
+            SessionSearch { subject: Some(session.subject.clone()), ..SessionSearch::default() };
+        assert_eq!(list(store, query(search)).await, [session.id]);
     }
 }

@@ -181,6 +181,10 @@ macro_rules! conformance {
                 a_list_is_filtered_by_tenant_subject_and_state,
                 a_session_is_listed_as_live_until_it_expires_and_as_over_once_that_is_recorded,
                 pages_list_every_session_exactly_once,
+                a_search_finds_the_sessions_that_pass_every_filter,
+                a_search_finds_the_sessions_that_were_created_in_a_period,
+                a_search_finds_the_sessions_that_ended_in_a_period_or_for_a_reason,
+                a_read_looks_at_a_limited_number_of_sessions_and_the_next_one_goes_on,
                 subjects_that_look_alike_are_different_subjects,
             }
             keys {
@@ -191,6 +195,8 @@ macro_rules! conformance {
             };
             audit {
                 every_field_of_a_record_is_kept,
+                a_search_finds_the_records_that_meet_every_condition,
+                a_search_looks_at_a_limited_number_of_records_and_the_next_one_goes_on,
                 any_text_is_kept_unchanged,
                 a_record_that_was_already_written_is_not_added_again,
                 records_of_many_concurrent_writers_are_all_kept,

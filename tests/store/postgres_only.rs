@@ -14,11 +14,12 @@ use countersign::{
         policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{RevocationTarget, Seq},
+        search::{SessionQuery, SessionSearch},
         session::{RequestFingerprint, Session},
         text::Tenant,
     },
     store::{
-        Created, Creation, Refreshed, SessionQuery, Store, StoreError,
+        Created, Creation, Refreshed, Store, StoreError,
         postgres::{PostgresStore, connect::Options, open_error::OpenError},
         replicas::{FormerState, Newcomer, Register},
         ring::RingChange,
@@ -392,7 +393,7 @@ async fn limits_and_request_ids_hold_across_several_replicas() {
     .await;
     let new = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::New { .. }))).count();
     assert_eq!(
-        (new, list(&stores[1], query(&Tenant::default())).await.len()),
+        (new, list(&stores[1], query(SessionSearch::default())).await.len()),
         (5, 5),
         "{outcomes:?}"
     );
@@ -692,13 +693,12 @@ async fn work_for_one_subject_reads_no_sessions_of_others_even_if_few_subjects_h
     for n in 5..8 {
         assert_eq!(evicted_by(&store, up_to(3, n)).await.len(), 1);
     }
-    let of_alice = SessionQuery {
+    let of_alice = SessionSearch {
         subject: Some(text("alice")),
         live: Some(true),
-        now: after(10),
-        limit: 50,
-        ..query(&Tenant::default())
+        ..SessionSearch::default()
     };
+    let of_alice = SessionQuery { now: after(10), ..query(of_alice) };
     assert_eq!(list(&store, of_alice).await.len(), 3);
     let all = RevocationTarget::Subject {
         tenant: Tenant::default(),

@@ -6,17 +6,17 @@ use countersign::{
         policy::OnQuota,
         quota::{MOST_EVICTED, MOST_READ},
         revocation::{BlacklistEntry, Revoked},
+        search::{SessionQuery, SessionSearch},
         session::{EndReason, Session},
-        text::Tenant,
         time::Timestamp,
     },
-    store::{Created, Creation, FeedEntry, SessionQuery, Store},
+    store::{Created, Creation, FeedEntry, Store},
 };
 use futures_util::future::join_all;
 
 use crate::support::{
-    ALL, after, assert_unchanged, create, create_all, ended_without_note, entries, list, query,
-    read, revoke_session, rotate, session, text, unlimited,
+    after, assert_unchanged, create, create_all, ended_without_note, entries, list, query, read,
+    revoke_session, rotate, session, text, unlimited,
 };
 
 fn limited(session: Session, max_sessions: u32, on_quota: OnQuota) -> Creation {
@@ -168,7 +168,8 @@ pub async fn a_limit_that_was_lowered_far_is_reached_over_several_creations(stor
 
 /// Returns the live sessions, the oldest first.
 async fn live(store: &dyn Store) -> Vec<SessionId> {
-    let query = SessionQuery { live: Some(true), now: after(400), ..query(&Tenant::default()) };
+    let live = SessionSearch { live: Some(true), ..SessionSearch::default() };
+    let query = SessionQuery { now: after(400), ..query(live) };
     let mut live = list(store, query).await;
     live.reverse();
     live
@@ -223,13 +224,12 @@ pub async fn concurrent_creations_of_one_subject_evict_all_sessions_over_the_lim
             })
             .sum();
         assert_eq!(evicted, 40 - 3, "of {max}");
-        let query = SessionQuery {
+        let search = SessionSearch {
             subject: Some(subject(0).subject),
             live: Some(true),
-            now: after(400),
-            limit: ALL,
-            ..query(&Tenant::default())
+            ..SessionSearch::default()
         };
+        let query = SessionQuery { now: after(400), ..query(search) };
         assert_eq!(list(store, query).await.len(), usize::try_from(max).unwrap());
     }
 }

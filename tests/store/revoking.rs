@@ -7,11 +7,12 @@ use countersign::{
         revocation::{
             BlacklistEntry, CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked,
         },
+        search::{SessionQuery, SessionSearch},
         session::{EndReason, Ended, Session},
         text::Tenant,
         time::Timestamp,
     },
-    store::{Created, FeedEntry, Refreshed, RevocationOutcome, SessionQuery, Store},
+    store::{Created, FeedEntry, Refreshed, RevocationOutcome, Store},
 };
 use futures_util::future::join_all;
 
@@ -230,7 +231,8 @@ pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_subjec
 
     end_covered(store, &store.unfinished().await.unwrap()[0], 10).await;
     assert_eq!(store.unfinished().await.unwrap(), []);
-    let query = SessionQuery { live: Some(true), now: after(302), ..query(&Tenant::default()) };
+    let live_ones = SessionSearch { live: Some(true), ..SessionSearch::default() };
+    let query = SessionQuery { now: after(302), ..query(live_ones) };
     assert_eq!(list(store, query).await, [live.id, there[0].id]);
     assert_eq!(read(store, &there[257]).await.ended.unwrap(), ended(after(300)));
 }

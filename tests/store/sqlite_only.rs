@@ -10,13 +10,15 @@ use std::{
 
 use countersign::{
     domain::{
-        ids::TokenId,
+        audit::{AuditAction, AuditEntry, AuditRecord},
+        ids::{AuditId, TokenId},
         key::{Key, KeyAlgorithm, RingVersion, SealedKey},
         policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{RETENTION_MARGIN, RevocationTarget},
         session::{RequestFingerprint, Session},
         text::Tenant,
+        who::Who,
     },
     store::{
         Created, Creation, Store, StoreError,
@@ -25,15 +27,17 @@ use countersign::{
     },
 };
 use diesel::{
-    Connection, RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql,
-    sql_types::BigInt,
+    Connection, RunQueryDsl, SqliteConnection,
+    connection::SimpleConnection,
+    dsl::sql,
+    sql_types::{BigInt, Text},
 };
 use tempfile::TempDir;
 
 use crate::support::{
     after, assert_unchanged, attempt, create, create_all, entries, list, query, read, read_feed,
     record_expiries, revoke, revoke_session, revoke_tenant, revoke_token, rich_session, rotate,
-    seconds, session, take_back_migrations, text, unlimited,
+    search, seconds, session, take_back_migrations, text, unlimited,
 };
 
 fn home() -> (TempDir, PathBuf) {
@@ -96,14 +100,14 @@ async fn all_data_is_read_back_after_the_file_is_reopened() {
     };
     let change = RingChange { version: RingVersion(0), put: vec![key.clone()], drop: vec![] };
     store.change_ring(change).await.unwrap().unwrap();
-    let sessions = store.sessions(query(&text("acme"))).await.unwrap();
+    let sessions = store.sessions(query(search(&text("acme")))).await.unwrap();
     let entries_before = entries(&store).await;
     let tenants = store.unfinished().await.unwrap();
-    assert_eq!((sessions.len(), entries_before.len(), tenants.len()), (3, 3, 1));
+    assert_eq!((sessions.found.len(), entries_before.len(), tenants.len()), (3, 3, 1));
 
     drop(store);
     let store = open(&path).await;
-    assert_eq!(store.sessions(query(&text("acme"))).await.unwrap(), sessions);
+    assert_eq!(store.sessions(query(search(&text("acme")))).await.unwrap(), sessions);
     assert_unchanged(&store, &[rotated]).await;
     assert_eq!(entries(&store).await, entries_before);
     assert_eq!(store.unfinished().await.unwrap(), tenants);
@@ -397,7 +401,32 @@ async fn the_space_of_deleted_rows_is_released_in_bounded_steps() {
     assert_eq!(fs::metadata(&path).unwrap().len(), u64::try_from(all * 4096).unwrap());
     check_whole(&path).unwrap();
     let store = open(&path).await;
-    assert_eq!(list(&store, query(&rich_session(0).tenant)).await.len(), 100);
+    assert_eq!(list(&store, query(search(&rich_session(0).tenant))).await.len(), 100);
+}
+
+/// People read the file with the sqlite3 shell, which shows bytes and numbers of the tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_views_show_identifiers_and_instants_as_texts() {
+    let (_home, path) = home();
+    let store = open(&path).await;
+    let there = create(&store, session(1)).await;
+    revoke_session(&store, &there, after(5)).await;
+    let record = AuditRecord::new(AuditAction::SessionRevoked, after(5), Who::Service, None);
+    let id = AuditId::new(after(5), 1, [5; 6]);
+    let entry = AuditEntry { id, record: record.about(&there), left_out: 0 };
+    store.append_audit(vec![entry]).await.unwrap();
+    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    let mut read = |columns: &str, view: &str| -> String {
+        let statement = format!("(SELECT {columns} FROM {view})");
+        diesel::select(sql::<Text>(&statement)).get_result(&mut connection).unwrap()
+    };
+    let (id, at) = (there.id, "2023-11-14T22:13:25.000Z");
+    assert_eq!(
+        read("session_id || ' ' || created_at || ' ' || ended_at", "readable_sessions"),
+        format!("{id} 2023-11-14T22:13:21.000Z {at}")
+    );
+    assert_eq!(read("id || ' ' || revoked_at", "readable_blacklist"), format!("{id} {at}"));
+    assert_eq!(read("session_id || ' ' || at", "readable_audit"), format!("{id} {at}"));
 }
 
 /// A file of an older version can release space only after the whole file was rewritten, and a

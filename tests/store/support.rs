@@ -17,16 +17,17 @@ use countersign::{
         policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{Revocation, RevocationTarget, Seq},
+        search::{SessionQuery, SessionSearch},
         session::{
             Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint,
             Session,
         },
         text::{Note, Tenant},
         time::Timestamp,
+        who::Who,
     },
     store::{
-        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, SessionQuery, Store,
-        StoreError, Unfinished,
+        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, Store, StoreError, Unfinished,
         replicas::{Answer, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
     },
 };
@@ -94,6 +95,7 @@ pub fn session(n: u32) -> Session {
             reauthentication_lifetime: None,
         },
         created_at: at,
+        created_by: None,
         refreshed_at: at,
         idle_expires_at: at.plus(seconds(600)),
         expires_at: at.plus(seconds(3600)),
@@ -141,6 +143,7 @@ pub fn rich_session(n: u32) -> Session {
             ip_address: text("2001:db8::7"),
             label: text("Zoë’s Telefon"),
         },
+        created_by: Some(Who::Named(text("login.example"))),
         policy: SessionPolicy {
             name: text("strict"),
             access_token_ttl: Duration::from_millis(90_500),
@@ -380,20 +383,18 @@ pub async fn purge_watermark(store: &dyn Store) -> Timestamp {
     read_feed(store, Seq::default(), ALL).await.purge_watermark
 }
 
-/// Returns a query for all sessions of a tenant in one page.
-pub fn query(tenant: &Tenant) -> SessionQuery {
-    SessionQuery {
-        tenant: tenant.clone(),
-        subject: None,
-        live: None,
-        now: START,
-        before: None,
-        limit: ALL,
-    }
+/// Returns a search for all sessions of a tenant.
+pub fn search(tenant: &Tenant) -> SessionSearch {
+    SessionSearch { tenant: tenant.clone(), ..SessionSearch::default() }
+}
+
+/// Returns a query for all sessions of a search in one page.
+pub fn query(search: SessionSearch) -> SessionQuery {
+    SessionQuery { search, now: START, after: None, limit: ALL }
 }
 
 pub async fn list(store: &dyn Store, query: SessionQuery) -> Vec<SessionId> {
-    store.sessions(query).await.unwrap().into_iter().map(|session| session.id).collect()
+    store.sessions(query).await.unwrap().found.into_iter().map(|session| session.id).collect()
 }
 
 pub fn ids<'a>(sessions: impl IntoIterator<Item = &'a Session>) -> Vec<SessionId> {

@@ -7,6 +7,7 @@ use countersign::{
         ids::{SessionId, TokenId},
         refresh::RefreshRefusal,
         revocation::RevocationTarget,
+        search::SessionSearch,
         session::Session,
         text::Tenant,
         time::Timestamp,
@@ -235,7 +236,7 @@ pub async fn sessions_are_deleted_by_the_time_at_which_they_ended_or_expired(sto
     let edge = create(store, Session { idle_expires_at: after(70), ..session(3) }).await;
     let live = create(store, session(4)).await;
     let left = |expected: &[&Session]| ids(expected.iter().copied());
-    let all = query(&Tenant::default());
+    let all = query(SessionSearch::default());
 
     record_expiries(store, after(80)).await;
     assert_eq!(
@@ -275,6 +276,6 @@ pub async fn one_call_deletes_no_more_sessions_than_the_limit(store: &dyn Store)
     record_expiries(store, LATE).await;
     for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {
         assert_eq!(store.delete_old_sessions(LATE, 2).await.unwrap(), deleted);
-        assert_eq!(list(store, query(&Tenant::default())).await.len(), left);
+        assert_eq!(list(store, query(SessionSearch::default())).await.len(), left);
     }
 }

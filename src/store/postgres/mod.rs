@@ -34,11 +34,11 @@ use self::{
     },
     feed::{entries, renewals::PostgresRenewalClient, wake_up},
     open_error::OpenError,
-    sessions::{create, expiries, oldest_live::OldestLive, reads, refresh, sweep},
+    sessions::{create, expiries, oldest_live::OldestLive, reads, refresh, search, sweep},
 };
 use super::{
-    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
-    SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
+    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, Store,
+    StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
     counts::StoreCounts,
     replicas::{Members, RenewalClient},
@@ -52,6 +52,7 @@ use crate::domain::{
     key::RefreshKeyId,
     refresh::RefreshAttempt,
     revocation::{FeedPosition, Revocation, Seq},
+    search::{AuditPlace, AuditQuery, Part, SessionQuery},
     session::{Ended, Session},
     time::Timestamp,
 };
@@ -339,8 +340,25 @@ impl Store for PostgresStore {
         with_connection!(self, reads::session, id)
     }
 
-    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError> {
-        with_connection!(self, reads::sessions, query)
+    async fn sessions(
+        &self,
+        query: SessionQuery,
+    ) -> Result<Part<Vec<Session>, SessionId>, StoreError> {
+        with_connection!(self, search::sessions, query)
+    }
+
+    async fn count_sessions(
+        &self,
+        query: SessionQuery,
+    ) -> Result<Part<i64, SessionId>, StoreError> {
+        with_connection!(self, search::count, query)
+    }
+
+    async fn audit(
+        &self,
+        query: AuditQuery,
+    ) -> Result<Part<Vec<AuditEntry>, AuditPlace>, StoreError> {
+        with_connection!(self, audit::search::records, query)
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {

@@ -26,6 +26,7 @@ use crate::{
             RequestFingerprint, Session,
         },
         time::{Timestamp, micros},
+        who::Who,
     },
     store::{StoreError, Unfinished},
 };
@@ -124,6 +125,7 @@ pub struct SessionRow {
     request_fingerprint: Option<Vec<u8>>,
     metadata: JsonbText,
     reauthentication_lifetime: Option<PgInterval>,
+    created_by: Option<String>,
     authentication_id: Option<Uuid>,
     reauthentication_id: Option<String>,
     reauthentication_fingerprint: Option<Vec<u8>>,
@@ -239,6 +241,12 @@ fn identified_request(
     }))
 }
 
+/// Reads the party that created a session.
+fn who(name: Option<String>) -> Result<Option<Who>, StoreError> {
+    let read = |name| Who::from_name(name).map_err(|error| damaged("sessions.created_by", error));
+    name.map(read).transpose()
+}
+
 impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
@@ -270,6 +278,7 @@ impl TryFrom<SessionRow> for Session {
             },
             policy,
             created_at: timestamp(row.created_at),
+            created_by: who(row.created_by)?,
             refreshed_at: timestamp(row.refreshed_at),
             idle_expires_at: timestamp(row.idle_expires_at),
             expires_at: timestamp(row.expires_at),

@@ -39,7 +39,8 @@ macro_rules! with_new_columns {
             "request_id" "",
             "request_fingerprint" "",
             "metadata" "::jsonb",
-            "reauthentication_lifetime" ""
+            "reauthentication_lifetime" "",
+            "created_by" ""
         }
     };
 }
@@ -91,6 +92,7 @@ diesel::table! {
         request_fingerprint -> Nullable<Binary>,
         metadata -> Jsonb,
         reauthentication_lifetime -> Nullable<Interval>,
+        created_by -> Nullable<Text>,
         authentication_id -> Nullable<Uuid>,
         reauthentication_id -> Nullable<Text>,
         reauthentication_fingerprint -> Nullable<Binary>,
@@ -115,6 +117,25 @@ diesel::table! {
         reason -> Text,
         note -> Text,
         unfinished -> Bool,
+    }
+}
+
+diesel::table! {
+    /// All columns except `peer`, which is read as a text (`host(peer)`).
+    audit (at, id) {
+        at -> Timestamptz,
+        id -> Uuid,
+        session_id -> Nullable<Uuid>,
+        sessions -> Nullable<BigInt>,
+        left_out -> BigInt,
+        action -> Text,
+        caller -> Text,
+        tenant -> Nullable<Text>,
+        subject -> Nullable<Text>,
+        kid -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        note -> Text,
+        x_request_id -> Nullable<Text>,
     }
 }
 

@@ -2,6 +2,7 @@
 //! that is synced at each commit.
 
 mod audit;
+mod audit_search;
 pub mod backup;
 mod change;
 mod connection;
@@ -14,6 +15,7 @@ mod renewals;
 mod ring;
 mod rows;
 mod schema;
+mod search;
 mod sizes;
 mod space;
 mod stamp;
@@ -29,8 +31,8 @@ use std::{
 
 use async_trait::async_trait;
 use diesel::{
-    BoolExpressionMethods, Connection as _, ExpressionMethods, OptionalExtension, QueryDsl,
-    SelectableHelper, SqliteConnection, dsl, sql_types::Bool,
+    Connection as _, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
+    SqliteConnection, dsl, sql_types::Bool,
 };
 use diesel_async::{
     AsyncConnection, RunQueryDsl, SimpleAsyncConnection,
@@ -51,8 +53,8 @@ use self::{
     writes::CountedRevocation,
 };
 use super::{
-    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
-    SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
+    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, Store,
+    StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, Failure, GroupCommit, Retry, Shape},
     counts::{ConnectionCounts, StoreCounts, Waiting},
     replicas::RenewalClient,
@@ -68,6 +70,7 @@ use crate::domain::{
     refresh::RefreshAttempt,
     revocation::{FeedPosition, Revocation, RevocationTarget, Seq, Timeline},
     revoke::UncoveredCount,
+    search::{AuditPlace, AuditQuery, Part, SessionQuery},
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
@@ -224,33 +227,6 @@ impl SqliteStore {
     }
 }
 
-/// Lists the sessions that are not marked as over if `live` is true, and otherwise those that are.
-/// A query for live sessions alone also leaves out sessions that have expired but are not marked
-/// yet.
-async fn list_sessions(
-    reader: &mut Connection,
-    query: &SessionQuery,
-    live: bool,
-) -> Result<Vec<Session>, StoreError> {
-    let mut statement = sessions::table
-        .filter(sessions::tenant.eq(&*query.tenant).and(sessions::is_over.eq(!live)))
-        .order(sessions::id.desc())
-        .limit(query.limit)
-        .select(SessionRow::as_select())
-        .into_boxed();
-    if let Some(subject) = &query.subject {
-        statement = statement.filter(sessions::subject.eq(&**subject));
-    }
-    if let Some(before) = query.before {
-        statement = statement.filter(sessions::id.lt(before.bytes().to_vec()));
-    }
-    if query.live == Some(true) {
-        statement = statement.filter(sessions::idle_expires_at.gt(query.now.micros()));
-    }
-    let rows = statement.load(reader).await?;
-    rows.into_iter().map(Session::try_from).collect()
-}
-
 /// Applies writes one after the other.
 fn apply_each<W, O>(
     connection: &mut SqliteConnection,
@@ -269,6 +245,10 @@ async fn pool(path: &Path, size: u32) -> Result<Pool<Connection>, PoolError> {
         Box::pin(async move {
             let mut connection = <Connection as AsyncConnection>::establish(path).await?;
             let settings = connection.batch_execute(connection::READER_SETTINGS).await;
+            let settings = match settings {
+                Ok(()) => connection.spawn_blocking(search::register_functions).await,
+                Err(error) => Err(error),
+            };
             settings.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
             Ok(connection)
         })
@@ -412,18 +392,25 @@ impl Store for SqliteStore {
         row.map(Session::try_from).transpose()
     }
 
-    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError> {
-        let mut reader = self.reader().await?;
-        match query.live {
-            Some(live) => list_sessions(&mut reader, &query, live).await,
-            None => {
-                // The live sessions are read first. So a session that ends between the two reads is
-                // in both lists; in the other order it could be missing from both.
-                let live = list_sessions(&mut reader, &query, true).await?;
-                let over = list_sessions(&mut reader, &query, false).await?;
-                Ok(query.merge(live, over))
-            }
-        }
+    async fn sessions(
+        &self,
+        query: SessionQuery,
+    ) -> Result<Part<Vec<Session>, SessionId>, StoreError> {
+        search::sessions(&mut *self.reader().await?, query).await
+    }
+
+    async fn count_sessions(
+        &self,
+        query: SessionQuery,
+    ) -> Result<Part<i64, SessionId>, StoreError> {
+        search::count(&mut *self.reader().await?, query).await
+    }
+
+    async fn audit(
+        &self,
+        query: AuditQuery,
+    ) -> Result<Part<Vec<AuditEntry>, AuditPlace>, StoreError> {
+        audit_search::search(&mut *self.reader().await?, query).await
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {

@@ -19,6 +19,7 @@ use crate::{
         },
         text::{Subject, Tenant},
         time::{Timestamp, micros},
+        who::Who,
     },
     store::{FeedEntry, StoreError, Unfinished},
 };
@@ -61,6 +62,7 @@ pub struct SessionRow {
     reauthentication_lifetime: Option<i64>,
     reauthentication_id: Option<String>,
     reauthentication_fingerprint: Option<Vec<u8>>,
+    created_by: Option<String>,
     ended_at: Option<i64>,
     end_reason: Option<String>,
     end_note: Option<String>,
@@ -161,6 +163,7 @@ impl From<&Session> for SessionRow {
                 .reauthentication
                 .as_ref()
                 .map(|request| request.fingerprint.0.to_vec()),
+            created_by: session.created_by.as_ref().map(|who| who.as_str().to_owned()),
             ended_at: ended.map(|ended| ended.at.micros()),
             end_reason: ended.map(|ended| ended.reason.as_str().to_owned()),
             end_note: ended.map(|ended| ended.note.to_string()),
@@ -200,6 +203,12 @@ fn identified_request(
     }))
 }
 
+/// Reads the party that created a session.
+fn who(name: Option<String>) -> Result<Option<Who>, StoreError> {
+    let read = |name| Who::from_name(name).map_err(|error| damaged("sessions.created_by", error));
+    name.map(read).transpose()
+}
+
 impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
@@ -234,6 +243,7 @@ impl TryFrom<SessionRow> for Session {
             },
             policy,
             created_at: Timestamp::from_micros(row.created_at),
+            created_by: who(row.created_by)?,
             refreshed_at: Timestamp::from_micros(row.refreshed_at),
             idle_expires_at: Timestamp::from_micros(row.idle_expires_at),
             expires_at: Timestamp::from_micros(row.expires_at),

@@ -37,6 +37,7 @@ diesel::table! {
         reauthentication_lifetime -> Nullable<BigInt>,
         reauthentication_id -> Nullable<Text>,
         reauthentication_fingerprint -> Nullable<Binary>,
+        created_by -> Nullable<Text>,
         ended_at -> Nullable<BigInt>,
         end_reason -> Nullable<Text>,
         end_note -> Nullable<Text>,

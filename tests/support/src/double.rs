@@ -19,12 +19,13 @@ use countersign::{
         key::RefreshKeyId,
         refresh::RefreshAttempt,
         revocation::{FeedPosition, Revocation, Seq},
+        search::{AuditPlace, AuditQuery, Part, SessionQuery},
         session::{Ended, Session},
         time::Timestamp,
     },
     store::{
         Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
-        SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
+        Store, StoreError, SweptRevocations, Unfinished,
         counts::StoreCounts,
         replicas::{Members, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::{RingChange, SealedRing},
@@ -271,9 +272,19 @@ impl Store for Double {
         self.real.session(id).await
     }
 
-    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>> {
+    async fn sessions(&self, query: SessionQuery) -> Result<Part<Vec<Session>, SessionId>> {
         self.check()?;
         self.real.sessions(query).await
+    }
+
+    async fn count_sessions(&self, query: SessionQuery) -> Result<Part<i64, SessionId>> {
+        self.check()?;
+        self.real.count_sessions(query).await
+    }
+
+    async fn audit(&self, query: AuditQuery) -> Result<Part<Vec<AuditEntry>, AuditPlace>> {
+        self.check()?;
+        self.real.audit(query).await
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>> {

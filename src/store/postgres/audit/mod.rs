@@ -3,6 +3,7 @@
 //! do so from the service's role.
 
 pub mod partitions;
+pub mod search;
 
 use std::sync::{Mutex, PoisonError};
 

@@ -23,7 +23,7 @@ use super::{
     quota_lock::{SubjectLock, subject_locks},
 };
 use crate::{
-    domain::{ids::SessionId, session::Session},
+    domain::{ids::SessionId, session::Session, who::Who},
     store::Creation,
 };
 
@@ -274,5 +274,6 @@ fn with_columns<'a, 'r>(insert: Insert<'a, 'r>) -> Insert<'a, 'r> {
         .column::<Nullable<Interval>, _>(|new| {
             new.session.policy.reauthentication_lifetime.map(interval)
         })
+        .column::<Nullable<Text>, _>(|new| new.session.created_by.as_ref().map(Who::as_str))
         .column::<Nullable<BigInt>, _>(|new| new.most_others)
 }

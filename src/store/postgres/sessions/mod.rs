@@ -12,4 +12,5 @@ mod quota_lock;
 pub mod reads;
 pub mod refresh;
 mod revoke;
+pub mod search;
 pub mod sweep;
