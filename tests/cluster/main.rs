@@ -13,6 +13,7 @@ mod lapsed;
 mod listing;
 mod load;
 mod metrics;
+mod reauthenticating;
 mod refreshing;
 mod replicas;
 mod restore;

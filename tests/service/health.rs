@@ -141,6 +141,7 @@ pub async fn reflection_lists_the_services() {
     assert_eq!(
         names,
         [
+            "countersign.v1.AuditService",
             "countersign.v1.KeyService",
             "countersign.v1.SessionService",
             "grpc.health.v1.Health",
