@@ -43,8 +43,23 @@ fn reauthentication() -> Reauthentication {
 }
 
 fn decide_at(now: Timestamp, session: &Session, kind: ChangeKind) -> ChangeDecision {
-    let change =
-        SessionChange { session_id: session.id, reach: Arc::default(), now, may_add: true, kind };
+    decide_under(LivePolicies::default(), now, session, kind)
+}
+
+fn decide_under(
+    live_policies: LivePolicies,
+    now: Timestamp,
+    session: &Session,
+    kind: ChangeKind,
+) -> ChangeDecision {
+    let change = SessionChange {
+        session_id: session.id,
+        reach: Arc::default(),
+        now,
+        may_add: true,
+        live_policies: Arc::new(live_policies),
+        kind,
+    };
     let Ok(decision) =
         change.decide(Some(session.clone()), |_: &Session| Ok::<_, Infallible>(false));
     decision

@@ -224,7 +224,7 @@ pub async fn a_used_refresh_token_ends_its_session_also_at_a_reauthentication(st
     presenting.presented = Some(Presented { generation: 1, secret: current.lineage.secret });
     let presenting = change(before.id, after(40), ChangeKind::Reauthenticate(Box::new(presenting)));
     let reused = store.change_session(presenting).await.unwrap();
-    let Changed::Reused { position, .. } = reused else { panic!("{reused:?}") };
+    let Changed::Ended { position, .. } = reused else { panic!("{reused:?}") };
     let ended = read(store, &before).await.ended.unwrap();
     assert_eq!((ended.at, ended.reason), (after(40), EndReason::RefreshTokenReused));
     let entry = entries(store).await.pop().unwrap();

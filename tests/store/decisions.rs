@@ -205,7 +205,7 @@ pub async fn random_refreshes_are_decided_as_the_domain_decides(store: &dyn Stor
                 seen.insert("replayed");
                 *session
             }
-            (RefreshDecision::End { session, .. }, Refreshed::Reused { session: now, .. }) => {
+            (RefreshDecision::End { session, .. }, Refreshed::Ended { session: now, .. }) => {
                 assert_eq!(session, now, "{case}");
                 seen.insert("ended");
                 *session

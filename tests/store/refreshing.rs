@@ -100,7 +100,7 @@ pub async fn replays_until_used_remain_possible_after_the_grace_until_the_next_r
     let next = rotate(store, &current, after(320)).await;
     let old = RefreshAttempt { generation: 1, ..attempt(&next, after(320)) };
     let reused = store.refresh_session(old).await.unwrap();
-    let Refreshed::Reused { .. } = reused else {
+    let Refreshed::Ended { .. } = reused else {
         panic!("the next refresh token was used: {reused:?}")
     };
     let entry = entries(store).await.pop().unwrap();
@@ -120,7 +120,7 @@ pub async fn a_reuse_ends_the_session_and_stops_its_tokens(store: &dyn Store) {
     let expected = current.clone().end(ended.clone());
 
     let reused = store.refresh_session(with_previous_token(&current, now)).await.unwrap();
-    let Refreshed::Reused { session, position } = reused else {
+    let Refreshed::Ended { session, position } = reused else {
         panic!("the grace has passed: {reused:?}")
     };
     assert_eq!(*session, expected);
