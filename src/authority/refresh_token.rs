@@ -39,7 +39,9 @@ pub(super) fn record_end(
             AuditAction::RefreshReused
         }
     };
-    audit.record(AuditRecord { reason, ..AuditRecord::by(by, action, at).about(session) });
+    let sessions = (action == AuditAction::SessionExpired).then_some(1);
+    let record = AuditRecord::by(by, action, at).about(session);
+    audit.record(AuditRecord { reason, sessions, ..record });
 }
 
 /// Returns the error for the caller whose request ended a session.
