@@ -113,39 +113,37 @@ impl Reloader {
     async fn reload_settings(&self, logged: &mut LastLogged) {
         let before = self.in_force.borrow().clone();
         let reading = before.clone();
-        let read = match off_runtime(move || reading.read_again()).await {
-            Ok(read) => read,
-            Err(error) => {
-                return log_once(
-                    &mut logged.settings,
-                    format!("settings stay as they are: {error}"),
-                );
+        let reloaded = off_runtime(move || {
+            let read = reading.read_again().map_err(|error| error.to_string())?;
+            let config = reading.reloaded(&read);
+            let config = config.map_err(|error| format!("a restart is needed: {error}"))?;
+            Ok::<_, String>((read, config))
+        });
+        let (read, config) = match reloaded.await {
+            Ok((read, _)) if read.callers.is_empty() && !self.parts.callers.is_open() => {
+                let problem = "settings stay as they are: the configuration names no callers any \
+                               more, and only a restart opens the service to everybody";
+                return log_once(&mut logged.settings, problem.to_owned());
             }
-        };
-        if read.callers.is_empty() && !self.parts.callers.is_open() {
-            let problem = "settings stay as they are: the configuration names no callers any more, \
-                           and only a restart opens the service to everybody";
-            return log_once(&mut logged.settings, problem.to_owned());
-        }
-        let reloaded = before.reloaded(&read).map_err(|error| error.to_string());
-        let config = match reloaded.and_then(|config| {
-            self.parts.apply(&before, &config)?;
-            Ok(Arc::new(config))
-        }) {
-            Ok(config) => config,
+            Ok(reloaded) => reloaded,
             Err(error) => {
-                let problem = format!("settings stay as they are until a restart: {error}");
+                let problem = format!("settings stay as they are: {error}");
                 return log_once(&mut logged.settings, problem);
             }
         };
+        let waiting = read.differences(&config);
         let changed = config.differences(&before);
         if !changed.is_empty() {
+            if let Err(error) = self.parts.apply(&before, &config) {
+                let problem = format!("settings stay as they are: {error}");
+                return log_once(&mut logged.settings, problem);
+            }
             let settings = listed(&changed);
             tracing::info!(settings, "settings have changed");
             self.record(&settings);
+            self.in_force.send_replace(Arc::new(config));
         }
-        self.in_force.send_replace(config.clone());
-        self.warn_of_restart(&read.differences(&config), logged);
+        self.warn_of_restart(&waiting, logged);
     }
 
     /// Logs the settings that have changed in the file, and are not in force before a restart.

@@ -49,8 +49,8 @@ use crate::{
     token::verified_cache::VerifiedCache,
 };
 
-/// The part of the configuration that the use cases need. Each call uses one version of it
-/// ([`Authority::replace_settings`]).
+/// The part of the configuration that the use cases need. It may be replaced while calls are under
+/// way ([`Authority::replace_settings`]); each decision uses one version.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The `iss` of access tokens.
@@ -150,7 +150,7 @@ impl Authority {
         }
     }
 
-    /// Returns the settings in force. A call reads them once, so that it sees one version of them.
+    /// Returns the settings in force.
     fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
     }

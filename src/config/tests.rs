@@ -651,7 +651,7 @@ fn wrong_rules_of_clients_and_policies_are_refused_with_the_way_out() {
             "[policies.default]\nrefresh = 'reuse'\n[policies.p]\nreplay = 'until_used'",
             "setting policies.p.replay: does not go with refresh = \"reuse\"",
         ),
-        ("[policies.p]\nrefresh = 'never'", "setting policies.p.refresh: \"never\""),
+        ("[policies.p]\nrefresh = 'never'", "setting policies.p.refresh in FILE: \"never\""),
     ] {
         let error = load(text).err().unwrap_or_default();
         assert!(error.starts_with(problem), "{text}: {error}");
