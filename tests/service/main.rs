@@ -245,7 +245,7 @@ macro_rules! engine {
             a_refresh_token_that_is_reused_stays_the_same_and_yields_working_access_tokens,
             a_refresh_of_a_reused_token_revokes_the_access_token_before_if_the_policy_says_so,
             a_reauthentication_replaces_a_reused_refresh_token,
-            settings_change_while_the_service_runs_and_a_mistake_changes_nothing,
+            settings_change_while_the_service_runs,
             an_update_does_not_apply_stricter_limits,
         }
         refresh {

@@ -149,11 +149,12 @@ pub async fn a_reauthentication_writes_the_stricter_limits_that_reach_the_sessio
     assert_eq!(next.policy.reauthentication_lifetime, Some(seconds(900)));
     assert_eq!((next.extended_at, next.expires_at), (Some(after(100)), after(1000)));
 
-    let (now, before) = (after(600), next);
-    match store.change_session(under(&before, now)).await.unwrap() {
-        Changed::Ended { session, .. } => {
+    let idle = create(store, rich_session(2)).await;
+    match store.change_session(under(&idle, after(502))).await.unwrap() {
+        Changed::Ended { session, position } => {
             assert_eq!(session.ended.as_ref().unwrap().reason, EndReason::ExpiredIdle);
-            assert_unchanged(store, &[*session]).await;
+            assert_eq!(entries(store).await.pop().unwrap().seq, position.seq);
+            assert_unchanged(store, &[next, *session]).await;
         }
         other => panic!("it was not refreshed in time: {other:?}"),
     }
