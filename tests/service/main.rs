@@ -153,6 +153,7 @@ macro_rules! engine {
         }
         gateways {
             both_kinds_of_gateways_get_the_same_answers,
+            the_settings_for_gateways_change_while_the_service_runs,
             checks_are_answered_in_every_form_in_which_envoy_may_send_them,
             the_application_gets_the_verified_identity_and_no_header_that_the_client_forged,
             claim_values_are_encoded_so_that_they_cannot_break_a_header,
