@@ -112,19 +112,21 @@ impl Reloader {
 
     async fn reload_settings(&self, logged: &mut LastLogged) {
         let before = self.in_force.borrow().clone();
-        let reading = before.clone();
+        let (reading, is_open) = (before.clone(), self.parts.callers.is_open());
         let reloaded = off_runtime(move || {
             let read = reading.read_again().map_err(|error| error.to_string())?;
+            if read.callers.is_empty() && !is_open {
+                return Err(
+                    "the configuration names no callers any more, and only a restart opens \
+                            the service to everybody"
+                        .to_owned(),
+                );
+            }
             let config = reading.reloaded(&read);
             let config = config.map_err(|error| format!("a restart is needed: {error}"))?;
-            Ok::<_, String>((read, config))
+            Ok((read, config))
         });
         let (read, config) = match reloaded.await {
-            Ok((read, _)) if read.callers.is_empty() && !self.parts.callers.is_open() => {
-                let problem = "settings stay as they are: the configuration names no callers any \
-                               more, and only a restart opens the service to everybody";
-                return log_once(&mut logged.settings, problem.to_owned());
-            }
             Ok(reloaded) => reloaded,
             Err(error) => {
                 let problem = format!("settings stay as they are: {error}");
