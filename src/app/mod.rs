@@ -206,16 +206,9 @@ pub async fn serve(
     let (schedule, of_sweeper) = watch::channel(config.sweeper.schedule.clone());
     let mut background =
         Background::start(of_sweeper, store.clone(), renewer, authority.clone(), &system);
-    let parts = ReloadedParts {
-        callers,
-        authority,
-        ports: ports.settings(),
-        schedule,
-        log_level: system.log_level.clone(),
-    };
-    let (in_force, settings) = watch::channel(Arc::new(config.clone()));
-    let (clock, audit_of_reload) = (system.clock.clone(), audit.clone());
-    let reloader = Reloader { in_force, parts, tls, clock, audit: audit_of_reload };
+    let log_level = system.log_level.clone();
+    let parts = ReloadedParts { callers, authority, ports: ports.settings(), schedule, log_level };
+    let (reloader, settings) = Reloader::new(config, parts, tls, system.clock, audit.clone());
     background.reload(reloader, shutdown.reload.clone());
     if let Some(queue) = audit_queue {
         background.write_audit(store.clone(), queue);

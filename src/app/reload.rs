@@ -71,15 +71,12 @@ impl ReloadedParts {
 /// Reloads certificates, and the settings that can change while the service runs.
 pub struct Reloader {
     /// The configuration in force.
-    pub in_force: watch::Sender<Arc<Config>>,
-    /// The parts of the service that use it.
-    pub parts: ReloadedParts,
-    /// The certificate, if there is one.
-    pub tls: Option<Arc<Tls>>,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
+    in_force: watch::Sender<Arc<Config>>,
+    parts: ReloadedParts,
+    tls: Option<Arc<Tls>>,
+    clock: Arc<dyn Clock>,
     /// Records the changes.
-    pub audit: Audit,
+    audit: Audit,
 }
 
 /// The problems that were logged last. The same problem is not logged again at each reload.
@@ -91,6 +88,19 @@ struct LastLogged {
 }
 
 impl Reloader {
+    /// Creates the reloader of a service that was started with this configuration. Also returns the
+    /// configuration in force.
+    pub fn new(
+        config: &Config,
+        parts: ReloadedParts,
+        tls: Option<Arc<Tls>>,
+        clock: Arc<dyn Clock>,
+        audit: Audit,
+    ) -> (Self, watch::Receiver<Arc<Config>>) {
+        let (in_force, settings) = watch::channel(Arc::new(config.clone()));
+        (Self { in_force, parts, tls, clock, audit }, settings)
+    }
+
     /// Reloads at an interval, and whenever `requests` is notified.
     pub async fn run(self, requests: Arc<Notify>) {
         let mut logged = LastLogged::default();
@@ -163,9 +173,9 @@ impl Reloader {
 
     /// Records that a part of the configuration has been replaced.
     fn record(&self, part: &str) {
-        let end = part.floor_char_boundary(Note::MAX_BYTES);
-        let note = Note::try_from(part.get(..end).unwrap_or_default().to_owned());
-        let note = note.unwrap_or_default();
+        // A note that is too long ends at a character's boundary.
+        let longest = (0..=Note::MAX_BYTES.min(part.len())).rev().find_map(|end| part.get(..end));
+        let note = Note::try_from(longest.unwrap_or_default().to_owned()).unwrap_or_default();
         let action = AuditAction::ConfigurationReloaded;
         let record = AuditRecord::new(action, self.clock.now(), Who::Service, None);
         self.audit.record(AuditRecord { note, ..record });

@@ -372,6 +372,13 @@ impl RawConfig {
         )
     }
 
+    /// Checks the sections that are used as they are.
+    fn check_sections(&self) -> Result<(), ConfigError> {
+        self.audit.check()?;
+        self.log.filter()?;
+        self.blacklist.check()
+    }
+
     /// Fills in the settings that were not given, and are derived from others.
     fn set_derived(
         &mut self,
@@ -506,9 +513,7 @@ impl Config {
         let lease = raw.lease.check()?;
         let replica = raw.replica.check(replica::host_name)?;
         let keys = raw.check_keys(&data_dir, &database, &lease, &tokens, &policies)?;
-        raw.audit.check()?;
-        raw.log.filter()?;
-        raw.blacklist.check()?;
+        raw.check_sections()?;
         written.policies = policies::written(&raw.policies, &policies);
         raw.set_derived(&data_dir, &tokens, &policies, &database);
         // `raw` and `written` may be printed, so neither may contain the password.

@@ -42,6 +42,41 @@ pub async fn lock_sessions(
     rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
 }
 
+const SAVE_SESSIONS: &str = "UPDATE sessions AS s
+    SET refreshed_at = given.refreshed_at,
+        idle_expires_at = given.idle_expires_at,
+        sweep_on = coalesce(given.ended_at, least(s.sweep_on, given.idle_expires_at)),
+        is_over = s.is_over OR given.ended_at IS NOT NULL,
+        generation = given.generation,
+        refresh_key = given.refresh_key,
+        access_token_id = given.access_token_id,
+        user_agent = given.user_agent,
+        ip_address = given.ip_address,
+        device_label = given.device_label,
+        ended_at = given.ended_at,
+        end_reason = given.end_reason,
+        end_note = given.end_note,
+        revision = given.revision,
+        access_token_ttl = given.access_token_ttl,
+        idle_timeout = given.idle_timeout,
+        refresh_mode = given.refresh_mode,
+        refresh_grace = given.refresh_grace,
+        replay = given.replay,
+        replay_limit = given.replay_limit,
+        on_refresh = given.on_refresh,
+        reauthentication_lifetime = given.reauthentication_lifetime,
+        expires_at = given.expires_at,
+        earlier_tokens_expire_at = given.earlier_tokens_expire_at
+    FROM unnest(
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+    ) AS given (
+        id, refreshed_at, idle_expires_at, generation, refresh_key, access_token_id, user_agent,
+        ip_address, device_label, ended_at, end_reason, end_note, revision, access_token_ttl,
+        idle_timeout, refresh_mode, refresh_grace, replay, replay_limit, on_refresh,
+        reauthentication_lifetime, expires_at, earlier_tokens_expire_at
+    )
+    WHERE s.id = given.id";
+
 /// Writes those columns of locked sessions that a refresh or a revocation alters, including the
 /// limits, which may have become stricter.
 pub async fn save_sessions(
@@ -52,61 +87,26 @@ pub async fn save_sessions(
         return Ok(());
     }
     let ended = |session: &Session| session.ended.clone();
-    let update = statement::<()>(
-        "UPDATE sessions AS s
-        SET refreshed_at = given.refreshed_at,
-            idle_expires_at = given.idle_expires_at,
-            sweep_on = coalesce(given.ended_at, least(s.sweep_on, given.idle_expires_at)),
-            is_over = s.is_over OR given.ended_at IS NOT NULL,
-            generation = given.generation,
-            refresh_key = given.refresh_key,
-            access_token_id = given.access_token_id,
-            user_agent = given.user_agent,
-            ip_address = given.ip_address,
-            device_label = given.device_label,
-            ended_at = given.ended_at,
-            end_reason = given.end_reason,
-            end_note = given.end_note,
-            revision = given.revision,
-            access_token_ttl = given.access_token_ttl,
-            idle_timeout = given.idle_timeout,
-            refresh_mode = given.refresh_mode,
-            refresh_grace = given.refresh_grace,
-            replay = given.replay,
-            replay_limit = given.replay_limit,
-            on_refresh = given.on_refresh,
-            reauthentication_lifetime = given.reauthentication_lifetime,
-            expires_at = given.expires_at,
-            earlier_tokens_expire_at = given.earlier_tokens_expire_at
-        FROM unnest(
-            ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
-        ) AS given (
-            id, refreshed_at, idle_expires_at, generation, refresh_key, access_token_id, user_agent,
-            ip_address, device_label, ended_at, end_reason, end_note, revision, access_token_ttl,
-            idle_timeout, refresh_mode, refresh_grace, replay, replay_limit, on_refresh,
-            reauthentication_lifetime, expires_at, earlier_tokens_expire_at
-        )
-        WHERE s.id = given.id",
-    )
-    .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.id.bytes())))
-    .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.refreshed_at)))
-    .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.idle_expires_at)))
-    .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.lineage.generation)))
-    .bind::<Array<Binary>, _>(column(changed, |session| session.lineage.key.0.to_vec()))
-    .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.access_token_id.bytes())))
-    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.user_agent))
-    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.ip_address))
-    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.label))
-    .bind::<Array<OptionalInstant>, _>(column(changed, |session| {
-        ended(session).map(|ended| instant(ended.at))
-    }))
-    .bind::<Array<OptionalText>, _>(column(changed, |session| {
-        ended(session).map(|ended| ended.reason.as_str())
-    }))
-    .bind::<Array<OptionalText>, _>(column(changed, |session| {
-        ended(session).map(|ended| ended.note.into_string())
-    }))
-    .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.revision)));
+    let update = statement::<()>(SAVE_SESSIONS)
+        .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.id.bytes())))
+        .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.refreshed_at)))
+        .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.idle_expires_at)))
+        .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.lineage.generation)))
+        .bind::<Array<Binary>, _>(column(changed, |session| session.lineage.key.0.to_vec()))
+        .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.access_token_id.bytes())))
+        .bind::<Array<Text>, _>(column(changed, |session| &*session.device.user_agent))
+        .bind::<Array<Text>, _>(column(changed, |session| &*session.device.ip_address))
+        .bind::<Array<Text>, _>(column(changed, |session| &*session.device.label))
+        .bind::<Array<OptionalInstant>, _>(column(changed, |session| {
+            ended(session).map(|ended| instant(ended.at))
+        }))
+        .bind::<Array<OptionalText>, _>(column(changed, |session| {
+            ended(session).map(|ended| ended.reason.as_str())
+        }))
+        .bind::<Array<OptionalText>, _>(column(changed, |session| {
+            ended(session).map(|ended| ended.note.into_string())
+        }))
+        .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.revision)));
     bind_limits(update, changed).execute(&mut **connection).await?;
     Ok(())
 }
