@@ -150,7 +150,7 @@ pub async fn a_reauthentication_writes_the_stricter_limits_that_reach_the_sessio
     assert_eq!((next.extended_at, next.expires_at), (Some(after(100)), after(1000)));
 
     let idle = create(store, rich_session(2)).await;
-    match store.change_session(under(&idle, after(502))).await.unwrap() {
+    match store.change_session(under(&idle, after(503))).await.unwrap() {
         Changed::Ended { session, position } => {
             assert_eq!(session.ended.as_ref().unwrap().reason, EndReason::ExpiredIdle);
             assert_eq!(entries(store).await.pop().unwrap().seq, position.seq);
