@@ -37,10 +37,7 @@ impl Authority {
         let fingerprint = new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
         self.ensure_current().await?;
         let now = self.clock.now();
-        let policy = settings
-            .policies
-            .choose(new.policy.as_ref(), &new.tenant, &new.client_id)
-            .map_err(|unknown| AuthorityError::field("policy", unknown))?;
+        let policy = policy_of(&new, &settings.policies)?;
         if new.authenticated_at.is_some_and(|at| at > now.plus(settings.leeway)) {
             return Err(AuthorityError::field("authenticated_at", "is in the future"));
         }
@@ -221,6 +218,12 @@ impl Authority {
         let tokens = self.issue(&earlier, earlier.access_token_id, earlier.refreshed_at, &[])?;
         Ok(Issued { session: earlier, tokens, now })
     }
+}
+
+fn policy_of<'a>(new: &NewSession, policies: &'a Policies) -> Result<&'a Policy, AuthorityError> {
+    policies
+        .choose(new.policy.as_ref(), &new.tenant, &new.client_id)
+        .map_err(|unknown| AuthorityError::field("policy", unknown))
 }
 
 fn audience_of(new: &NewSession, policies: &Policies) -> Result<Vec<Audience>, AuthorityError> {
