@@ -3,7 +3,10 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -78,8 +81,8 @@ pub struct EndCode {
 /// Logs calls that were slow.
 #[derive(Debug)]
 pub struct SlowCalls {
-    /// Calls that take at least this long are slow; zero if none is.
-    threshold: Duration,
+    /// Calls that take at least this many microseconds are slow; zero if none is.
+    threshold: AtomicU64,
     lines: Mutex<RateLimiter>,
 }
 
@@ -97,12 +100,24 @@ pub struct CallObserver {
 impl SlowCalls {
     /// Creates a logger of calls that take at least `threshold`; of none if it is zero.
     pub fn new(threshold: Duration, clock: Arc<dyn Clock>) -> Self {
-        Self { threshold, lines: Mutex::new(RateLimiter::new(SLOW_LINES, clock)) }
+        let slow = Self {
+            threshold: AtomicU64::default(),
+            lines: Mutex::new(RateLimiter::new(SLOW_LINES, clock)),
+        };
+        slow.set_threshold(threshold);
+        slow
+    }
+
+    /// Changes the time from which on a call is slow; if it is zero, none is.
+    pub fn set_threshold(&self, threshold: Duration) {
+        let micros = u64::try_from(threshold.as_micros()).unwrap_or(u64::MAX);
+        self.threshold.store(micros, Ordering::Relaxed);
     }
 
     /// Logs a call that has ended, if it was slow.
     fn log_if_slow(&self, record: &CallRecord, code: &str, took: Duration) {
-        if self.threshold.is_zero() || took < self.threshold || !record.kind.should_be_fast {
+        let threshold = Duration::from_micros(self.threshold.load(Ordering::Relaxed));
+        if threshold.is_zero() || took < threshold || !record.kind.should_be_fast {
             return;
         }
         let allowed = self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,5 +1,5 @@
 //! The signals that the process handles. The first SIGTERM or SIGINT starts a soft stop, the second
-//! stops the process at once, and SIGHUP reloads certificates and callers.
+//! stops the process at once, and SIGHUP reloads certificates and settings.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct Shutdown {
     pub soft: CancellationToken,
     /// Cancelled to stop at once.
     pub hard: CancellationToken,
-    /// Notified to reload certificates and callers.
+    /// Notified to reload certificates and settings.
     pub reload: Arc<Notify>,
 }
 

@@ -33,10 +33,8 @@ static KEY: LazyLock<Ed25519KeyPair> =
     LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap());
 static PUBLIC: LazyLock<DecodingKey> =
     LazyLock::new(|| DecodingKey::from_ed_der(KEY.public_key().as_ref()));
-static EXPECTED: LazyLock<Expectations> = LazyLock::new(|| Expectations {
-    issuer: "https://issuer".to_owned(),
-    max_ttl: Duration::from_secs(3600),
-});
+const EXPECTED: Expectations<'static> =
+    Expectations { issuer: "https://issuer", max_ttl: Duration::from_secs(3600) };
 
 /// Keys of other algorithms, which have signed nothing.
 static OTHERS: LazyLock<Vec<(Algorithm, DecodingKey)>> = LazyLock::new(|| {

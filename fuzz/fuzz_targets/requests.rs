@@ -280,7 +280,7 @@ fn fits_into_a_token(new: &NewSession) {
         let read = Unverified::parse(&token).unwrap().verify(
             Algorithm::EdDSA,
             &PUBLIC,
-            &Expectations { issuer, max_ttl },
+            &Expectations { issuer: &issuer, max_ttl },
         );
         assert_eq!(read, Ok(claims), "{token}");
     }

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::Notify, task::JoinSet};
+use croner::Cron;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
-use super::{System, reload::Reloader, settings::how_often};
+use super::{System, reload::Reloader};
 use crate::{
     authority::{
         Authority,
         audit::{AuditQueue, AuditWriter},
     },
-    config::Config,
     revocation::renewer::LeaseRenewer,
     store::Store,
     tasks,
@@ -22,7 +25,7 @@ pub struct Background(JoinSet<&'static str>);
 impl Background {
     /// Starts the tasks that every replica runs.
     pub fn start(
-        config: &Config,
+        schedule: watch::Receiver<Cron>,
         store: Arc<dyn Store>,
         renewer: LeaseRenewer,
         authority: Arc<Authority>,
@@ -32,16 +35,9 @@ impl Background {
         let wake_ups = renewer.wake_ups();
         let sized = authority.clone();
         tasks.spawn("the renewal of the lease", renewer.run());
-        let sweeper = tasks::sweeper::run(
-            authority.clone(),
-            system.clock.clone(),
-            config.sweeper.schedule.clone(),
-        );
+        let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), schedule);
         tasks.spawn("the sweeper", sweeper);
-        tasks.spawn(
-            "the rotation of the keys",
-            tasks::keys::run(authority.clone(), how_often(&config.keys), wake_ups.keys),
-        );
+        tasks.spawn("the rotation of the keys", tasks::keys::run(authority.clone(), wake_ups.keys));
         tasks.spawn(
             "the task that ends revoked sessions",
             tasks::cut_offs::run(authority, wake_ups.cut_offs),
@@ -51,10 +47,10 @@ impl Background {
         tasks
     }
 
-    /// Starts the task that reloads certificates and callers when they have changed, or when
+    /// Starts the task that reloads certificates and settings when their files have changed, or when
     /// `asked` is notified.
     pub fn reload(&mut self, reloader: Reloader, asked: Arc<Notify>) {
-        self.spawn("the reload of certificates and callers", reloader.run(asked));
+        self.spawn("the reload of certificates and settings", reloader.run(asked));
     }
 
     /// Starts the task that writes the records of the audit to its table.

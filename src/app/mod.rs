@@ -16,6 +16,7 @@ pub mod settings;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -63,7 +64,7 @@ use self::{
     database::{make_folders, postgres_options, require_database},
     keys::{Masters, open_keeper, require_master_key},
     ports::{Announcer, Ports, ServerState},
-    reload::Reloader,
+    reload::{ReloadedParts, Reloader},
     settings::{ceilings, settings},
 };
 
@@ -202,22 +203,21 @@ pub async fn serve(
         }
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
-    let mut background = Background::start(config, store.clone(), renewer, authority, &system);
-    let reloader = Reloader {
-        config: config.clone(),
-        callers,
-        tls,
-        clock: system.clock.clone(),
-        audit: audit.clone(),
-        log_level: system.log_level.clone(),
-    };
+    let (schedule, of_sweeper) = watch::channel(config.sweeper.schedule.clone());
+    let mut background =
+        Background::start(of_sweeper, store.clone(), renewer, authority.clone(), &system);
+    let log_level = system.log_level.clone();
+    let parts = ReloadedParts { callers, authority, ports: ports.settings(), schedule, log_level };
+    let (reloader, settings) = Reloader::new(config, parts, tls, system.clock, audit.clone());
     background.reload(reloader, shutdown.reload.clone());
     if let Some(queue) = audit_queue {
         background.write_audit(store.clone(), queue);
     }
     ports.announcer().announce(Phase::Serving).await;
     tracing::info!("serving");
-    Running { replica, store, audit, ports, metric_export, background }.run(config, &shutdown).await
+    Running { replica, store, audit, ports, metric_export, background, settings }
+        .run(&shutdown)
+        .await
 }
 
 /// Logs the addresses of both ports and the settings that matter most.
@@ -251,13 +251,15 @@ struct Running {
     ports: Ports,
     metric_export: Option<RunningExport>,
     background: Background,
+    /// The configuration in force.
+    settings: watch::Receiver<Arc<Config>>,
 }
 
 impl Running {
     /// Runs until the process is told to stop or a part of it fails, and then ends all parts.
-    async fn run(mut self, config: &Config, shutdown: &Shutdown) -> Result<(), AppError> {
+    async fn run(mut self, shutdown: &Shutdown) -> Result<(), AppError> {
         let failure = self.wait(shutdown).await;
-        self.stop(config, shutdown, failure.is_some()).await;
+        self.stop(shutdown, failure.is_some()).await;
         if let Some(failure) = failure {
             return Err(failure);
         }
@@ -284,15 +286,16 @@ impl Running {
 
     /// Lets the calls in flight finish, and ends all parts. After a failure, it does not wait for
     /// `shutdown.grace` first.
-    async fn stop(mut self, config: &Config, shutdown: &Shutdown, has_failed: bool) {
+    async fn stop(mut self, shutdown: &Shutdown, has_failed: bool) {
+        let times = self.settings.borrow().shutdown.clone();
         self.ports.announcer().announce(Phase::Stopping).await;
         if !has_failed {
             tokio::select! {
-                () = tokio::time::sleep(config.shutdown.grace) => {}
+                () = tokio::time::sleep(times.grace) => {}
                 () = shutdown.hard.cancelled() => {}
             }
         }
-        self.ports.drain(config.shutdown.drain, &shutdown.hard).await;
+        self.ports.drain(times.drain, &shutdown.hard).await;
         write_audit(&self.audit, shutdown).await;
         self.background.end().await;
         leave(&*self.store, &self.replica).await;

@@ -107,9 +107,25 @@ impl Port {
     }
 }
 
+/// The settings of both ports that can change while they serve.
+#[derive(Clone)]
+pub struct PortSettings {
+    gateway: Arc<Gateway>,
+    slow: Arc<SlowCalls>,
+}
+
+impl PortSettings {
+    /// Puts the settings of a configuration in force.
+    pub fn replace(&self, config: &Config) {
+        self.gateway.replace_settings(config.gateway.clone());
+        self.slow.set_threshold(config.log.slow_calls);
+    }
+}
+
 /// Both ports. Their servers end when this value is dropped.
 pub struct Ports {
     announcer: Announcer,
+    settings: PortSettings,
     metrics: Arc<Metrics>,
     grpc: Port,
     http: Port,
@@ -139,6 +155,7 @@ impl Ports {
         };
         let others = health::routes(&announcer.grpc, config.reflection);
         let slow = Arc::new(SlowCalls::new(config.log.slow_calls, state.clock.clone()));
+        let settings = PortSettings { gateway: gateway.clone(), slow: slow.clone() };
         let observer = |events| {
             let (slow, traces) = (slow.clone(), traces(config));
             Arc::new(CallObserver { events, slow, traces })
@@ -165,12 +182,17 @@ impl Ports {
         let observer = observer(http_requests);
         let http =
             Port::open(|close| http::server::serve(acceptor, routes, observer, limits, close));
-        Self { announcer, metrics, grpc, http }
+        Self { announcer, settings, metrics, grpc, http }
     }
 
     /// Returns the announcer of the service's phase.
     pub fn announcer(&self) -> &Announcer {
         &self.announcer
+    }
+
+    /// Returns the settings that can change.
+    pub fn settings(&self) -> PortSettings {
+        self.settings.clone()
     }
 
     /// Starts the export of metrics, if there is to be one.

@@ -1,11 +1,12 @@
 //! Converts the configuration into the settings of each part.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     authority::Settings,
     callers::meter::Ceilings,
-    config::{Config, keys::Keys, limits::Limits},
+    config::{Config, limits::Limits},
+    domain::{live_policy::LivePolicies, policies::Policies},
     grpc::{server::ConnectionLimits, services::CallLimits},
     http::server::{self as http_server, RESERVED_CONNECTIONS, RESERVED_TIME},
     net::accept::{self, Reserve},
@@ -22,10 +23,15 @@ pub fn settings(config: &Config) -> Settings {
             Duration::ZERO
         },
         max_access_token_ttl: config.tokens.max_access_token_ttl,
+        longest_token: config.tokens.max_access_token_ttl,
         acr_order: config.tokens.acr_order.clone().into(),
-        default_audience: config.tokens.default_audience.clone(),
-        policies: config.policies.clone().into_iter().collect(),
-        tenants: config.tenants.clone().into_iter().collect(),
+        policies: Policies {
+            by_name: config.policies.clone(),
+            tenants: config.tenants.clone(),
+            clients: config.clients.clone(),
+            default_audience: config.tokens.default_audience.clone(),
+        },
+        live_policies: Arc::new(LivePolicies::among(config.policies.values())),
         max_blacklist_entries: config.max_blacklist_entries,
         sweep_batch: config.sweeper.batch_size,
         session_retention: config.sweeper.session_retention,
@@ -109,10 +115,4 @@ pub fn call_limits(limits: &Limits) -> CallLimits {
         unsent_bytes_of_connection: limits.unsent_bytes_of_connection(),
         time: limits.call_timeout,
     }
-}
-
-/// Returns the interval at which keys are checked for a rotation that is due: a tenth of
-/// `keys.publish_ahead`, the shortest span in the schedule, within limits.
-pub fn how_often(keys: &Keys) -> Duration {
-    (keys.signing.publish_ahead / 10).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }

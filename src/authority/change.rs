@@ -9,7 +9,7 @@ use super::{
     issue::Issued,
     new_authentication::{NamedSession, NewAuthentication},
     note_session,
-    refresh_token::{never_issued, record_reuse},
+    refresh_token::{end_error, never_issued, record_end},
 };
 use crate::{
     domain::{
@@ -69,7 +69,8 @@ impl Authority {
         note_session(None, Some(session_id));
         self.ensure_current().await?;
         let now = self.clock.now();
-        let latest = now.plus(self.settings.leeway);
+        let settings = self.settings();
+        let latest = now.plus(settings.leeway);
         if new.authenticated_at.is_some_and(|at| at > latest) {
             return Err(AuthorityError::field("authenticated_at", "is in the future"));
         }
@@ -83,7 +84,7 @@ impl Authority {
             amr: new.amr,
             at: new.authenticated_at,
             allow_weaker: new.allow_weaker,
-            acr_order: Arc::clone(&self.settings.acr_order),
+            acr_order: Arc::clone(&settings.acr_order),
             claims: new.claims,
             scopes: new.scopes,
             device: new.device,
@@ -111,8 +112,15 @@ impl Authority {
         now: Timestamp,
         kind: ChangeKind,
     ) -> SessionChange {
-        let may_add = self.replica.index().len() < self.settings.max_blacklist_entries;
-        SessionChange { session_id, reach: by.reach().clone(), now, may_add, kind }
+        let settings = self.settings();
+        SessionChange {
+            session_id,
+            reach: by.reach().clone(),
+            now,
+            may_add: self.replica.index().len() < settings.max_blacklist_entries,
+            live_policies: settings.live_policies.clone(),
+            kind,
+        }
     }
 
     /// Checks that access tokens of the session can be issued after a change. If issuing failed
@@ -178,7 +186,7 @@ impl Authority {
         let (epoch, changed) = self.decide(by, change, action).await?;
         if let Changed::Changed { session, .. }
         | Changed::Kept { session, .. }
-        | Changed::Reused { session, .. } = &changed
+        | Changed::Ended { session, .. } = &changed
         {
             note_session(Some(&session.tenant), None);
         }
@@ -186,9 +194,9 @@ impl Authority {
             Changed::Changed { session, position } | Changed::Kept { session, position } => {
                 (session, position)
             }
-            Changed::Reused { position, .. } => {
+            Changed::Ended { session, position } => {
                 self.wait_until_acknowledged(epoch, position).await?;
-                return Err(AuthorityError::RefreshTokenReused);
+                return Err(end_error(&session));
             }
             Changed::Refused(refusal) => {
                 return Err(self.refusal_error(refusal, session_id, presented));
@@ -225,9 +233,9 @@ impl Authority {
                     | Changed::Kept { session, position: Some(_) } => {
                         audit.record(AuditRecord::by(&by, action, now).about(session));
                     }
-                    Changed::Reused { session, .. } => {
+                    Changed::Ended { session, .. } => {
                         let generation = presented.map(|presented| presented.generation);
-                        record_reuse(&audit, &by, now, session, generation);
+                        record_end(&audit, &by, now, session, generation);
                     }
                     Changed::Kept { .. } | Changed::Refused(_) => {}
                 }
@@ -262,7 +270,7 @@ impl Authority {
             ChangeRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
             ChangeRefusal::ExpiredAbsolute => AuthorityError::SessionExpiredAbsolute,
             ChangeRefusal::BlacklistFull => {
-                AuthorityError::BlacklistFull { limit: self.settings.max_blacklist_entries }
+                AuthorityError::BlacklistFull { limit: self.settings().max_blacklist_entries }
             }
             ChangeRefusal::RequestIdReused => AuthorityError::RequestIdReused,
             ChangeRefusal::RefreshedSince => AuthorityError::field(

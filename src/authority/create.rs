@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Authority,
+    Authority, Settings,
     error::AuthorityError,
     fingerprint::fingerprint,
     issue::{Issued, require_live},
@@ -16,6 +16,7 @@ use crate::{
         caller::Actor,
         ids::{SessionId, TokenId},
         permission::Operation,
+        policies::{AudienceError, Policies},
         policy::{self, Policy, SessionPolicy},
         session::{Authentication, EndReason, Lineage, LineageSecret, Session},
         text::Audience,
@@ -31,11 +32,15 @@ impl Authority {
         by: &Actor,
         new: NewSession,
     ) -> Result<Issued, AuthorityError> {
-        let audience = self.permitted_audience(by, &new)?;
+        let settings = self.settings();
+        let audience = self.permitted_audience(by, &new, &settings)?;
         let fingerprint = new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
         self.ensure_current().await?;
         let now = self.clock.now();
-        let policy = self.policy_of(&new)?;
+        let policy = policy_of(&new, &settings.policies)?;
+        if new.authenticated_at.is_some_and(|at| at > now.plus(settings.leeway)) {
+            return Err(AuthorityError::field("authenticated_at", "is in the future"));
+        }
         let mut session = Session {
             request_fingerprint: fingerprint,
             created_by: Some(by.into()),
@@ -97,6 +102,7 @@ impl Authority {
         &self,
         by: &Actor,
         new: &NewSession,
+        settings: &Settings,
     ) -> Result<Vec<Audience>, AuthorityError> {
         if !by.reach().has_tenant(&new.tenant) {
             return Err(self.not_allowed(
@@ -105,7 +111,7 @@ impl Authority {
                 "tenant is not among its tenants",
             ));
         }
-        let audience = self.audience_of(new)?;
+        let audience = audience_of(new, &settings.policies)?;
         match audience.iter().position(|audience| !by.reach().has_audience(audience)) {
             None => Ok(audience),
             Some(index) => Err(self.not_allowed(
@@ -133,9 +139,6 @@ impl Authority {
         };
         let expires_at = now.plus(lifetime);
         let authenticated_at = new.authenticated_at.unwrap_or(now);
-        if authenticated_at > now.plus(self.settings.leeway) {
-            return Err(AuthorityError::field("authenticated_at", "is in the future"));
-        }
         let access_token_id = TokenId::new(self.random()?);
         Ok(Session {
             id: SessionId::of_subject(now, &new.tenant, &new.subject, self.random()?),
@@ -157,8 +160,10 @@ impl Authority {
             policy: session_policy,
             created_at: now,
             created_by: None,
+            extended_at: None,
             refreshed_at: now,
             expires_at,
+            earlier_tokens_expire_at: None,
             lineage: Lineage {
                 generation: 1,
                 secret: LineageSecret(self.random()?),
@@ -213,42 +218,21 @@ impl Authority {
         let tokens = self.issue(&earlier, earlier.access_token_id, earlier.refreshed_at, &[])?;
         Ok(Issued { session: earlier, tokens, now })
     }
+}
 
-    fn policy_of(&self, new: &NewSession) -> Result<&Policy, AuthorityError> {
-        let of_tenant =
-            self.settings.tenants.get(&*new.tenant).and_then(|tenant| tenant.policy.as_ref());
-        let name = new.policy.as_ref().or(of_tenant).map_or(policy::DEFAULT, |name| &**name);
-        self.settings.policies.get(name).ok_or_else(|| {
-            let mut known: Vec<_> = self.settings.policies.keys().map(String::as_str).collect();
-            known.sort_unstable();
-            AuthorityError::field(
-                "policy",
-                format!(
-                    "{name:?} is not configured; the configured policies are: {}",
-                    known.join(", ")
-                ),
-            )
-        })
-    }
+fn policy_of<'a>(new: &NewSession, policies: &'a Policies) -> Result<&'a Policy, AuthorityError> {
+    policies
+        .choose(new.policy.as_ref(), &new.tenant, &new.client_id)
+        .map_err(|unknown| AuthorityError::field("policy", unknown))
+}
 
-    fn audience_of(&self, new: &NewSession) -> Result<Vec<Audience>, AuthorityError> {
-        let allowed =
-            self.settings.tenants.get(&*new.tenant).map_or(&[][..], |tenant| &tenant.audiences);
-        if new.audience.is_empty() {
-            let default = std::slice::from_ref(&self.settings.default_audience);
-            return Ok(if allowed.is_empty() { default } else { allowed }.to_vec());
+fn audience_of(new: &NewSession, policies: &Policies) -> Result<Vec<Audience>, AuthorityError> {
+    policies.audience(&new.audience, &new.tenant, &new.client_id).map_err(|error| match error {
+        AudienceError::NotAllowed { index, .. } => {
+            AuthorityError::field(format!("audience[{index}]"), error)
         }
-        if allowed.is_empty() {
-            return Ok(new.audience.clone());
-        }
-        match new.audience.iter().position(|audience| !allowed.contains(audience)) {
-            Some(index) => Err(AuthorityError::field(
-                format!("audience[{index}]"),
-                "is not among the audiences of this tenant",
-            )),
-            None => Ok(new.audience.clone()),
-        }
-    }
+        AudienceError::NoneInCommon => AuthorityError::field("audience", error),
+    })
 }
 
 /// Returns the part of the policy that a new session keeps, with the lifetime of access tokens that

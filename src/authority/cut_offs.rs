@@ -8,13 +8,12 @@ impl Authority {
     /// of sessions that it ended. A crash loses nothing, because an entry stays unfinished until
     /// its last batch.
     pub async fn end_covered_sessions(&self) -> Result<usize, AuthorityError> {
+        let limit = self.settings().sweep_batch;
         let mut count = 0;
         for entry in self.store.unfinished().await? {
             let mut after = None;
-            while let Some(batch) = self
-                .store
-                .end_covered_sessions(entry.clone(), after, self.settings.sweep_batch)
-                .await?
+            while let Some(batch) =
+                self.store.end_covered_sessions(entry.clone(), after, limit).await?
             {
                 after = Some(batch.last);
                 count += batch.sessions;

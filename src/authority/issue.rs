@@ -85,12 +85,13 @@ impl Authority {
         // A session keeps its policy, but the configured limit for all access tokens may have been
         // lowered since the session was created. Validate would refuse a token with a lifetime
         // above the limit.
+        let settings = self.settings.load();
         let longest =
-            issued_at.floor_to_second().plus(self.settings.max_access_token_ttl).floor_to_second();
+            issued_at.floor_to_second().plus(settings.max_access_token_ttl).floor_to_second();
         let expires_at =
             session.policy.access_token_expiry(issued_at, session.idle_expires_at).min(longest);
         let claims = AccessClaims {
-            issuer: self.settings.issuer.clone(),
+            issuer: settings.issuer.clone(),
             session_id: session.id,
             token_id,
             authentication_id: session.authentication.id,

@@ -88,13 +88,14 @@ impl Authority {
     pub fn public_keys(&self) -> PublicKeys {
         // The lease must be checked before the ring is read. A key that is added in between may be
         // missing here. That does no harm, because a key is published long before it is used.
-        let max_age = if self.is_current() { self.settings.jwks_max_age } else { Duration::ZERO };
+        let jwks_max_age = self.settings.load().jwks_max_age;
+        let max_age = if self.is_current() { jwks_max_age } else { Duration::ZERO };
         PublicKeys { jwks: self.keeper.ring().jwks().clone(), max_age }
     }
 
     /// Returns the issuer of access tokens.
-    pub fn issuer(&self) -> &str {
-        &self.settings.issuer
+    pub fn issuer(&self) -> String {
+        self.settings.load().issuer.clone()
     }
 
     /// Returns the keys as they are stored. If the row of a key is damaged, the copy of the key in
@@ -136,10 +137,18 @@ impl Authority {
     }
 
     fn rules(&self, purpose: KeyPurpose) -> RotationRules {
+        let settings = self.settings.load();
         match purpose {
-            KeyPurpose::AccessToken => self.settings.signing_rotation,
-            KeyPurpose::RefreshToken => self.settings.refresh_rotation,
+            KeyPurpose::AccessToken => settings.signing_rotation,
+            KeyPurpose::RefreshToken => settings.refresh_rotation,
         }
+    }
+
+    /// Returns the interval at which the keys are checked for a change that is due: a tenth of the
+    /// shortest span in the schedule, within limits.
+    pub fn key_check_interval(&self) -> Duration {
+        let publish_ahead = self.rules(KeyPurpose::AccessToken).publish_ahead;
+        (publish_ahead / 10).clamp(Duration::from_millis(100), Duration::from_secs(30))
     }
 
     /// Activates the next key of a purpose, and returns it. Fails if some verifier may not have had

@@ -24,8 +24,9 @@ mod slow_clock;
 pub mod sweep;
 pub mod validate;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, Semaphore};
 use tracing::{Instrument, Span};
 
@@ -36,24 +37,20 @@ use self::{
 use crate::{
     clock::Clock,
     domain::{
-        caller::Actor,
-        ids::SessionId,
-        key::RefreshKeyId,
-        permission::Operation,
-        policy::{Policy, TenantRules},
-        revocation::FeedPosition,
-        rotation::RotationRules,
-        text::{Acr, Audience},
+        caller::Actor, ids::SessionId, key::RefreshKeyId, live_policy::LivePolicies,
+        permission::Operation, policies::Policies, revocation::FeedPosition,
+        rotation::RotationRules, text::Acr,
     },
     instruments::times::{Part, part},
     keys::keeper::Keeper,
     revocation::replica::{AckError, Epoch, Replica},
     rng::{Rng, random},
     store::{Store, counts::StoreCounts},
-    token::{access::Expectations, verified_cache::VerifiedCache},
+    token::verified_cache::VerifiedCache,
 };
 
-/// The part of the configuration that the use cases need.
+/// The part of the configuration that the use cases need. It may be replaced while calls are under
+/// way ([`Authority::replace_settings`]); each decision uses one version.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The `iss` of access tokens.
@@ -65,14 +62,15 @@ pub struct Settings {
     pub max_clock_skew: Duration,
     /// The longest lifetime that an access token may have.
     pub max_access_token_ttl: Duration,
+    /// The longest lifetime that an access token may have had under any settings since the start.
+    /// An entry for sessions that have no row is kept for as long.
+    pub longest_token: Duration,
     /// The order of `acr` values, from the weakest to the strongest.
     pub acr_order: Arc<[Acr]>,
-    /// The audience of sessions whose request names no audience.
-    pub default_audience: Audience,
-    /// The policies by name. One of them is named [`crate::domain::policy::DEFAULT`].
-    pub policies: HashMap<String, Policy>,
-    /// The rules of those tenants that have rules of their own, by the name of the tenant.
-    pub tenants: HashMap<String, TenantRules>,
+    /// The policies of sessions, and the rules that choose among them.
+    pub policies: Policies,
+    /// The policies that apply to live sessions.
+    pub live_policies: Arc<LivePolicies>,
     /// The largest number of blacklist entries. Once there are so many, Revoke adds no new ones.
     pub max_blacklist_entries: usize,
     /// The number of rows that are deleted in one transaction.
@@ -83,7 +81,7 @@ pub struct Settings {
     pub audit_table: bool,
     /// The time for which an audit record is kept in the table.
     pub audit_retention: Duration,
-    /// The size of the cache of verified tokens, in bytes.
+    /// The size of the cache of verified tokens, in bytes. It is read only at the start.
     pub token_cache_bytes: u64,
     /// The rotation of the keys of access tokens.
     pub signing_rotation: RotationRules,
@@ -115,11 +113,10 @@ pub struct Authority {
     keeper: Arc<Keeper>,
     replica: Arc<Replica>,
     verified: VerifiedCache,
-    expectations: Expectations,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     audit: Audit,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     sweeper: Mutex<Sweeper>,
     rotating: Mutex<Rotating>,
     /// Limits the number of calls that read and convert the sessions of a page at the same time.
@@ -129,7 +126,7 @@ pub struct Authority {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Authority").field("settings", &self.settings.load()).finish_non_exhaustive()
     }
 }
 
@@ -142,19 +139,26 @@ impl Authority {
             keeper,
             replica,
             verified: VerifiedCache::with_capacity(settings.token_cache_bytes),
-            expectations: Expectations {
-                issuer: settings.issuer.clone(),
-                max_ttl: settings.max_access_token_ttl,
-            },
             sweeper: Mutex::new(Sweeper::new(&*clock)),
             rotating: Mutex::new(Rotating::new(&*clock)),
             clock,
             rng,
             audit,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             pages: Semaphore::new(PAGES_AT_ONCE),
             counts: Counts::default(),
         }
+    }
+
+    /// Returns the settings in force.
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Replaces the settings. Calls that have begun continue with the earlier ones.
+    pub fn replace_settings(&self, settings: Settings) {
+        let longest_token = settings.longest_token.max(self.settings.load().longest_token);
+        self.settings.store(Arc::new(Settings { longest_token, ..settings }));
     }
 
     /// Returns the audit, which records actions and denied calls.

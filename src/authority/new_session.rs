@@ -35,7 +35,8 @@ pub struct NewSession {
     pub authenticated_at: Option<Timestamp>,
     /// The device, as the caller describes it.
     pub device: Device,
-    /// The policy of the session, or `None` for the policy of the tenant.
+    /// The policy of the session, or `None` for the one that the rules of its client and tenant
+    /// choose.
     pub policy: Option<PolicyName>,
     /// A lifetime for access tokens, at most the lifetime that the policy sets.
     pub access_token_ttl: Option<Duration>,

@@ -5,7 +5,7 @@ use super::{
     error::AuthorityError,
     issue::Issued,
     note_session,
-    refresh_token::{never_issued, record_reuse},
+    refresh_token::{end_error, never_issued, record_end},
 };
 use crate::{
     domain::{
@@ -64,11 +64,12 @@ impl Authority {
             now,
             next_access_token_id: TokenId::new(self.random()?),
             next_key: self.refresh_key()?,
+            live_policies: self.settings().live_policies.clone(),
         };
         let (epoch, refreshed) = self.exchange(attempt).await?;
         if let Refreshed::Rotated { session, .. }
         | Refreshed::Replayed { session, .. }
-        | Refreshed::Reused { session, .. } = &refreshed
+        | Refreshed::Ended { session, .. } = &refreshed
         {
             note_session(Some(&session.tenant), None);
         }
@@ -87,10 +88,11 @@ impl Authority {
                 let tokens = self.issue_again(&session, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
             }
-            Refreshed::Reused { session, position } => {
-                record_reuse(&self.audit, by, now, &session, Some(claims.lineage.generation));
+            Refreshed::Ended { session, position } => {
+                let generation = Some(claims.lineage.generation);
+                record_end(&self.audit, by, now, &session, generation);
                 self.wait_until_acknowledged(epoch, position).await?;
-                Err(AuthorityError::RefreshTokenReused)
+                Err(end_error(&session))
             }
             Refreshed::Refused(refusal) => Err(refused(refusal, &claims)),
         }

@@ -22,21 +22,42 @@ impl Authority {
     }
 }
 
-/// Records that a refresh token of the given generation was used again after its grace, which ended
-/// the session.
-pub(super) fn record_reuse(
+/// Records that a session has ended when a caller presented its refresh token of the given
+/// generation, or authenticated its user again.
+pub(super) fn record_end(
     audit: &Audit,
     by: &Actor,
     at: Timestamp,
     session: &Session,
     generation: Option<u32>,
 ) {
+    let reason = session.ended.as_ref().map(|ended| ended.reason);
+    let action = match reason {
+        Some(EndReason::ExpiredIdle | EndReason::ExpiredAbsolute) => AuditAction::SessionExpired,
+        _ => {
+            warn_of_reuse(session, generation);
+            AuditAction::RefreshReused
+        }
+    };
+    let sessions = (action == AuditAction::SessionExpired).then_some(1);
+    let record = AuditRecord::by(by, action, at).about(session);
+    audit.record(AuditRecord { reason, sessions, ..record });
+}
+
+/// Returns the error for the caller whose request ended a session.
+pub(super) fn end_error(session: &Session) -> AuthorityError {
+    match session.ended.as_ref().map(|ended| ended.reason) {
+        Some(EndReason::ExpiredIdle) => AuthorityError::SessionExpiredIdle,
+        Some(EndReason::ExpiredAbsolute) => AuthorityError::SessionExpiredAbsolute,
+        _ => AuthorityError::RefreshTokenReused,
+    }
+}
+
+fn warn_of_reuse(session: &Session, generation: Option<u32>) {
     tracing::warn!(
         session = %session.id, generation, current = session.lineage.generation,
         "a refresh token was used again after its grace; the session has ended"
     );
-    let record = AuditRecord::by(by, AuditAction::RefreshReused, at).about(session);
-    audit.record(AuditRecord { reason: Some(EndReason::RefreshTokenReused), ..record });
 }
 
 /// Reports a refresh token of a generation that was never issued. Returns the error for its caller.

@@ -148,14 +148,15 @@ impl Authority {
                 plan
             }
         };
-        let limit = self.settings.max_blacklist_entries;
+        let settings = self.settings();
+        let limit = settings.max_blacklist_entries;
         let RevocationPlan { target, record, fallback_entry } = plan;
         note_session(record.tenant.as_deref(), record.session_id);
         let revocation = Revocation {
             target,
             ended,
             may_add: self.replica.index().len() < limit,
-            longest_token: self.settings.max_access_token_ttl,
+            longest_token: settings.longest_token,
             fallback_entry,
         };
         let epoch = self.replica.epoch();
@@ -250,7 +251,7 @@ impl Authority {
         // Only `exp` counts, because a token that is not valid yet must be revocable before it
         // becomes valid. The token must have expired by the clock of every replica: our clock may
         // be ahead by the largest skew, and another clock may be behind by as much.
-        let slowest_clock = ended.at.minus(self.settings.max_clock_skew.saturating_mul(2));
+        let slowest_clock = ended.at.minus(self.settings.load().max_clock_skew.saturating_mul(2));
         let has_expired = slowest_clock >= claims.expires_at;
         if has_expired && token_only {
             return Ok(None);
@@ -341,8 +342,8 @@ impl Authority {
     }
 
     /// Returns the entry that stops a session without a row. The tenant and the subject of the
-    /// session are not known. Its access tokens are assumed to have the longest lifetime that this
-    /// configuration allows.
+    /// session are not known. Its access tokens are assumed to have the longest lifetime that the
+    /// settings have allowed.
     fn entry_without_session(&self, id: SessionId, ended: &Ended) -> BlacklistEntry {
         BlacklistEntry {
             revoked: Revoked::Session(id),
@@ -352,7 +353,7 @@ impl Authority {
             reason: ended.reason,
             note: ended.note.clone(),
             revoked_at: ended.at,
-            expires_at: ended.at.plus(self.settings.max_access_token_ttl).plus(RETENTION_MARGIN),
+            expires_at: ended.at.plus(self.settings.load().longest_token).plus(RETENTION_MARGIN),
             unfinished: false,
         }
     }

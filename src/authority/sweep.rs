@@ -2,7 +2,7 @@
 //! expired sessions, deletes old audit records and sessions that ended long ago, and returns free
 //! space to the file system.
 
-use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
+use super::{Authority, Settings, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
     domain::{
@@ -68,13 +68,13 @@ impl Authority {
     async fn sweep_by(&self, clocks: Clocks) -> Result<Swept, AuthorityError> {
         // The lock is held throughout, because two concurrent sweeps would do the same work twice.
         let mut sweeper = self.sweeper.lock().await;
+        let settings = self.settings();
         let now = self.sweep_time(clocks, &mut sweeper).await?;
         let mut swept = Swept::default();
         let purge_watermark = loop {
-            let batch =
-                self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;
+            let batch = self.store.delete_expired_revocations(now, settings.sweep_batch).await?;
             swept.revocations += batch.deleted;
-            if self.is_last(batch.deleted) {
+            if settings.is_last(batch.deleted) {
                 break batch.purge_watermark;
             }
         };
@@ -86,22 +86,22 @@ impl Authority {
             self.drop_from_index(purge_watermark).await?;
             sweeper.dropped_until = purge_watermark;
         }
-        swept.expired = self.record_expiries(now).await?;
-        let until = now.minus(self.settings.session_retention);
+        swept.expired = self.record_expiries(now, &settings).await?;
+        let until = now.minus(settings.session_retention);
         loop {
-            let deleted = self.store.delete_old_sessions(until, self.settings.sweep_batch).await?;
+            let deleted = self.store.delete_old_sessions(until, settings.sweep_batch).await?;
             swept.sessions += deleted;
-            if self.is_last(deleted) {
+            if settings.is_last(deleted) {
                 break;
             }
         }
         // Old audit records are deleted even if no new ones are stored, so that they do not stay
         // for ever.
-        let until = now.minus(self.settings.audit_retention);
+        let until = now.minus(settings.audit_retention);
         loop {
-            let deleted = self.store.delete_old_audit(until, self.settings.sweep_batch).await?;
+            let deleted = self.store.delete_old_audit(until, settings.sweep_batch).await?;
             swept.audit += deleted;
-            if self.is_last(deleted) {
+            if settings.is_last(deleted) {
                 break;
             }
         }
@@ -139,13 +139,17 @@ impl Authority {
     /// A replica whose clock is behind may still refresh a session that has expired by our clock.
     /// So an expiry is recorded only once the retention margin has passed since the session
     /// expired.
-    async fn record_expiries(&self, now: Timestamp) -> Result<usize, AuthorityError> {
+    async fn record_expiries(
+        &self,
+        now: Timestamp,
+        settings: &Settings,
+    ) -> Result<usize, AuthorityError> {
         let until = now.minus(RETENTION_MARGIN);
         let mut expired = 0;
         loop {
             let batch = self
                 .store
-                .record_expiries(until, self.settings.sweep_batch, self.settings.audit_table)
+                .record_expiries(until, settings.sweep_batch, settings.audit_table)
                 .await?;
             batch.entries.iter().for_each(|entry| self.audit.log_stored(entry));
             expired += batch.entries.len();
@@ -169,8 +173,11 @@ impl Authority {
             tokio::task::spawn_blocking(move || replica.index().purge(until, &kept)).await;
         dropped.map_err(|_| AuthorityError::Internal)
     }
+}
 
+impl Settings {
+    /// Returns whether a batch that deleted so many rows was the last one.
     fn is_last(&self, deleted: usize) -> bool {
-        i64::try_from(deleted).unwrap_or(i64::MAX) < self.settings.sweep_batch
+        i64::try_from(deleted).unwrap_or(i64::MAX) < self.sweep_batch
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Authority, error::AuthorityError};
+use super::{Authority, Settings, error::AuthorityError};
 use crate::{
     domain::{
         caller::{Actor, Reach},
@@ -15,7 +15,7 @@ use crate::{
     keys::ring::{Found, VerifyingKey},
     revocation::lease::Held,
     token::{
-        access::{MAX_BYTES, Unverified},
+        access::{Expectations, MAX_BYTES, Unverified},
         verified_cache::{TokenDigest, VerifiedToken},
     },
 };
@@ -78,7 +78,8 @@ impl Authority {
     /// Validates a token under a lease that was loaded before this call. Returns `None` if the
     /// lease has ended meanwhile.
     fn answer_under(&self, reach: &Reach, question: &Question<'_>, held: Held) -> Option<Answer> {
-        let looked_up = self.authenticate(question.access_token).map(|token| {
+        let settings = self.settings.load();
+        let looked_up = self.authenticate_under(&settings, question.access_token).map(|token| {
             let is_revoked = self.is_revoked(&token.claims);
             (token, is_revoked)
         });
@@ -89,7 +90,7 @@ impl Authority {
             if !reach.has_tenant(&token.claims.tenant) {
                 return Err(InactiveReason::ForeignTenant);
             }
-            self.check_time(&token.claims, checked_at)?;
+            self.check_time(&settings, &token.claims, checked_at)?;
             if is_revoked {
                 return Err(InactiveReason::Revoked);
             }
@@ -106,6 +107,16 @@ impl Authority {
     /// Checks the form of a token, and checks its signature with the key that the token names.
     /// Checks neither the time nor revocations.
     pub(super) fn authenticate(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
+        self.authenticate_under(&self.settings.load(), token)
+    }
+
+    fn authenticate_under(
+        &self,
+        settings: &Settings,
+        token: &str,
+    ) -> Result<Arc<VerifiedToken>, InactiveReason> {
+        let expected =
+            Expectations { issuer: &settings.issuer, max_ttl: settings.max_access_token_ttl };
         if token.len() > MAX_BYTES {
             return Err(InactiveReason::Malformed);
         }
@@ -113,17 +124,24 @@ impl Authority {
         let ring = self.keeper.ring();
         if let Some(known) = self.verified.get(&digest) {
             usable(ring.verifying(&known.kid))?;
+            // The settings may have changed since the token was verified.
+            expected.check_lifetime(&known.claims)?;
             return Ok(known);
         }
         let unverified = Unverified::parse(token)?;
         let key = usable(ring.verifying(&unverified.kid))?;
-        let claims = unverified.verify(key.algorithm, &key.decoding, &self.expectations)?;
+        let claims = unverified.verify(key.algorithm, &key.decoding, &expected)?;
         let verified = Arc::new(VerifiedToken { kid: unverified.kid, claims });
         self.verified.insert(digest, verified.clone());
         Ok(verified)
     }
 
-    fn check_time(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), InactiveReason> {
+    fn check_time(
+        &self,
+        settings: &Settings,
+        claims: &AccessClaims,
+        now: Timestamp,
+    ) -> Result<(), InactiveReason> {
         if now >= claims.expires_at
             || self.replica.index().is_below_purge_watermark(claims.expires_at)
         {
@@ -136,7 +154,7 @@ impl Authority {
         let begins = claims
             .not_before
             .map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));
-        let ahead = self.settings.leeway.max(self.settings.max_clock_skew.saturating_mul(2));
+        let ahead = settings.leeway.max(settings.max_clock_skew.saturating_mul(2));
         if begins > now.plus(ahead) {
             return Err(InactiveReason::NotYetValid);
         }

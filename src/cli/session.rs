@@ -64,7 +64,7 @@ pub struct Create {
     /// Authentication method like pwd or otp; may be repeated.
     #[arg(long)]
     amr: Vec<String>,
-    /// Name of a policy in the server's configuration.
+    /// Name of a policy in the server's configuration, or of a preset like nist-aal2.
     #[arg(long, default_value = "", hide_default_value = true)]
     policy: String,
     /// Lifetime of access tokens, if it is to be shorter than in the policy, like 2m.

@@ -24,6 +24,12 @@ impl Default for Audit {
 }
 
 impl Audit {
+    /// Returns this section with the settings of `read` that can change without a restart.
+    pub fn reloaded(&self, read: &Self) -> Self {
+        // The queue of records for the table is made when the service starts.
+        Self { table: self.table, ..read.clone() }
+    }
+
     /// Checks that the table keeps records for some time.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.retention.is_zero() {

@@ -138,6 +138,16 @@ struct Schedule {
 }
 
 impl RawKeys {
+    /// Returns this section with the settings of `read` that can change without a restart.
+    pub fn reloaded(&self, read: &Self) -> Self {
+        Self {
+            // The keys are opened with the master keys when the service starts.
+            master_key_file: self.master_key_file.clone(),
+            additional_master_key_file: self.additional_master_key_file.clone(),
+            ..read.clone()
+        }
+    }
+
     /// Checks the section. `spreads_within` is the longest time until every replica knows of a key.
     /// `longest_token` is the longest lifetime of an access token. `longest_replay` is the longest
     /// time for which a previous refresh token is accepted.

@@ -101,6 +101,16 @@ const SMALLEST_METADATA: u32 = 1 << 10;
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 impl Limits {
+    /// Returns this section with the settings of `read` that can change without a restart.
+    pub fn reloaded(&self, read: &Self) -> Self {
+        Self {
+            max_calls_per_caller: read.max_calls_per_caller,
+            calls_per_second_per_caller: read.calls_per_second_per_caller,
+            // The other limits size what is made when the service starts.
+            ..self.clone()
+        }
+    }
+
     /// Checks that the limits are in range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let counts = [

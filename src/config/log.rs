@@ -95,6 +95,12 @@ fn check(directive: &str) -> Result<(), ConfigError> {
 }
 
 impl Log {
+    /// Returns this section with the settings of `read` that can change without a restart.
+    pub fn reloaded(&self, read: &Self) -> Self {
+        // The format is chosen when the log is opened.
+        Self { format: self.format, ..read.clone() }
+    }
+
     /// Returns the filter for log lines. Refuses a level that would silence the log by mistake:
     /// `EnvFilter` takes any word that is not a level for a target, and then logs only this target.
     pub fn filter(&self) -> Result<EnvFilter, ConfigError> {

@@ -16,18 +16,19 @@ mod path;
 pub mod policies;
 mod print;
 pub mod replica;
+pub mod rules;
 mod section;
 pub mod server;
 mod service_link;
 mod span;
 pub mod sweeper;
-pub mod tenants;
 pub mod tls;
 pub mod tokens;
 mod word;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -54,9 +55,9 @@ use self::{
     otlp::{Collector, OtlpSection},
     policies::{Policies, RawPolicy},
     replica::{RawReplica, Replica},
+    rules::{Clients, RawRules, RawTenant, Tenants},
     server::{GRPC_ADDRESS, HTTP_ADDRESS, Listen, Protection, Shutdown},
     sweeper::{RawSweeper, Sweeper},
-    tenants::{RawTenant, Tenants},
     tls::{RawTls, Tls},
     tokens::{RawTokens, Tokens},
 };
@@ -133,6 +134,8 @@ pub struct Config {
     pub policies: Policies,
     /// The rules of the tenants for which rules are configured.
     pub tenants: Tenants,
+    /// The rules of the clients for which rules are configured.
+    pub clients: Clients,
     /// The duration of leases, and the tolerances for clocks.
     pub lease: LeaseConfig,
     /// The name of this replica.
@@ -185,6 +188,8 @@ struct RawConfig {
     policies: BTreeMap<String, RawPolicy>,
     #[serde(deserialize_with = "section::read_named")]
     tenants: BTreeMap<String, RawTenant>,
+    #[serde(deserialize_with = "section::read_named")]
+    clients: BTreeMap<String, RawRules>,
     #[serde(deserialize_with = "section::read")]
     blacklist: RawBlacklist,
     #[serde(deserialize_with = "section::read")]
@@ -259,6 +264,7 @@ impl Default for RawConfig {
             tokens: RawTokens::default(),
             policies: BTreeMap::new(),
             tenants: BTreeMap::new(),
+            clients: BTreeMap::new(),
             blacklist: RawBlacklist::default(),
             lease: RawLease::default(),
             replica: RawReplica::default(),
@@ -283,6 +289,58 @@ impl RawBlacklist {
 }
 
 impl RawConfig {
+    /// Returns these settings with the values that `read` has for those that can change without a
+    /// restart. The two patterns name every setting or section, so that the compiler asks for a
+    /// decision about each new one.
+    fn reloaded(&self, read: &Self) -> Self {
+        let Self {
+            // These settings can change without a restart.
+            gateway,
+            policies,
+            tenants,
+            clients,
+            blacklist,
+            sweeper,
+            shutdown,
+            callers,
+            // Some settings of these sections can.
+            limits,
+            tokens,
+            keys,
+            audit,
+            log,
+            // These settings are used when the service starts.
+            issuer: _,
+            listen: _,
+            http_listen: _,
+            insecure: _,
+            reflection: _,
+            data_dir: _,
+            database_url: _,
+            tls: _,
+            database: _,
+            lease: _,
+            replica: _,
+            otlp: _,
+        } = read.clone();
+        Self {
+            gateway,
+            policies,
+            tenants,
+            clients,
+            blacklist,
+            sweeper,
+            shutdown,
+            callers,
+            limits: self.limits.reloaded(&limits),
+            tokens: self.tokens.reloaded(&tokens),
+            keys: self.keys.reloaded(&keys),
+            audit: self.audit.reloaded(&audit),
+            log: self.log.reloaded(&log),
+            ..self.clone()
+        }
+    }
+
     /// Returns whether API keys and tokens may be sent to the HTTP port
     /// ([`Config::http_is_private`]).
     fn is_http_private(&self, listen: Option<&Listen>, tls: Option<&Tls>) -> bool {
@@ -314,6 +372,13 @@ impl RawConfig {
         )
     }
 
+    /// Checks the sections that are used as they are.
+    fn check_sections(&self) -> Result<(), ConfigError> {
+        self.audit.check()?;
+        self.log.filter()?;
+        self.blacklist.check()
+    }
+
     /// Fills in the settings that were not given, and are derived from others.
     fn set_derived(
         &mut self,
@@ -324,8 +389,7 @@ impl RawConfig {
     ) {
         self.data_dir = Some(data_dir.to_owned());
         self.tokens.default_audience = Some(tokens.default_audience.to_string());
-        self.policies =
-            policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
+        self.policies = policies::effective(&self.policies, policies);
         self.database_url = Some(database.to_string());
     }
 }
@@ -393,22 +457,35 @@ impl Config {
         Self::load(file.as_deref(), flags)
     }
 
-    /// Returns the names of the settings whose values differ in another configuration. Callers are
-    /// not compared. If a setting that others are derived from differs, the derived ones differ
-    /// too.
-    pub fn differences(&self, other: &Self) -> BTreeSet<String> {
-        let without_reloaded = |config: &Self| {
-            let log = Log { level: String::new(), ..config.effective.log.clone() };
-            let raw = RawConfig { callers: vec![], log, ..config.effective.clone() };
-            toml::Table::try_from(raw).unwrap_or_default()
-        };
-        let mut names = BTreeSet::new();
-        add_differences("", &without_reloaded(self), &without_reloaded(other), &mut names);
+    /// Returns the settings whose values are not those of another configuration, by name, with
+    /// their values in this one. If a setting that others are derived from differs, the derived
+    /// ones differ too.
+    pub fn differences(&self, other: &Self) -> BTreeMap<String, SettingValue> {
+        let [this, that] = [self, other].map(|config| {
+            // Serializing settings that were read before does not fail.
+            toml::Table::try_from(&config.effective).unwrap_or_default()
+        });
+        let mut differences = BTreeMap::new();
+        add_differences("", &this, &that, &mut differences);
         if self.database != other.database {
             // The two URLs may differ only in the password, which `effective` does not contain.
-            names.insert("database_url".to_owned());
+            differences.insert("database_url".to_owned(), SettingValue(None));
         }
-        names
+        differences
+    }
+
+    /// Returns the configuration that is in force after `read` was read while this one was in
+    /// force: settings that can change without a restart have the values in `read`, and all others
+    /// keep theirs. Fails if the two kinds contradict each other.
+    pub fn reloaded(&self, read: &Self) -> Result<Self, ConfigError> {
+        let reloaded = self.written.reloaded(&read.written);
+        let config = Self::check(reloaded, self.source.clone())?;
+        Ok(Self {
+            // What was written does not contain the passwords.
+            database: self.database.clone(),
+            database_password: self.database_password.clone(),
+            ..config
+        })
     }
 
     fn check(mut raw: RawConfig, source: (Option<PathBuf>, Flags)) -> Result<Self, ConfigError> {
@@ -430,14 +507,13 @@ impl Config {
         raw.database.check(&database)?;
         let tokens = Tokens::check(&raw.tokens, &raw.issuer)?;
         let policies = policies::check(&raw.policies, &tokens)?;
-        let tenants = tenants::check(&raw.tenants, &policies)?;
+        let tenants = rules::check_tenants(&raw.tenants, &policies)?;
+        let clients = rules::check_clients("clients", &raw.clients, &policies)?;
         let sweeper = Sweeper::check(&raw.sweeper)?;
         let lease = raw.lease.check()?;
         let replica = raw.replica.check(replica::host_name)?;
         let keys = raw.check_keys(&data_dir, &database, &lease, &tokens, &policies)?;
-        raw.audit.check()?;
-        raw.log.filter()?;
-        raw.blacklist.check()?;
+        raw.check_sections()?;
         written.policies = policies::written(&raw.policies, &policies);
         raw.set_derived(&data_dir, &tokens, &policies, &database);
         // `raw` and `written` may be printed, so neither may contain the password.
@@ -460,6 +536,7 @@ impl Config {
             tokens,
             policies,
             tenants,
+            clients,
             max_blacklist_entries: raw.blacklist.max_entries,
             lease,
             replica,
@@ -487,12 +564,27 @@ impl Config {
     }
 }
 
-/// Adds the names of the settings that differ between two versions of a section.
+/// The value of a setting, for people. It is empty if the setting is not set, or holds tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SettingValue(Option<toml::Value>);
+
+impl fmt::Display for SettingValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(toml::Value::Table(_)) | None => Ok(()),
+            Some(toml::Value::Array(items)) if items.iter().any(toml::Value::is_table) => Ok(()),
+            Some(toml::Value::String(text)) => write!(f, " = {text}"),
+            Some(value) => write!(f, " = {value}"),
+        }
+    }
+}
+
+/// Adds the settings that differ between two versions of a section, with their values in the first.
 fn add_differences(
     section: &str,
     one: &toml::Table,
     other: &toml::Table,
-    names: &mut BTreeSet<String>,
+    differences: &mut BTreeMap<String, SettingValue>,
 ) {
     let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
     for key in keys {
@@ -500,10 +592,10 @@ fn add_differences(
         match (one.get(key), other.get(key)) {
             (one, other) if one == other => {}
             (Some(toml::Value::Table(one)), Some(toml::Value::Table(other))) => {
-                add_differences(&name, one, other, names);
+                add_differences(&name, one, other, differences);
             }
-            _ => {
-                names.insert(name);
+            (value, _) => {
+                differences.insert(name, SettingValue(value.cloned()));
             }
         }
     }

@@ -52,10 +52,12 @@ fn print_section(
         effective.iter().filter_map(|(name, value)| Some((name, value.as_table()?)))
     {
         let path = if path.is_empty() { key(name) } else { format!("{path}.{}", key(name)) };
-        text.push_str(&format!("\n[{path}]\n"));
         let empty = Table::new();
-        let written = written.get(name).and_then(Value::as_table).unwrap_or(&empty);
-        print_section(text, &path, section, written, folder)?;
+        let of_section = written.get(name).and_then(Value::as_table);
+        // A section that is not in the file at all must not become part of it.
+        let mark = if of_section.is_some() { "" } else { "# " };
+        text.push_str(&format!("\n{mark}[{path}]\n"));
+        print_section(text, &path, section, of_section.unwrap_or(&empty), folder)?;
     }
     if !lists.is_empty() {
         text.push('\n');

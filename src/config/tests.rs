@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
+use crate::domain::policy::RefreshMode;
 
 fn load(toml: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -149,7 +150,8 @@ fn each_error_is_one_line_that_names_the_setting_and_the_correction() {
         ),
         (
             "[tenants.acme]\npolicy = 'p'",
-            "setting tenants.acme.policy: \"p\" is not one of default",
+            "setting tenants.acme.policy: \"p\" is not one of default, nist-aal1, nist-aal2, \
+             nist-aal3, owasp-high-value, remember-me",
         ),
         (
             "[sweeper]\nschedule = ', * 1 9 * *'",
@@ -430,23 +432,27 @@ fn a_misspelt_level_that_would_silence_the_log_is_refused() {
 }
 
 #[test]
-fn differences_lists_the_settings_that_differ_and_need_a_restart() {
+fn differences_lists_the_settings_that_differ_with_their_values() {
     let base = "issuer = 'https://a.example'\ndatabase_url = \
                 'postgres://u:one@h/d'\n[[callers]]\nname = 'a'\nroles = ['admin']\nkey_hashes = \
                 ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
     let names = |from: &str, to: &str| {
         let changed = base.replace(from, to);
         assert_ne!(base, changed);
-        let names = load(base).unwrap().differences(&load(&changed).unwrap());
-        names.into_iter().collect::<Vec<_>>().join(" ")
+        let differences = load(&changed).unwrap().differences(&load(base).unwrap());
+        let settings = differences.iter().map(|(name, value)| format!("{name}{value}"));
+        settings.collect::<Vec<_>>().join(" ")
     };
     assert_eq!(load(base).unwrap().differences(&load(base).unwrap()).len(), 0);
-    assert_eq!(names("https://a.", "https://b."), "issuer tokens.default_audience");
+    assert_eq!(
+        names("https://a.", "https://b."),
+        "issuer = https://b.example tokens.default_audience = https://b.example"
+    );
     assert_eq!(names(":one@", ":two@"), "database_url");
-    assert_eq!(names("'admin'", "'viewer'"), "");
+    assert_eq!(names("'admin'", "'viewer'"), "callers", "without the hashes of their keys");
     let end = "\n[[callers]]";
-    assert_eq!(names(end, "\n[log]\nformat = 'json'\n[[callers]]"), "log.format");
-    assert_eq!(names(end, "\n[log]\nlevel = 'warn'\n[[callers]]"), "");
+    assert_eq!(names(end, "\n[log]\nformat = 'json'\n[[callers]]"), "log.format = json");
+    assert_eq!(names(end, "\n[log]\nlevel = 'warn'\n[[callers]]"), "log.level = warn");
     let policy = "\n[policies.short]\naccess_token_ttl = '1m'\n[[callers]]";
     assert_eq!(names(end, policy), "policies.short");
 }
@@ -583,4 +589,99 @@ fn derived_settings_are_printed_as_comments_and_stay_derived() {
     let printed = load(&printed).unwrap();
     assert_eq!(printed.data_dir, std::env::current_dir().unwrap().join(strange));
     assert_eq!(printed.database, DatabaseUrl::Sqlite(printed.data_dir.join("countersign.db")));
+}
+
+/// A change that needs a restart must not take effect in part, by what is derived from it.
+#[test]
+fn a_reload_takes_only_settings_that_can_change_and_derives_the_others_from_those_in_force() {
+    let url = "database_url = 'postgres://u:secret@h/d'";
+    let before = load(&format!("{url}\nissuer = 'https://a.example'")).unwrap();
+    let read = load(&format!(
+        "{url}\nissuer = 'https://b.example'\n[tokens]\nleeway = '7s'\n[policies.default]\n\
+         access_token_ttl = '20s'"
+    ))
+    .unwrap();
+    let after = before.reloaded(&read).unwrap();
+    assert_eq!(
+        (&*after.issuer, &*after.tokens.default_audience),
+        ("https://a.example", "https://a.example")
+    );
+    assert_eq!(after.tokens.leeway, Duration::from_secs(7));
+    let grace = after.policies["default"].session.refresh_grace;
+    assert_eq!(grace, Duration::from_secs(19), "shortened as in a file");
+    assert_eq!(after.database, before.database, "with the password");
+    let names: Vec<_> = read.differences(&after).into_keys().collect();
+    assert_eq!(names, ["issuer", "tokens.default_audience"]);
+
+    let after = after.reloaded(&before).unwrap();
+    assert!(after.differences(&before).is_empty(), "back again");
+
+    // The callers of the new file need authorities, which are read at the start.
+    let read = load(
+        "tls = { certificate_file = 'c', private_key_file = 'k', client_ca_file = 'a' }\n\
+         [[callers]]\nname = 'a'\nroles = ['admin']\ncertificate_names = ['a.example']",
+    );
+    let error = load("").unwrap().reloaded(&read.unwrap()).unwrap_err();
+    assert!(error.to_string().contains("callers[0]"), "{error}");
+}
+
+#[test]
+fn wrong_rules_of_clients_and_policies_are_refused_with_the_way_out() {
+    for (text, problem) in [
+        ("[clients.app]", "setting clients.app: has no effect: set its policy or its audiences"),
+        ("[tenants.t.clients.app]", "setting tenants.t.clients.app: has no effect"),
+        ("[clients.'']\naudiences = ['a']", "setting clients: must not name an empty client"),
+        ("[clients.app]\npolicy = 'nist-aal4'", "setting clients.app.policy: \"nist-aal4\""),
+        (
+            "[tenants.t]\naudiences = ['a']\nclients.app = { audiences = ['b'] }",
+            "setting tenants.t.clients.app.audiences: has no audience in common with \
+             tenants.t.audiences",
+        ),
+        ("[policies.p]\npreset = 'nist'", "setting policies.p.preset: \"nist\" is not one of"),
+        (
+            "[policies.nist-aal2]\nidle_timeout = '1d'",
+            "setting policies.nist-aal2: is the name of a preset, which cannot be changed: give \
+             your policy another name, and preset = \"nist-aal2\"",
+        ),
+        (
+            "[policies.p]\nrefresh = 'reuse'\nrefresh_grace = '1s'",
+            "setting policies.p.refresh_grace: does not go with refresh = \"reuse\"",
+        ),
+        (
+            "[policies.default]\nrefresh = 'reuse'\n[policies.p]\nreplay = 'until_used'",
+            "setting policies.p.replay: does not go with refresh = \"reuse\"",
+        ),
+        ("[policies.p]\nrefresh = 'never'", "setting policies.p.refresh in FILE: \"never\""),
+    ] {
+        let error = load(text).err().unwrap_or_default();
+        assert!(error.starts_with(problem), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_policy_inherits_from_its_preset_or_else_from_the_default_policy() {
+    let config = load(
+        "[tokens]\nmax_access_token_ttl = '4m'\n\
+         [policies.default]\npreset = 'nist-aal3'\naccess_token_ttl = '3m'\nrefresh = 'reuse'\n\
+         [policies.a]\nrefresh = 'rotate'\n[policies.b]\npreset = 'remember-me'\n\
+         access_token_ttl = '1m'",
+    )
+    .unwrap();
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let limits = |name: &str| {
+        let policy = &config.policies[name];
+        (policy.session.access_token_ttl, policy.session.idle_timeout, policy.session.refresh)
+    };
+    assert_eq!(limits("default"), (minutes(3), minutes(15), RefreshMode::Reuse));
+    assert_eq!(limits("a"), (minutes(3), minutes(15), RefreshMode::Rotate));
+    assert_eq!(config.policies["a"].session.refresh_grace, Duration::from_secs(30));
+    assert_eq!(limits("b"), (minutes(1), minutes(30 * 1440), RefreshMode::Rotate));
+    assert_eq!(limits("remember-me").0, minutes(4), "as short as the longest that is allowed");
+
+    // What is printed is a configuration file with the same meaning.
+    let printed = config.to_toml().unwrap();
+    assert!(printed.contains("\n# [policies.nist-aal1]\n# "), "{printed}");
+    assert!(printed.contains("\n[policies.b]\n"), "{printed}");
+    let again = load(&printed).unwrap();
+    assert_eq!(again.policies, config.policies);
 }

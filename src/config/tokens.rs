@@ -36,6 +36,14 @@ impl Default for RawTokens {
     }
 }
 
+impl RawTokens {
+    /// Returns this section with the settings of `read` that can change without a restart.
+    pub fn reloaded(&self, read: &Self) -> Self {
+        // The cache is made when the service starts.
+        Self { verified_cache_bytes: self.verified_cache_bytes, ..read.clone() }
+    }
+}
+
 /// The section, checked.
 #[derive(Clone, Debug)]
 pub struct Tokens {

@@ -56,7 +56,7 @@ pub enum AuditAction {
     KeyResealed,
     /// A key was deleted.
     KeyDropped,
-    /// The callers or the certificates were reloaded while the service was running.
+    /// Settings or the certificates were reloaded while the service was running.
     ConfigurationReloaded,
     /// A backup was restored as the database, or the database was declared to be a restored backup.
     DatabaseRestored,

@@ -7,6 +7,7 @@ use super::{
     claims::CustomClaims,
     ids::{AuthenticationId, SessionId, TokenId},
     key::RefreshKeyId,
+    live_policy::LivePolicies,
     metadata::Metadata,
     refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
     revocation::BlacklistEntry,
@@ -29,6 +30,8 @@ pub struct SessionChange {
     pub now: Timestamp,
     /// True if the blacklist has room for another entry.
     pub may_add: bool,
+    /// The policies whose limits reach live sessions. They do so when the user authenticates again.
+    pub live_policies: Arc<LivePolicies>,
     /// The change.
     pub kind: ChangeKind,
 }
@@ -126,7 +129,8 @@ pub enum ChangeDecision {
         /// replica yet.
         may_have_entry: bool,
     },
-    /// The refresh token had been used before, so the session ends.
+    /// The session ends: the refresh token had been used before, or the session has expired by
+    /// stricter limits that reach it now.
     End {
         /// The session after its end.
         session: Box<Session>,
@@ -229,6 +233,12 @@ impl SessionChange {
         session: &Session,
     ) -> Result<ChangeDecision, ChangeRefusal> {
         self.check(session)?;
+        let stricter = session.tightened(&self.live_policies, self.now);
+        if let Some(State::Ended { reason, .. }) =
+            stricter.as_ref().map(|stricter| stricter.state(self.now))
+        {
+            return Ok(self.end(session, reason));
+        }
         // A repeated request presents a refresh token that it has replaced itself, so this check
         // comes before that of the token.
         if let (Some(asked), Some(earlier)) = (&change.request, &session.reauthentication)
@@ -249,14 +259,9 @@ impl SessionChange {
             match session.judge_refresh(&self.attempt(presented, &change.next)) {
                 RefreshVerdict::Rotate(_) | RefreshVerdict::Replay => {}
                 RefreshVerdict::Reuse => {
-                    let ended = Ended {
-                        at: self.now,
-                        reason: EndReason::RefreshTokenReused,
-                        note: Note::default(),
-                    };
-                    let (session, entry) = BlacklistEntry::end(session.clone(), ended);
-                    return Ok(ChangeDecision::End { session: Box::new(session), entry });
+                    return Ok(self.end(session, EndReason::RefreshTokenReused));
                 }
+                RefreshVerdict::Expire(reason) => return Ok(self.end(session, reason)),
                 RefreshVerdict::Refuse(refusal) => return Err(from_refresh_refusal(refusal)),
             }
         }
@@ -269,9 +274,15 @@ impl SessionChange {
             return Err(ChangeRefusal::Weaker(session.authentication.acr.clone()));
         }
         Ok(ChangeDecision::Change {
-            session: Box::new(change.applied_to(session, self.now)),
+            session: Box::new(change.applied_to(stricter.as_ref().unwrap_or(session), self.now)),
             entry: Some(BlacklistEntry::for_access_tokens(session, self.now)),
         })
+    }
+
+    fn end(&self, session: &Session, reason: EndReason) -> ChangeDecision {
+        let ended = Ended { at: self.now, reason, note: Note::default() };
+        let (session, entry) = BlacklistEntry::end(session.clone(), ended);
+        ChangeDecision::End { session: Box::new(session), entry }
     }
 
     /// Returns an attempt to refresh the session with the presented token. It is only judged, so
@@ -287,6 +298,7 @@ impl SessionChange {
             now: self.now,
             next_access_token_id: next.access_token_id,
             next_key: next.key,
+            live_policies: Arc::clone(&self.live_policies),
         }
     }
 
@@ -339,7 +351,10 @@ impl Reauthentication {
         next.lineage = Lineage { generation: 1, secret: self.next.secret, key: self.next.key };
         next.refreshed_at = now;
         if let Some(lifetime) = next.policy.reauthentication_lifetime {
-            next.expires_at = next.expires_at.max(now.plus(lifetime));
+            let expires_at = now.plus(lifetime);
+            if expires_at > next.expires_at {
+                (next.extended_at, next.expires_at) = (Some(now), expires_at);
+            }
         }
         next.idle_expires_at = next.policy.idle_expiry(now, next.expires_at);
         next.claims = self.claims.clone().unwrap_or(next.claims);

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
 use super::{
     super::{
+        policy::{Policy, tests::policy},
         revocation::Revoked,
         session::{
             RequestFingerprint,
@@ -43,8 +44,23 @@ fn reauthentication() -> Reauthentication {
 }
 
 fn decide_at(now: Timestamp, session: &Session, kind: ChangeKind) -> ChangeDecision {
-    let change =
-        SessionChange { session_id: session.id, reach: Arc::default(), now, may_add: true, kind };
+    decide_under(LivePolicies::default(), now, session, kind)
+}
+
+fn decide_under(
+    live_policies: LivePolicies,
+    now: Timestamp,
+    session: &Session,
+    kind: ChangeKind,
+) -> ChangeDecision {
+    let change = SessionChange {
+        session_id: session.id,
+        reach: Arc::default(),
+        now,
+        may_add: true,
+        live_policies: Arc::new(live_policies),
+        kind,
+    };
     let Ok(decision) =
         change.decide(Some(session.clone()), |_: &Session| Ok::<_, Infallible>(false));
     decision
@@ -104,6 +120,35 @@ fn a_reauthentication_extends_the_lifetime_only_if_the_policy_says_so() {
     session.policy.reauthentication_lifetime = Some(Duration::from_secs(1));
     let (next, _) = changed(decide(&session, reauthentication()));
     assert_eq!(next.expires_at, session.expires_at);
+}
+
+#[test]
+fn stricter_limits_reach_the_session_when_its_user_authenticates_again() {
+    let mut session = session();
+    session.policy.reauthentication_lifetime = Some(Duration::from_secs(1000));
+    let mut strict = policy(60, 100, 500, 10);
+    strict.session.name = session.policy.name.clone();
+    (strict.apply_to_live, strict.reauthentication_extends) = (true, true);
+    let decide_at = |now, session: &Session, policy: &Policy| {
+        let kind = ChangeKind::Reauthenticate(Box::new(reauthentication()));
+        decide_under(LivePolicies::among([policy]), now, session, kind)
+    };
+    let (next, entry) = changed(decide_at(after(99), &session, &strict));
+    assert_eq!(next.policy.idle_timeout, Duration::from_secs(100));
+    assert_eq!((next.idle_expires_at, next.expires_at), (after(199), after(599)));
+    assert_eq!(next.extended_at, Some(after(99)));
+    // The entry stops tokens that were issued under the longer limits.
+    assert_eq!(entry.unwrap().expires_at, BlacklistEntry::expiry_for(&session, after(99)));
+    // From now on, the lifetime counts from the reauthentication.
+    strict.absolute_lifetime = Duration::from_secs(400);
+    let (next, _) = changed(decide_at(after(150), &next, &strict));
+    assert_eq!(next.expires_at, after(550));
+
+    let ChangeDecision::End { session: ended, .. } = decide_at(after(100), &session, &strict)
+    else {
+        panic!("the session has expired by the stricter limits")
+    };
+    assert_eq!(ended.ended.unwrap().reason, EndReason::ExpiredIdle);
 }
 
 #[test]
@@ -213,8 +258,14 @@ fn no_change_of_a_session_that_has_ended_or_is_covered_or_out_of_reach() {
 
         let reach = Reach { tenants: Some(BTreeSet::new()), audiences: None };
         let (now, reach) = (after(10), Arc::new(reach));
-        let change =
-            SessionChange { session_id: session.id, reach, now, may_add: true, kind: kind() };
+        let change = SessionChange {
+            session_id: session.id,
+            reach,
+            now,
+            may_add: true,
+            live_policies: Arc::default(),
+            kind: kind(),
+        };
         let is_covered = |_: &Session| Ok::<_, Infallible>(true);
         let Ok(decision) = change.decide(Some(session.clone()), is_covered);
         assert_eq!(refused(decision), ChangeRefusal::Unknown);
@@ -258,8 +309,14 @@ fn an_update_changes_only_the_given_data_at_the_demanded_revision() {
 fn a_full_blacklist_refuses_only_changes_that_need_an_entry() {
     let session = session();
     let decide = |kind| {
-        let (session_id, reach) = (session.id, Arc::default());
-        let change = SessionChange { session_id, reach, now: after(10), may_add: false, kind };
+        let change = SessionChange {
+            session_id: session.id,
+            reach: Arc::default(),
+            now: after(10),
+            may_add: false,
+            live_policies: Arc::default(),
+            kind,
+        };
         let Ok(decision) =
             change.decide(Some(session.clone()), |_: &Session| Ok::<_, Infallible>(false));
         decision

@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use super::{
-    text::{Audience, PolicyName},
-    time::Timestamp,
-};
+use super::{text::PolicyName, time::Timestamp};
 
 /// The name of the policy that always exists.
 pub const DEFAULT: &str = "default";
@@ -14,15 +11,6 @@ pub const DEFAULT: &str = "default";
 /// The longest lifetime that the configuration may give to access tokens. They are meant to be
 /// short-lived.
 pub const LONGEST_ACCESS_TOKEN_TTL: Duration = Duration::from_secs(7 * 86_400);
-
-/// The rules that the configuration sets for one tenant.
-#[derive(Clone, Debug, Default)]
-pub struct TenantRules {
-    /// The policy for sessions whose request names no policy.
-    pub policy: Option<PolicyName>,
-    /// The audiences that the tenant's sessions may have; empty if all are allowed.
-    pub audiences: Vec<Audience>,
-}
 
 /// The limits for new sessions, as the configuration sets them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +25,13 @@ pub struct Policy {
     pub max_sessions_per_subject: u32,
     /// The reaction to a request for a session beyond that number.
     pub on_quota: OnQuota,
+    /// True if the limits reach the live sessions of the policy
+    /// ([`LivePolicies`](super::live_policy::LivePolicies)).
+    pub apply_to_live: bool,
 }
 
-/// The limits that a session keeps from its creation on.
+/// The limits that a session has. It keeps them from its creation on, unless stricter ones reach it
+/// ([`LivePolicies`](super::live_policy::LivePolicies)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionPolicy {
     /// The name of the policy.
@@ -48,6 +40,8 @@ pub struct SessionPolicy {
     pub access_token_ttl: Duration,
     /// The time after which the session expires unless it is refreshed.
     pub idle_timeout: Duration,
+    /// Determines whether a refresh yields a new refresh token.
+    pub refresh: RefreshMode,
     /// The time after a rotation in which the previous refresh token always yields the current one.
     pub refresh_grace: Duration,
     /// Determines whether the previous refresh token yields the current one even after the grace,
@@ -71,6 +65,32 @@ pub enum OnQuota {
     EvictOldest,
     /// The new session is refused.
     Refuse,
+}
+
+/// The effect of a refresh on the refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefreshMode {
+    /// A refresh yields the next refresh token. The use of an earlier one ends the session.
+    Rotate,
+    /// The refresh token stays the same for as long as the session lives, so its theft is not
+    /// noticed. This is meant for machines that cannot store a new token.
+    Reuse,
+}
+
+impl RefreshMode {
+    /// Returns the name under which the value is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rotate => "rotate",
+            Self::Reuse => "reuse",
+        }
+    }
+
+    /// Returns the value with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Rotate, Self::Reuse].into_iter().find(|value| value.as_str() == name)
+    }
 }
 
 /// The time for which the previous refresh token yields the current one.
@@ -220,9 +240,11 @@ impl SessionPolicy {
     /// Returns the time after a rotation in which the previous refresh token yields the current
     /// one, unless the current one is presented meanwhile.
     pub fn replay_window(&self) -> Duration {
-        match self.replay {
-            Replay::Grace => self.refresh_grace,
-            Replay::UntilUsed => self.refresh_grace.max(self.replay_limit),
+        match (self.refresh, self.replay) {
+            // There is no previous refresh token.
+            (RefreshMode::Reuse, _) => Duration::ZERO,
+            (RefreshMode::Rotate, Replay::Grace) => self.refresh_grace,
+            (RefreshMode::Rotate, Replay::UntilUsed) => self.refresh_grace.max(self.replay_limit),
         }
     }
 
@@ -242,17 +264,18 @@ impl SessionPolicy {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn policy(access: u64, idle: u64, absolute: u64, grace: u64) -> Policy {
+    pub(crate) fn policy(access: u64, idle: u64, absolute: u64, grace: u64) -> Policy {
         Policy {
             session: SessionPolicy {
                 name: PolicyName::try_from("p".to_owned()).unwrap(),
                 access_token_ttl: Duration::from_secs(access),
                 idle_timeout: Duration::from_secs(idle),
+                refresh: RefreshMode::Rotate,
                 refresh_grace: Duration::from_secs(grace),
                 replay: Replay::Grace,
                 replay_limit: Duration::from_secs(86_400),
@@ -263,6 +286,7 @@ mod tests {
             reauthentication_extends: false,
             max_sessions_per_subject: 1,
             on_quota: OnQuota::Refuse,
+            apply_to_live: false,
         }
     }
 
@@ -313,8 +337,13 @@ mod tests {
         assert_eq!(policy.replay_window(), Duration::from_secs(86_400));
         policy.replay_limit = Duration::ZERO;
         assert_eq!(policy.replay_window(), Duration::from_secs(10), "the grace holds in any case");
+        policy.refresh = RefreshMode::Reuse;
+        assert_eq!(policy.replay_window(), Duration::ZERO, "there is nothing to replay");
         for replay in [Replay::Grace, Replay::UntilUsed] {
             assert_eq!(Replay::from_name(replay.as_str()), Some(replay));
+        }
+        for mode in [RefreshMode::Rotate, RefreshMode::Reuse] {
+            assert_eq!(RefreshMode::from_name(mode.as_str()), Some(mode));
         }
     }
 

@@ -7,7 +7,8 @@ use super::{
     caller::Reach,
     ids::{SessionId, TokenId},
     key::RefreshKeyId,
-    policy::OnRefresh,
+    live_policy::LivePolicies,
+    policy::{OnRefresh, RefreshMode},
     revocation::BlacklistEntry,
     session::{Device, EndReason, Ended, LineageSecret, Session, State},
     text::{Note, Scope},
@@ -36,13 +37,16 @@ pub struct RefreshAttempt {
     pub next_access_token_id: TokenId,
     /// The refresh key under which the next refresh token is issued.
     pub next_key: RefreshKeyId,
+    /// The policies whose limits reach live sessions.
+    pub live_policies: Arc<LivePolicies>,
 }
 
 /// The judgement of an attempt by the row of its session alone. [`RefreshDecision`] also takes
 /// revocations of the tenant and the subject into account.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RefreshVerdict {
-    /// The attempt is accepted, and the session changes to this state.
+    /// The attempt is accepted, and the session changes to this state. Its refresh token stays the
+    /// same if its policy says so.
     Rotate(Box<Session>),
     /// The token was exchanged before, but the client may never have received the next token. The
     /// answer is repeated, and nothing changes.
@@ -50,6 +54,9 @@ pub enum RefreshVerdict {
     /// The token was exchanged too long ago, or the next token has been exchanged since. Two
     /// parties must be assumed to hold the token, so the session ends.
     Reuse,
+    /// The session is live by its own limits, but has expired, for this reason, by the stricter
+    /// limits that reach it now. So it ends.
+    Expire(EndReason),
     /// The attempt is refused, and nothing changes.
     Refuse(RefreshRefusal),
 }
@@ -105,15 +112,8 @@ impl RefreshDecision {
                 may_have_entry: session.policy.on_refresh == OnRefresh::RevokeAccessToken,
                 session: Box::new(session),
             },
-            RefreshVerdict::Reuse => {
-                let ended = Ended {
-                    at: attempt.now,
-                    reason: EndReason::RefreshTokenReused,
-                    note: Note::default(),
-                };
-                let (session, entry) = BlacklistEntry::end(session, ended);
-                Self::End { session: Box::new(session), entry }
-            }
+            RefreshVerdict::Reuse => Self::end(session, attempt.now, EndReason::RefreshTokenReused),
+            RefreshVerdict::Expire(reason) => Self::end(session, attempt.now, reason),
             RefreshVerdict::Rotate(next) => {
                 let entry = match next.policy.on_refresh {
                     OnRefresh::KeepAccessToken => None,
@@ -124,6 +124,12 @@ impl RefreshDecision {
                 Self::Rotate { session: next, entry }
             }
         })
+    }
+
+    fn end(session: Session, at: Timestamp, reason: EndReason) -> Self {
+        let ended = Ended { at, reason, note: Note::default() };
+        let (session, entry) = BlacklistEntry::end(session, ended);
+        Self::End { session: Box::new(session), entry }
     }
 }
 
@@ -152,8 +158,12 @@ pub enum RefreshRefusal {
 impl Session {
     /// Judges an attempt. These are the only rules for rotation, replay and reuse, except that the
     /// fast path of PostgreSQL repeats the conditions of a rotation in SQL.
+    ///
+    /// An earlier generation is judged by the limits under which the current one was issued, even
+    /// if stricter ones reach the session: a client that repeats a request in time must not lose
+    /// its session because the configuration has changed meanwhile.
     pub fn judge_refresh(&self, attempt: &RefreshAttempt) -> RefreshVerdict {
-        use RefreshVerdict::{Refuse, Replay, Reuse, Rotate};
+        use RefreshVerdict::{Expire, Refuse, Replay, Reuse, Rotate};
 
         if attempt.session_id != self.id || attempt.secret != self.lineage.secret {
             return Refuse(RefreshRefusal::Unknown);
@@ -173,6 +183,12 @@ impl Session {
             }
             State::Ended { .. } => return Refuse(RefreshRefusal::Ended),
         }
+        let stricter = self.tightened(&attempt.live_policies, attempt.now);
+        if let Some(State::Ended { reason, .. }) =
+            stricter.as_ref().map(|stricter| stricter.state(attempt.now))
+        {
+            return Expire(reason);
+        }
         let current = self.lineage.generation;
         if attempt.generation > current {
             return Refuse(RefreshRefusal::NeverIssued { current });
@@ -189,15 +205,26 @@ impl Session {
         if let Some(scope) = attempt.scopes.iter().find(|scope| !self.scopes.contains(scope)) {
             return Refuse(RefreshRefusal::ScopeNotGranted(scope.clone()));
         }
-        if is_previous { Replay } else { Rotate(Box::new(self.rotated(attempt))) }
+        // A replay repeats an answer, so stricter limits reach the session only at the next
+        // rotation.
+        match is_previous {
+            true => Replay,
+            false => Rotate(Box::new(stricter.as_ref().unwrap_or(self).refreshed(attempt))),
+        }
     }
 
-    fn rotated(&self, attempt: &RefreshAttempt) -> Session {
+    fn refreshed(&self, attempt: &RefreshAttempt) -> Session {
         let mut next = self.clone();
         next.refreshed_at = attempt.now;
         next.idle_expires_at = self.policy.idle_expiry(attempt.now, self.expires_at);
-        next.lineage.generation = self.lineage.generation.saturating_add(1);
-        next.lineage.key = attempt.next_key;
+        match self.policy.refresh {
+            RefreshMode::Rotate => {
+                next.lineage.generation = self.lineage.generation.saturating_add(1);
+                next.lineage.key = attempt.next_key;
+            }
+            // The refresh token is computed from these values, so they stay the same.
+            RefreshMode::Reuse => {}
+        }
         next.access_token_id = attempt.next_access_token_id;
         if let Some(device) = &attempt.device {
             next.device = device.clone();
@@ -230,6 +257,7 @@ mod tests {
             now,
             next_access_token_id: TokenId::new([4; 16]),
             next_key: RefreshKeyId([2; 8]),
+            live_policies: Arc::default(),
         }
     }
 
@@ -303,6 +331,19 @@ mod tests {
     }
 
     #[test]
+    fn with_reuse_a_refresh_extends_the_session_and_keeps_its_refresh_token() {
+        let mut session = session();
+        session.policy.refresh = RefreshMode::Reuse;
+        let now = START.plus(Duration::from_secs(30));
+        let next = rotate(&session, now);
+        assert_eq!(next.lineage, session.lineage);
+        assert_eq!(next.idle_expires_at, now.plus(Duration::from_secs(600)));
+        assert_eq!(next.access_token_id, TokenId::new([4; 16]));
+        let late = now.plus(Duration::from_secs(500));
+        assert_eq!(rotate(&next, late).lineage, session.lineage, "however often it is used");
+    }
+
+    #[test]
     fn a_wrong_secret_reveals_nothing_about_the_session() {
         let session =
             session().end(Ended { at: START, reason: EndReason::SignedOut, note: Note::default() });
@@ -364,6 +405,7 @@ mod tests {
                         let replays = presented + 1 == current && now <= session.last_replay();
                         prop_assert!(!replays, "a client that lost an answer is not signed out");
                     }
+                    RefreshVerdict::Expire(reason) => prop_assert!(false, "{:?}", reason),
                     RefreshVerdict::Refuse(refusal) => {
                         let ahead = refusal == RefreshRefusal::NeverIssued { current };
                         prop_assert!((ahead && presented > current) || !session.is_live(now));

@@ -262,13 +262,9 @@ impl BlacklistEntry {
     }
 
     /// Returns the instant from which the entry for a session may be deleted. The session ends at
-    /// `now`, and the entry stops all its tokens. No token of the session was issued later than
-    /// `now`, or, if the clock has been set back since the last refresh, later than the end of the
-    /// replay window.
+    /// `now`, and the entry stops all its tokens.
     pub fn expiry_for(session: &Session, now: Timestamp) -> Timestamp {
-        let last_issue = now.max(session.last_replay());
-        let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
-        last_expiry.max(now).plus(RETENTION_MARGIN)
+        session.last_token_expiry(now).max(now).plus(RETENTION_MARGIN)
     }
 
     /// Creates the entry that stops one access token of a session. The token expires at

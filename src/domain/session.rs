@@ -39,12 +39,15 @@ pub struct Session {
     pub authentication: Authentication,
     /// The device, as a caller described it last.
     pub device: Device,
-    /// The limits of the session, which stay the same from its creation on.
+    /// The limits of the session. They never become looser.
     pub policy: SessionPolicy,
     /// The instant of the session's creation.
     pub created_at: Timestamp,
     /// The party that created the session; none if an older version created it.
     pub created_by: Option<Who>,
+    /// The instant of the last reauthentication that began the session's lifetime anew, if there
+    /// was one.
+    pub extended_at: Option<Timestamp>,
     /// The instant of the last rotation of the refresh token, or of the session's creation if there
     /// was no rotation.
     pub refreshed_at: Timestamp,
@@ -52,6 +55,9 @@ pub struct Session {
     pub idle_expires_at: Timestamp,
     /// The instant at which the session expires even if it is refreshed.
     pub expires_at: Timestamp,
+    /// The instant from which no access token is valid that was issued before stricter limits
+    /// reached the session; none if none have. The limits in force now do not bound such a token.
+    pub earlier_tokens_expire_at: Option<Timestamp>,
     /// The values that the current refresh token is computed from.
     pub lineage: Lineage,
     /// The `jti` of the access token issued at creation or at the last rotation.
@@ -271,6 +277,20 @@ impl Session {
         self.refreshed_at.plus(self.policy.replay_window())
     }
 
+    /// Returns the instant from which the session's lifetime is counted.
+    pub fn lifetime_began_at(&self) -> Timestamp {
+        self.extended_at.unwrap_or(self.created_at)
+    }
+
+    /// Returns the instant from which no access token of the session is valid that was issued up to
+    /// `now`, or, if the clock has been set back since the last refresh, up to the end of the
+    /// replay window.
+    pub fn last_token_expiry(&self, now: Timestamp) -> Timestamp {
+        let last_issue = now.max(self.last_replay());
+        let last_expiry = self.policy.access_token_expiry(last_issue, self.idle_expires_at);
+        self.earlier_tokens_expire_at.map_or(last_expiry, |earlier| earlier.max(last_expiry))
+    }
+
     /// Returns whether the request for this session is the same as the request that created
     /// `earlier`, which has the same tenant and request id. If one of the two has no fingerprint,
     /// only the subject and the client are compared, because an older version, which compared
@@ -295,7 +315,7 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use super::{
-        super::policy::{OnRefresh, Replay},
+        super::policy::{OnRefresh, RefreshMode, Replay},
         super::text::PolicyName,
         *,
     };
@@ -325,6 +345,7 @@ pub(crate) mod tests {
                 name: PolicyName::try_from("default".to_owned()).unwrap(),
                 access_token_ttl: Duration::from_secs(60),
                 idle_timeout: Duration::from_secs(600),
+                refresh: RefreshMode::Rotate,
                 refresh_grace: Duration::from_secs(10),
                 replay: Replay::Grace,
                 replay_limit: Duration::from_secs(300),
@@ -333,9 +354,11 @@ pub(crate) mod tests {
             },
             created_at: START,
             created_by: None,
+            extended_at: None,
             refreshed_at: START,
             idle_expires_at: START.plus(Duration::from_secs(600)),
             expires_at: START.plus(Duration::from_secs(1000)),
+            earlier_tokens_expire_at: None,
             lineage: Lineage {
                 generation: 1,
                 secret: LineageSecret([9; 16]),

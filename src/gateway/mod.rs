@@ -14,6 +14,7 @@ pub mod outcomes;
 
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
 use http::{HeaderName, HeaderValue};
 
 use self::{
@@ -79,35 +80,45 @@ impl Decision<'_> {
 /// Decides for gateways whether requests may pass.
 #[derive(Debug)]
 pub struct Gateway {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     outcomes: Arc<Outcomes>,
 }
 
 impl Gateway {
     /// Creates a gateway with these settings. It counts its decisions in `outcomes`.
     pub fn new(settings: Settings, outcomes: Arc<Outcomes>) -> Self {
-        Self { settings, outcomes }
+        Self { settings: ArcSwap::from_pointee(settings), outcomes }
     }
 
-    /// Returns the settings.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// Returns the settings in force. A request reads them once, so that it sees one version of
+    /// them.
+    pub fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
     }
 
-    /// Decides whether a request may pass, and counts the outcome.
-    pub async fn authorize(
+    /// Replaces the settings. Requests that have begun continue with the earlier ones.
+    pub fn replace_settings(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Decides whether a request may pass that has this credential and these demands, and counts the
+    /// outcome.
+    pub async fn authorize<'a>(
         &self,
         kind: Kind,
         authority: &Authority,
         by: &Actor,
-        credential: Credential<'_>,
-        demands: Result<Demands, DemandsError>,
-    ) -> Decision<'_> {
-        let decision = self.decide(authority, by, credential, demands).await;
+        settings: &'a Settings,
+        asked: (Credential<'_>, Result<Demands, DemandsError>),
+    ) -> Decision<'a> {
+        let (credential, demands) = asked;
+        let decision = settings.decide(authority, by, credential, demands).await;
         self.outcomes.count(kind, decision.as_str());
         decision
     }
+}
 
+impl Settings {
     async fn decide(
         &self,
         authority: &Authority,
@@ -140,7 +151,7 @@ impl Gateway {
             Ok(token) => token,
             Err(reason) => return Decision::Denied(Denial::Inactive(reason, demands)),
         };
-        match self.settings.headers.of(&token.claims, self.settings.max_header_bytes) {
+        match self.headers.of(&token.claims, self.max_header_bytes) {
             Ok(identity) => Decision::Passed(Passed { identity, found }),
             Err(error) => Decision::Denied(Denial::Identity(error)),
         }

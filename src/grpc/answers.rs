@@ -12,7 +12,7 @@ use crate::{
     domain::{
         audit::AuditEntry,
         inactive::InactiveReason,
-        policy::{OnRefresh, Replay, SessionPolicy},
+        policy::{OnRefresh, RefreshMode, Replay, SessionPolicy},
         session::{Session, State},
         time::Timestamp,
     },
@@ -150,6 +150,10 @@ fn policy(policy: &SessionPolicy) -> proto::SessionPolicy {
         Replay::Grace => proto::Replay::Grace,
         Replay::UntilUsed => proto::Replay::UntilUsed,
     };
+    let refresh = match policy.refresh {
+        RefreshMode::Rotate => proto::RefreshMode::Rotate,
+        RefreshMode::Reuse => proto::RefreshMode::Reuse,
+    };
     proto::SessionPolicy {
         name: policy.name.to_string(),
         access_token_ttl: Some(duration(policy.access_token_ttl)),
@@ -159,5 +163,6 @@ fn policy(policy: &SessionPolicy) -> proto::SessionPolicy {
         replay: replay.into(),
         replay_limit: Some(duration(policy.replay_limit)),
         reauthentication_lifetime: policy.reauthentication_lifetime.map(duration),
+        refresh: refresh.into(),
     }
 }

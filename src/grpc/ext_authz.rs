@@ -27,7 +27,7 @@ use super::overload::admission::actor;
 use crate::{
     authority::{error::AuthorityError, ready::Ready},
     gateway::{
-        Decision, Gateway, Passed,
+        Decision, Gateway, Passed, Settings,
         credential::{self, Found},
         demands::Demands,
         denial::Denial,
@@ -72,11 +72,12 @@ impl Authorization for ExtAuthz {
             settings.cookie.as_deref(),
         );
         let authority = self.ready.get()?;
+        let asked = (credential, demands);
         let decision =
-            self.gateway.authorize(Kind::ExtAuthz, authority, &by, credential, demands).await;
+            self.gateway.authorize(Kind::ExtAuthz, authority, &by, &settings, asked).await;
         Ok(Response::new(match decision {
-            Decision::Passed(passed) => self.passed(&http, passed),
-            Decision::Denied(denial) => denied(&denial, authority.issuer()),
+            Decision::Passed(passed) => passed_answer(&settings, &http, passed),
+            Decision::Denied(denial) => denied(&denial, &authority.issuer()),
             Decision::Unavailable(error) => return Err(error.into()),
         }))
     }
@@ -100,60 +101,61 @@ fn names_and_values(http: &HttpRequest) -> impl Iterator<Item = (&str, &[u8])> {
     texts.chain(raw)
 }
 
-impl ExtAuthz {
-    fn passed(&self, http: &HttpRequest, passed: Passed<'_>) -> CheckResponse {
-        let mut answer = OkHttpResponse::default();
-        // Some applications treat an underscore in the name of a header as a hyphen. They would
-        // mistake a header that the client has sent, such as `x_auth_subject`, for a header that
-        // this answer adds, such as `x-auth-subject`.
-        let is_alike = |name: &str| {
-            name.contains('_')
-                && self
-                    .gateway
-                    .settings()
-                    .headers
-                    .names()
-                    .any(|ours| name.replace('_', "-").eq_ignore_ascii_case(ours.as_str()))
-        };
-        answer.headers_to_remove.extend(
-            names_and_values(http)
-                .map(|(name, _)| name)
-                .filter(|name| is_alike(name))
-                .map(str::to_owned),
-        );
-        for (name, value) in passed.identity {
-            match value.as_ref().and_then(|value| value.to_str().ok()) {
-                Some(value) => answer.headers.push(header(name.as_str(), value.to_owned())),
-                None => answer.headers_to_remove.push(name.to_string()),
-            }
-        }
-        if self.gateway.settings().remove_credential {
-            self.remove_credential(http, passed.found, &mut answer);
-        }
-        CheckResponse {
-            status: Some(status(Code::Ok)),
-            http_response: Some(HttpResponse::OkResponse(answer)),
-            ..CheckResponse::default()
+fn passed_answer(settings: &Settings, http: &HttpRequest, passed: Passed<'_>) -> CheckResponse {
+    let mut answer = OkHttpResponse::default();
+    // Some applications treat an underscore in the name of a header as a hyphen. They would
+    // mistake a header that the client has sent, such as `x_auth_subject`, for a header that
+    // this answer adds, such as `x-auth-subject`.
+    let is_alike = |name: &str| {
+        name.contains('_')
+            && settings
+                .headers
+                .names()
+                .any(|ours| name.replace('_', "-").eq_ignore_ascii_case(ours.as_str()))
+    };
+    answer.headers_to_remove.extend(
+        names_and_values(http)
+            .map(|(name, _)| name)
+            .filter(|name| is_alike(name))
+            .map(str::to_owned),
+    );
+    for (name, value) in passed.identity {
+        match value.as_ref().and_then(|value| value.to_str().ok()) {
+            Some(value) => answer.headers.push(header(name.as_str(), value.to_owned())),
+            None => answer.headers_to_remove.push(name.to_string()),
         }
     }
+    if settings.remove_credential {
+        remove_credential(settings, http, passed.found, &mut answer);
+    }
+    CheckResponse {
+        status: Some(status(Code::Ok)),
+        http_response: Some(HttpResponse::OkResponse(answer)),
+        ..CheckResponse::default()
+    }
+}
 
-    fn remove_credential(&self, http: &HttpRequest, found: Found, answer: &mut OkHttpResponse) {
-        if found == Found::Header {
-            answer.headers_to_remove.push(AUTHORIZATION.to_string());
-        }
-        // The cookie is removed in either case, because it may hold the same token as the header.
-        let Some(cookie) = &self.gateway.settings().cookie else { return };
-        if values(http, COOKIE.as_str()).next().is_none() {
-            return;
-        }
-        let left = values(http, COOKIE.as_str())
-            .filter_map(|value| credential::without_cookie(value, cookie));
-        let left = left.collect::<Vec<_>>().join(&b"; "[..]);
-        match String::from_utf8(left) {
-            Ok(left) if !left.is_empty() => answer.headers.push(header(COOKIE.as_str(), left)),
-            // No cookie is left, or the other cookies are not UTF-8 and cannot be sent back.
-            _ => answer.headers_to_remove.push(COOKIE.to_string()),
-        }
+fn remove_credential(
+    settings: &Settings,
+    http: &HttpRequest,
+    found: Found,
+    answer: &mut OkHttpResponse,
+) {
+    if found == Found::Header {
+        answer.headers_to_remove.push(AUTHORIZATION.to_string());
+    }
+    // The cookie is removed in either case, because it may hold the same token as the header.
+    let Some(cookie) = &settings.cookie else { return };
+    if values(http, COOKIE.as_str()).next().is_none() {
+        return;
+    }
+    let left =
+        values(http, COOKIE.as_str()).filter_map(|value| credential::without_cookie(value, cookie));
+    let left = left.collect::<Vec<_>>().join(&b"; "[..]);
+    match String::from_utf8(left) {
+        Ok(left) if !left.is_empty() => answer.headers.push(header(COOKIE.as_str(), left)),
+        // No cookie is left, or the other cookies are not UTF-8 and cannot be sent back.
+        _ => answer.headers_to_remove.push(COOKIE.to_string()),
     }
 }
 

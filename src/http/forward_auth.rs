@@ -132,12 +132,13 @@ async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response 
         Ok(authority) => authority,
         Err(error) => return failed(&error),
     };
-    let deciding = state.gateway.authorize(Kind::ForwardAuth, authority, &by, credential, demands);
+    let asked = (credential, demands);
+    let deciding = state.gateway.authorize(Kind::ForwardAuth, authority, &by, &settings, asked);
     match state.in_time(open.observe(&by, headers, deciding)).await {
         Err(response) => response,
         Ok(Decision::Unavailable(error)) => failed(&error),
         Ok(Decision::Denied(denial)) => {
-            (denial.status(), denial.headers(authority.issuer()), denial.body()).into_response()
+            (denial.status(), denial.headers(&authority.issuer()), denial.body()).into_response()
         }
         Ok(Decision::Passed(passed)) => {
             let mut response_headers = HeaderMap::with_capacity(passed.identity.len() + 1);

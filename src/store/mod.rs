@@ -120,8 +120,9 @@ pub enum Refreshed {
         /// access token: the blacklist entry of that token may not have reached every replica yet.
         position: Option<FeedPosition>,
     },
-    /// The refresh token had been used before, so the session was ended.
-    Reused {
+    /// The session was ended, for the reason in its row: the refresh token had been used before, or
+    /// the session has expired by stricter limits that reach it now.
+    Ended {
         /// The session.
         session: Box<Session>,
         /// The feed position of the blacklist entry of the session.
@@ -136,7 +137,7 @@ impl Refreshed {
     pub fn position(&self) -> Option<FeedPosition> {
         match self {
             Self::Rotated { position, .. } => *position,
-            Self::Reused { position, .. } => Some(*position),
+            Self::Ended { position, .. } => Some(*position),
             Self::Replayed { .. } | Self::Refused(_) => None,
         }
     }
@@ -160,8 +161,9 @@ pub enum Changed {
         /// reached every replica yet.
         position: Option<FeedPosition>,
     },
-    /// The refresh token had been used before, so the session was ended.
-    Reused {
+    /// The session was ended, for the reason in its row: the refresh token had been used before, or
+    /// the session has expired by stricter limits that reach it now.
+    Ended {
         /// The session.
         session: Box<Session>,
         /// The feed position of the blacklist entry of the session.
@@ -176,7 +178,7 @@ impl Changed {
     pub fn position(&self) -> Option<FeedPosition> {
         match self {
             Self::Changed { position, .. } => *position,
-            Self::Reused { position, .. } => Some(*position),
+            Self::Ended { position, .. } => Some(*position),
             Self::Kept { .. } | Self::Refused(_) => None,
         }
     }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use croner::Cron;
 use jiff::tz::TimeZone;
+use tokio::sync::watch;
 
 use crate::{
     authority::{Authority, error::AuthorityError, sweep::Swept},
@@ -17,9 +18,17 @@ const NEVER: Duration = Duration::from_secs(86_400);
 /// Sweeps at the times of the schedule, but only while this replica holds a lease. Without a lease,
 /// the clock may be wrong, and rows that have not expired may seem expired. In that case another
 /// replica sweeps, or this replica at the next time.
-pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cron) {
+pub async fn run(
+    authority: Arc<Authority>,
+    clock: Arc<dyn Clock>,
+    mut schedule: watch::Receiver<Cron>,
+) {
     loop {
-        tokio::time::sleep(until_next(&schedule, clock.now())).await;
+        let wait = until_next(&schedule.borrow_and_update(), clock.now());
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            Ok(()) = schedule.changed() => continue,
+        }
         if !authority.is_current() {
             tracing::info!("this sweep is skipped, because this replica holds no lease");
             continue;

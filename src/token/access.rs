@@ -98,12 +98,22 @@ impl fmt::Debug for Unverified<'_> {
 }
 
 /// The requirements that the claims of every token must meet.
-#[derive(Clone, Debug)]
-pub struct Expectations {
+#[derive(Clone, Copy, Debug)]
+pub struct Expectations<'a> {
     /// The only `iss` that is accepted.
-    pub issuer: String,
+    pub issuer: &'a str,
     /// The longest lifetime that a token may have.
     pub max_ttl: Duration,
+}
+
+impl Expectations<'_> {
+    /// Checks the lifetime of a token.
+    pub fn check_lifetime(&self, claims: &AccessClaims) -> Result<(), InactiveReason> {
+        match claims.expires_at.since(claims.issued_at) > self.max_ttl {
+            true => Err(InactiveReason::Malformed),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A JOSE header, which is an object with unique names (RFC 7515, section 4). It is deserialized by
@@ -210,7 +220,7 @@ impl<'a> Unverified<'a> {
         &self,
         algorithm: Algorithm,
         key: &DecodingKey,
-        expected: &Expectations,
+        expected: &Expectations<'_>,
     ) -> Result<AccessClaims, InactiveReason> {
         if self.algorithm != algorithm_name(algorithm) {
             return Err(InactiveReason::BadSignature);
@@ -231,9 +241,10 @@ impl<'a> Unverified<'a> {
         // `iat` and `exp` are equal if the token was issued in the last second of its session.
         let ordered =
             claims.issued_at <= claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
-        if !ordered || claims.expires_at.since(claims.issued_at) > expected.max_ttl {
+        if !ordered {
             return Err(InactiveReason::Malformed);
         }
+        expected.check_lifetime(&claims)?;
         Ok(claims)
     }
 }

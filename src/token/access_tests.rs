@@ -32,8 +32,8 @@ fn the_error_of_a_failed_signature_names_the_key() {
     assert!(sign_with(&claims(), |_| None).unwrap_err().to_string().contains(KID));
 }
 
-fn expected() -> Expectations {
-    Expectations { issuer: "https://issuer".to_owned(), max_ttl: Duration::from_secs(3600) }
+fn expected() -> Expectations<'static> {
+    Expectations { issuer: "https://issuer", max_ttl: Duration::from_secs(3600) }
 }
 
 fn claims() -> AccessClaims {

@@ -9,7 +9,7 @@ use countersign::domain::{
     ids::{SessionId, TokenId},
     key::RefreshKeyId,
     metadata::Metadata,
-    policy::{OnRefresh, Replay, SessionPolicy},
+    policy::{OnRefresh, RefreshMode, Replay, SessionPolicy},
     refresh::{RefreshAttempt, RefreshVerdict},
     session::{Authentication, Device, Lineage, LineageSecret, Session},
     text::{Acr, ClientId, PolicyName, Subject, Tenant},
@@ -81,6 +81,7 @@ impl Replaying {
                 name: PolicyName::try_from("p".to_owned()).unwrap(),
                 access_token_ttl: Duration::from_secs(2),
                 idle_timeout: Duration::from_secs(1000),
+                refresh: RefreshMode::Rotate,
                 refresh_grace: Duration::from_secs(GRACE.into()),
                 replay: self.replay,
                 replay_limit: Duration::from_secs(LIMIT.into()),
@@ -89,9 +90,11 @@ impl Replaying {
             },
             created_at: START,
             created_by: None,
+            extended_at: None,
             refreshed_at: at(state.refreshed_at),
             idle_expires_at: end,
             expires_at: end,
+            earlier_tokens_expire_at: None,
             lineage: Lineage {
                 generation: state.generation.into(),
                 secret: LineageSecret([9; 16]),
@@ -124,6 +127,7 @@ impl Replaying {
             now: START.plus(Duration::from_secs(state.now.into())),
             next_access_token_id: TokenId::new([4; 16]),
             next_key: session.lineage.key,
+            live_policies: Arc::default(),
         };
         match session.judge_refresh(&attempt) {
             RefreshVerdict::Rotate(_) => {
@@ -141,6 +145,7 @@ impl Replaying {
                 state.has_ended = true;
                 None
             }
+            RefreshVerdict::Expire(reason) => panic!("{reason:?}"),
             RefreshVerdict::Refuse(refusal) => panic!("{refusal:?}"),
         }
     }

@@ -263,29 +263,31 @@ fn no_secret_is_printed() {
 fn the_log_level_can_be_changed_in_the_file_while_the_service_runs() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("countersign.toml");
-    let write = |level: &str| {
-        let sweeper = "[sweeper]\nschedule = \"* * * * * *\"";
+    let write = |level: &str, schedule: &str| {
+        let sweeper = format!("[sweeper]\nschedule = \"{schedule}\"");
         // The service must not read a file that is written half.
         let (next, text) =
             (config.with_extension("new"), format!("[log]\nlevel = \"{level}\"\n{sweeper}\n"));
         fs::write(&next, text).unwrap();
         fs::rename(next, &config).unwrap();
     };
-    write("info");
+    const NEVER: &str = "0 0 29 2 *";
+    write("info", NEVER);
     let mut server = Server::launch(serve(folder.path()).arg("--config").arg(&config));
-    write("loud");
+    write("loud", NEVER);
     server.signal("HUP");
-    server.line("certificates and callers are read anew");
-    write("info,countersign=debug");
+    server.line("certificates and configuration are read anew");
+    write("info,countersign=debug", "* * * * * *");
     server.signal("HUP");
-    assert_eq!(server.line("the log level has changed")["level"], "info,countersign=debug");
-    // This line has the level debug.
+    let settings = server.line("settings have changed")["settings"].clone();
+    assert_eq!(settings, "log.level = info,countersign=debug, sweeper.schedule = * * * * * *");
+    // This line has the level debug, and the former schedule would never have led to it.
     server.line("swept, nothing was due");
-    write("info");
+    write("info", "* * * * * *");
     server.signal("HUP");
-    assert_eq!(server.line("the log level has changed")["level"], "info");
+    assert_eq!(server.line("settings have changed")["settings"], "log.level = info");
     let log = server.stop();
-    let last = log.iter().rposition(|line| line.contains("the log level has changed")).unwrap();
+    let last = log.iter().rposition(|line| line.contains("settings have changed")).unwrap();
     assert!(!log[last..].iter().any(|line| line.contains("\"DEBUG\"")), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("take effect after a restart")), "{log:#?}");
 }

@@ -604,21 +604,21 @@ async fn a_reload_replaces_the_callers_but_never_opens_the_service_to_everybody(
 
     site.configure("", &second);
     server.signal("HUP");
-    server.line("callers have changed");
+    server.line("settings have changed");
     assert_eq!(server.line("audit")["action"], "configuration_reloaded");
     assert_eq!((list(&old).await, list(&new).await), (Err(tonic::Code::Unauthenticated), Ok(())));
 
     for (rest, message) in [
         (
             "",
-            "callers stay as they are: setting listen: 0.0.0.0:0 can be reached from other \
+            "settings stay as they are: setting listen: 0.0.0.0:0 can be reached from other \
              machines: configure callers",
         ),
         (
             "[[callers]]\nname = 'x'\nroles = ['boss']",
-            "callers stay as they are: setting callers[0].roles",
+            "settings stay as they are: setting callers[0].roles",
         ),
-        ("[[calers]]", "callers stay as they are: unknown setting calers"),
+        ("[[calers]]", "settings stay as they are: unknown setting calers"),
     ] {
         site.configure("", rest);
         server.signal("HUP");
@@ -635,13 +635,13 @@ async fn a_reload_replaces_the_callers_but_never_opens_the_service_to_everybody(
     assert_eq!(list(&new).await, Ok(()));
     fs::remove_file(site.path("countersign.toml")).unwrap();
     server.signal("HUP");
-    wait_for_line(&mut server, "callers stay as they are: configuration file");
+    wait_for_line(&mut server, "settings stay as they are: configuration file");
     assert_eq!(list(&new).await, Ok(()));
 
     // The service also loads changed callers without a signal. For another changed setting it
     // reports that a restart is needed.
     site.configure("", &format!("{first}\n{second}\n[log]\nformat = 'json'"));
-    server.line("callers have changed");
+    server.line("settings have changed");
     let line = server.line("settings have changed that take effect after a restart: log.format");
     assert_eq!(line["level"], "WARN");
     assert_eq!((list(&old).await, list(&new).await), (Ok(()), Ok(())));

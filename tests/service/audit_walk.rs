@@ -132,7 +132,7 @@ fn effect(operation: &str) -> Option<Effect> {
         "task the task that ends revoked sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
-        "task the reload of certificates and callers" => {
+        "task the reload of certificates and settings" => {
             Nothing("tests/process/tls.rs looks for its records")
         }
         "task the renewal of the lease" => {

@@ -26,7 +26,7 @@ use super::callers::caller;
 use countersign_test_support::{
     http_client::{Answer, Metrics, ask, get},
     log,
-    server::{Home, Server, ShowKey, SignedIn, request, revocation, seconds},
+    server::{Home, Server, ShowKey, SignedIn, eventually, request, revocation, seconds},
 };
 
 /// The answer to a gateway, over either protocol.
@@ -328,6 +328,20 @@ pub async fn both_kinds_of_gateways_get_the_same_answers() {
             "{outcome}"
         );
     }
+}
+
+pub async fn the_settings_for_gateways_change_while_the_service_runs() {
+    let server = Server::start().await;
+    let session = sign_in(&server, |_| ()).await;
+    let cookie = format!("session={}", session.access);
+    let passed = async || {
+        let over_http = forward_auth(&server, "", &[("cookie", &cookie)]).await.status;
+        let by_envoy = check(&server, texts(&[("cookie", &cookie)]), &[]).await.status;
+        ((over_http, by_envoy) == (200, 200)).then_some(())
+    };
+    assert_eq!(passed().await, None);
+    server.reload("[gateway]\ncookie = 'session'");
+    eventually("both read the cookie", passed).await;
 }
 
 pub async fn checks_are_answered_in_every_form_in_which_envoy_may_send_them() {

@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits;
 mod listing;
 mod metrics;
+mod policies;
 mod postgres_only;
 mod refresh;
 mod refusals;
@@ -152,6 +153,7 @@ macro_rules! engine {
         }
         gateways {
             both_kinds_of_gateways_get_the_same_answers,
+            the_settings_for_gateways_change_while_the_service_runs,
             checks_are_answered_in_every_form_in_which_envoy_may_send_them,
             the_application_gets_the_verified_identity_and_no_header_that_the_client_forged,
             claim_values_are_encoded_so_that_they_cannot_break_a_header,
@@ -235,6 +237,17 @@ macro_rules! engine {
             calls_that_are_refused_time_out_or_are_cancelled_are_counted_with_their_codes,
             every_http_route_is_counted_with_its_status_and_its_duration,
             the_counts_agree_with_those_of_a_client_over_10_000_calls,
+        }
+        policies {
+            a_client_has_the_policy_and_the_audiences_that_the_configuration_gives_it,
+            presets_can_be_named_like_any_policy_and_be_the_base_of_others,
+            a_stricter_policy_reaches_a_live_session_at_its_next_refresh,
+            a_session_that_has_expired_by_the_stricter_policy_ends_and_so_do_its_tokens,
+            a_refresh_token_that_is_reused_stays_the_same_and_yields_working_access_tokens,
+            a_refresh_of_a_reused_token_revokes_the_access_token_before_if_the_policy_says_so,
+            a_reauthentication_replaces_a_reused_refresh_token,
+            settings_change_while_the_service_runs,
+            an_update_does_not_apply_stricter_limits,
         }
         refresh {
             one_of_64_concurrent_refreshes_rotates_and_the_others_repeat_its_answer,

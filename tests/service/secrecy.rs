@@ -124,7 +124,7 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
     let Found::Good(key) = forge.ring.verifying(&unverified.kid) else {
         panic!("the key is known")
     };
-    let expected = Expectations { issuer: "https://auth.test".to_owned(), max_ttl: seconds(3600) };
+    let expected = Expectations { issuer: "https://auth.test", max_ttl: seconds(3600) };
     let verified = unverified.verify(key.algorithm, &key.decoding, &expected).unwrap();
     assert_eq!(verified.custom.to_map()["secret"], CANARY);
     print(&mut seen, &verified);

@@ -10,6 +10,7 @@ use countersign::{
         },
         ids::{AuthenticationId, SessionId, TokenId},
         key::RefreshKeyId,
+        live_policy::LivePolicies,
         revocation::{BlacklistEntry, RevocationTarget, Revoked},
         session::{
             Device, EndReason, IdentifiedRequest, LineageSecret, RequestFingerprint, Session,
@@ -22,8 +23,8 @@ use futures_util::future::{Either, join_all};
 use serde_json::json;
 
 use crate::support::{
-    after, assert_unchanged, attempt, claims, create, create_all, entries, metadata, read, revoke,
-    rich_session, rotate, session, text, texts,
+    after, assert_unchanged, attempt, claims, create, create_all, entries, live_policy, metadata,
+    read, revoke, rich_session, rotate, seconds, session, text, texts,
 };
 
 /// Returns a reauthentication in which every field has a value of its own. Its number makes its
@@ -57,7 +58,14 @@ fn reauthentication(number: u8, at: Timestamp) -> Reauthentication {
 }
 
 fn change(session_id: SessionId, now: Timestamp, kind: ChangeKind) -> SessionChange {
-    SessionChange { session_id, reach: Arc::default(), now, may_add: true, kind }
+    SessionChange {
+        session_id,
+        reach: Arc::default(),
+        now,
+        may_add: true,
+        live_policies: Arc::default(),
+        kind,
+    }
 }
 
 fn reauthenticate(session: &Session, number: u8, now: Timestamp) -> SessionChange {
@@ -124,6 +132,32 @@ pub async fn a_reauthentication_writes_what_the_domain_decides_and_nothing_else(
         "each stops the tokens of the authentication before"
     );
     assert_unchanged(store, &others).await;
+}
+
+pub async fn a_reauthentication_writes_the_stricter_limits_that_reach_the_session(
+    store: &dyn Store,
+) {
+    let before = create(store, rich_session(1)).await;
+    let mut strict = live_policy(&before);
+    strict.session.idle_timeout = seconds(500);
+    strict.absolute_lifetime = seconds(900);
+    let under = |session: &Session, now| SessionChange {
+        live_policies: Arc::new(LivePolicies::among([&strict])),
+        ..reauthenticate(session, 1, now)
+    };
+    let next = assert_changes(store, under(&before, after(100)), &before).await;
+    assert_eq!(next.policy.reauthentication_lifetime, Some(seconds(900)));
+    assert_eq!((next.extended_at, next.expires_at), (Some(after(100)), after(1000)));
+
+    let idle = create(store, rich_session(2)).await;
+    match store.change_session(under(&idle, after(503))).await.unwrap() {
+        Changed::Ended { session, position } => {
+            assert_eq!(session.ended.as_ref().unwrap().reason, EndReason::ExpiredIdle);
+            assert_eq!(entries(store).await.pop().unwrap().seq, position.seq);
+            assert_unchanged(store, &[next, *session]).await;
+        }
+        other => panic!("it was not refreshed in time: {other:?}"),
+    }
 }
 
 pub async fn an_update_writes_what_the_domain_decides_and_nothing_else(store: &dyn Store) {
@@ -224,7 +258,7 @@ pub async fn a_used_refresh_token_ends_its_session_also_at_a_reauthentication(st
     presenting.presented = Some(Presented { generation: 1, secret: current.lineage.secret });
     let presenting = change(before.id, after(40), ChangeKind::Reauthenticate(Box::new(presenting)));
     let reused = store.change_session(presenting).await.unwrap();
-    let Changed::Reused { position, .. } = reused else { panic!("{reused:?}") };
+    let Changed::Ended { position, .. } = reused else { panic!("{reused:?}") };
     let ended = read(store, &before).await.ended.unwrap();
     assert_eq!((ended.at, ended.reason), (after(40), EndReason::RefreshTokenReused));
     let entry = entries(store).await.pop().unwrap();

@@ -15,7 +15,8 @@ use countersign::{
     domain::{
         caller::Reach,
         ids::{SessionId, TokenId},
-        policy::{OnQuota, OnRefresh, Replay},
+        live_policy::LivePolicies,
+        policy::{OnQuota, OnRefresh, Policy, RefreshMode, Replay},
         quota::LiveSessions,
         refresh::{RefreshAttempt, RefreshDecision},
         revocation::{
@@ -40,8 +41,8 @@ use proptest::{
 };
 
 use crate::support::{
-    LONGEST_TOKEN, START, after, attempt, create_all, ended, entries, read, revoke_session,
-    rich_session, seconds, session, text, texts, unlimited,
+    LONGEST_TOKEN, START, after, attempt, create_all, ended, entries, live_policy, read,
+    revoke_session, rich_session, seconds, session, text, texts, unlimited,
 };
 
 fn draw<T>(runner: &mut TestRunner, strategy: &impl Strategy<Value = T>) -> T {
@@ -59,7 +60,8 @@ fn instant() -> impl Strategy<Value = Timestamp> {
 /// A session whose identifier was made within four milliseconds of the start.
 fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
     let identity = (0..TENANTS.len(), 0..SUBJECTS.len(), instant());
-    let policy = (any::<bool>(), any::<bool>(), 600_u64..604);
+    let reuses = prop_oneof![3 => Just(false), 1 => Just(true)];
+    let policy = (any::<bool>(), any::<bool>(), 600_u64..604, reuses);
     let state = (
         prop_oneof![8 => 1_u32..4, 1 => Just(u32::MAX)],
         prop_oneof![8 => 1_u32..4, 1 => Just(u32::MAX)],
@@ -68,7 +70,7 @@ fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
     (identity, policy, state, any::<bool>()).prop_map(
         move |(
             (tenant, subject, at),
-            (keeps, until_used, idle),
+            (keeps, until_used, idle, reuses),
             (generation, revision, expires),
             many,
         )| {
@@ -80,6 +82,7 @@ fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
             drawn.policy.on_refresh =
                 if keeps { OnRefresh::KeepAccessToken } else { OnRefresh::RevokeAccessToken };
             drawn.policy.replay = if until_used { Replay::UntilUsed } else { Replay::Grace };
+            drawn.policy.refresh = if reuses { RefreshMode::Reuse } else { RefreshMode::Rotate };
             drawn.policy.idle_timeout = seconds(idle);
             drawn.scopes = texts(&["read", "write"]);
             drawn.policy.refresh_grace = seconds(10);
@@ -88,6 +91,44 @@ fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
             drawn.expires_at = at.plus(seconds(600 + expires));
             drawn.lineage.generation = generation;
             drawn.revision = revision;
+            drawn
+        },
+    )
+}
+
+/// A policy that applies to a live session, and is stricter than its own in some limits.
+fn drawn_live_policy(session: &Session) -> impl Strategy<Value = Policy> + use<> {
+    let same = live_policy(session);
+    let span = |own: Duration, other: u64| prop_oneof![6 => Just(own), 1 => Just(seconds(other)), 1 => Just(own * 2)];
+    let spans = (
+        span(same.session.access_token_ttl, 2),
+        span(same.session.idle_timeout, 10),
+        span(same.absolute_lifetime, 10),
+        span(same.session.refresh_grace, 1),
+        span(same.session.replay_limit, 12),
+    );
+    let rarely = || prop_oneof![6 => Just(false), 1 => Just(true)];
+    (spans, rarely(), rarely(), rarely(), rarely()).prop_map(
+        move |((ttl, idle, absolute, grace, limit), mode, replay, on_refresh, extends)| {
+            let mut drawn = same.clone();
+            drawn.session.access_token_ttl = ttl;
+            drawn.session.idle_timeout = idle;
+            drawn.absolute_lifetime = absolute;
+            drawn.session.refresh_grace = grace;
+            drawn.session.replay_limit = limit;
+            if mode {
+                drawn.session.refresh = match drawn.session.refresh {
+                    RefreshMode::Rotate => RefreshMode::Reuse,
+                    RefreshMode::Reuse => RefreshMode::Rotate,
+                };
+            }
+            if replay {
+                drawn.session.replay = Replay::Grace;
+            }
+            if on_refresh {
+                drawn.session.on_refresh = OnRefresh::RevokeAccessToken;
+            }
+            drawn.reauthentication_extends ^= extends;
             drawn
         },
     )
@@ -107,8 +148,9 @@ fn drawn_attempt(session: &Session) -> impl Strategy<Value = RefreshAttempt> + u
         prop_oneof![6 => Just(None), 1 => Just(Some("api"))],
         any::<bool>(),
     );
-    (token, now, asked).prop_map(
-        move |((generation, has_secret), now, (scopes, tenant, audience, device))| {
+    let live = proptest::option::of(drawn_live_policy(&session));
+    (token, now, asked, live).prop_map(
+        move |((generation, has_secret), now, (scopes, tenant, audience, device), live)| {
             let mut drawn = attempt(&session, session.refreshed_at.plus(seconds(now)));
             drawn.generation =
                 session.lineage.generation.saturating_sub(1).saturating_add(generation);
@@ -122,6 +164,7 @@ fn drawn_attempt(session: &Session) -> impl Strategy<Value = RefreshAttempt> + u
             });
             drawn.device = device.then(|| Device { label: text("phone"), ..Device::default() });
             drawn.next_access_token_id = TokenId::new([8; 16]);
+            drawn.live_policies = Arc::new(LivePolicies::among(&live));
             drawn
         },
     )
@@ -194,7 +237,11 @@ pub async fn random_refreshes_are_decided_as_the_domain_decides(store: &dyn Stor
                 Refreshed::Rotated { session: now, position },
             ) => {
                 assert_eq!((&session, entry.is_some()), (&now, position.is_some()), "{case}");
-                seen.insert(if entry.is_some() { "rotated and stopped" } else { "rotated" });
+                seen.insert(match (session.earlier_tokens_expire_at, &entry) {
+                    (Some(_), _) => "limited",
+                    (None, Some(_)) => "rotated and stopped",
+                    (None, None) => "rotated",
+                });
                 *session
             }
             (
@@ -205,9 +252,13 @@ pub async fn random_refreshes_are_decided_as_the_domain_decides(store: &dyn Stor
                 seen.insert("replayed");
                 *session
             }
-            (RefreshDecision::End { session, .. }, Refreshed::Reused { session: now, .. }) => {
+            (RefreshDecision::End { session, .. }, Refreshed::Ended { session: now, .. }) => {
                 assert_eq!(session, now, "{case}");
-                seen.insert("ended");
+                let reason = now.ended.as_ref().unwrap().reason;
+                seen.insert(match reason {
+                    EndReason::RefreshTokenReused => "ended",
+                    _ => "ended by limits",
+                });
                 *session
             }
             (RefreshDecision::Refuse(refusal), Refreshed::Refused(now)) => {
@@ -219,7 +270,7 @@ pub async fn random_refreshes_are_decided_as_the_domain_decides(store: &dyn Stor
         };
         assert_eq!(read(store, session).await, changed, "{case}");
     }
-    assert_eq!(seen.len(), 5, "some kind of decision never occurred: {seen:?}");
+    assert_eq!(seen.len(), 7, "some kind of decision never occurred: {seen:?}");
 }
 
 pub async fn random_creations_are_decided_as_the_domain_decides(store: &dyn Store) {

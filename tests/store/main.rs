@@ -99,9 +99,12 @@ macro_rules! conformance {
                 an_unknown_session_is_refused,
                 a_refresh_that_keeps_the_previous_access_token_adds_no_entry,
                 an_access_token_that_a_refresh_revokes_is_stopped_until_it_expires,
+                a_session_that_reuses_its_refresh_token_is_refreshed_by_any_number_of_callers,
+                stricter_limits_are_written_at_a_refresh_and_end_a_session_that_exceeds_them,
             }
             changing {
                 a_reauthentication_writes_what_the_domain_decides_and_nothing_else,
+                a_reauthentication_writes_the_stricter_limits_that_reach_the_session,
                 an_update_writes_what_the_domain_decides_and_nothing_else,
                 only_the_refresh_token_of_the_last_reauthentication_can_be_exchanged,
                 a_repeated_reauthentication_returns_the_same_session_and_its_feed_position,
@@ -139,6 +142,7 @@ macro_rules! conformance {
                 covered_sessions_end_in_batches_and_later_sessions_do_not_end,
                 a_tenant_revocation_does_not_change_sessions_that_had_ended_before,
                 the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_be_valid,
+                the_entry_is_kept_as_long_as_tokens_that_were_issued_under_earlier_limits,
                 a_tenant_without_known_sessions_can_be_revoked,
                 a_late_job_does_not_undo_a_newer_revocation_of_the_tenant,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant,

@@ -1,9 +1,12 @@
 //! Tests of refreshes: the store writes what [`Session::judge_refresh`] decides, and nothing else.
 
+use std::sync::Arc;
+
 use countersign::{
     domain::{
         ids::TokenId,
-        policy::{OnRefresh, Replay},
+        live_policy::LivePolicies,
+        policy::{OnRefresh, RefreshMode, Replay},
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
         revocation::{BlacklistEntry, RETENTION_MARGIN, Revoked},
         session::{Device, EndReason, LineageSecret, Session},
@@ -12,9 +15,11 @@ use countersign::{
     store::{FeedEntry, Refreshed, Store},
 };
 
+use futures_util::future::join_all;
+
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, ended_without_note, entries, read,
-    revoke_session, rich_session, rotate, seconds, session, text,
+    after, assert_unchanged, attempt, create, create_all, ended_without_note, entries, live_policy,
+    read, revoke_session, rich_session, rotate, seconds, session, text,
 };
 
 /// Returns the session as the domain rotates it.
@@ -100,7 +105,7 @@ pub async fn replays_until_used_remain_possible_after_the_grace_until_the_next_r
     let next = rotate(store, &current, after(320)).await;
     let old = RefreshAttempt { generation: 1, ..attempt(&next, after(320)) };
     let reused = store.refresh_session(old).await.unwrap();
-    let Refreshed::Reused { .. } = reused else {
+    let Refreshed::Ended { .. } = reused else {
         panic!("the next refresh token was used: {reused:?}")
     };
     let entry = entries(store).await.pop().unwrap();
@@ -120,7 +125,7 @@ pub async fn a_reuse_ends_the_session_and_stops_its_tokens(store: &dyn Store) {
     let expected = current.clone().end(ended.clone());
 
     let reused = store.refresh_session(with_previous_token(&current, now)).await.unwrap();
-    let Refreshed::Reused { session, position } = reused else {
+    let Refreshed::Ended { session, position } = reused else {
         panic!("the grace has passed: {reused:?}")
     };
     assert_eq!(*session, expected);
@@ -211,4 +216,76 @@ pub async fn an_access_token_that_a_refresh_revokes_is_stopped_until_it_expires(
         assert!(entry.expires_at <= after(40).plus(seconds(120)), "the entry is kept for too long");
     }
     assert_eq!(read(store, &current).await.ended, None, "only the token is stopped");
+}
+
+pub async fn a_session_that_reuses_its_refresh_token_is_refreshed_by_any_number_of_callers(
+    store: &dyn Store,
+) {
+    let mut reusing = session(1);
+    reusing.policy.refresh = RefreshMode::Reuse;
+    let reusing = create(store, reusing).await;
+    let attempts = (0..16_u8).map(|n| RefreshAttempt {
+        next_access_token_id: TokenId::new([n; 16]),
+        ..attempt(&reusing, after(u64::from(n)))
+    });
+    for refreshed in join_all(attempts.map(|attempt| store.refresh_session(attempt))).await {
+        let Refreshed::Rotated { session, position: None } = refreshed.unwrap() else {
+            panic!("each caller gets an access token")
+        };
+        assert_eq!(session.lineage, reusing.lineage, "and the same refresh token");
+    }
+    let now = read(store, &reusing).await;
+    assert_eq!((now.lineage, now.revision), (reusing.lineage, reusing.revision + 16));
+    let late = rotate(store, &now, after(300)).await;
+    assert_eq!(late.idle_expires_at, after(900));
+    assert_unchanged(store, &[late]).await;
+}
+
+pub async fn stricter_limits_are_written_at_a_refresh_and_end_a_session_that_exceeds_them(
+    store: &dyn Store,
+) {
+    let there = create_all(store, [session(1), rich_session(2)]).await;
+    for before in &there {
+        let mut strict = live_policy(before);
+        strict.session.idle_timeout = seconds(100);
+        strict.session.access_token_ttl = seconds(20);
+        strict.session.refresh_grace = seconds(1);
+        strict.session.replay = Replay::Grace;
+        strict.session.replay_limit = seconds(2);
+        strict.absolute_lifetime = seconds(130);
+        strict.reauthentication_extends = false;
+        let live_policies = Arc::new(LivePolicies::among([&strict]));
+        let under = |session: &Session, now| RefreshAttempt {
+            live_policies: live_policies.clone(),
+            ..attempt(session, now)
+        };
+        let Refreshed::Rotated { session: next, .. } =
+            store.refresh_session(under(before, after(90))).await.unwrap()
+        else {
+            panic!("it is live by the stricter limits too")
+        };
+        assert_eq!(next.policy.idle_timeout, seconds(100));
+        assert_eq!(next.expires_at, before.created_at.plus(seconds(130)));
+        assert_eq!(next.earlier_tokens_expire_at, Some(before.last_token_expiry(after(90))));
+        assert_eq!(read(store, before).await, *next);
+
+        let refreshed = store.refresh_session(under(&next, after(100))).await.unwrap();
+        let Refreshed::Rotated { session: last, .. } = refreshed else { panic!("{refreshed:?}") };
+        assert_eq!(last.policy, next.policy, "nothing is left to limit");
+
+        strict.absolute_lifetime = seconds(100);
+        let live_policies = Arc::new(LivePolicies::among([&strict]));
+        let late = RefreshAttempt { live_policies, ..attempt(&last, after(110)) };
+        let Refreshed::Ended { session: ended, position } =
+            store.refresh_session(late).await.unwrap()
+        else {
+            panic!("it has expired by the stricter limits")
+        };
+        let reason = EndReason::ExpiredAbsolute;
+        assert_eq!(*ended, last.clone().end(ended_without_note(after(110), reason)));
+        assert_eq!(read(store, before).await, *ended);
+        let entry = entries(store).await.pop().unwrap();
+        assert_eq!((entry.seq, entry.revoked), (position.seq, Revoked::Session(before.id)));
+        assert_eq!(entry.expires_at, BlacklistEntry::expiry_for(&last, after(110)));
+    }
 }

@@ -14,7 +14,7 @@ use countersign::{
         ids::{Incarnation, SessionId, TokenId},
         key::RefreshKeyId,
         metadata::Metadata,
-        policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
+        policy::{OnQuota, OnRefresh, Policy, RefreshMode, Replay, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{Revocation, RevocationTarget, Seq},
         search::{SessionQuery, SessionSearch},
@@ -88,6 +88,7 @@ pub fn session(n: u32) -> Session {
             name: text("default"),
             access_token_ttl: seconds(60),
             idle_timeout: seconds(600),
+            refresh: RefreshMode::Rotate,
             refresh_grace: seconds(10),
             replay: Replay::Grace,
             replay_limit: seconds(86_400),
@@ -96,9 +97,11 @@ pub fn session(n: u32) -> Session {
         },
         created_at: at,
         created_by: None,
+        extended_at: None,
         refreshed_at: at,
         idle_expires_at: at.plus(seconds(600)),
         expires_at: at.plus(seconds(3600)),
+        earlier_tokens_expire_at: None,
         lineage: Lineage {
             generation: 1,
             secret: LineageSecret([a, b, c, d, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]),
@@ -148,6 +151,7 @@ pub fn rich_session(n: u32) -> Session {
             name: text("strict"),
             access_token_ttl: Duration::from_millis(90_500),
             idle_timeout: seconds(700),
+            refresh: RefreshMode::Rotate,
             refresh_grace: Duration::from_micros(5_000_001),
             replay: Replay::UntilUsed,
             replay_limit: Duration::from_micros(300_000_001),
@@ -231,6 +235,19 @@ pub fn attempt(session: &Session, now: Timestamp) -> RefreshAttempt {
         now,
         next_access_token_id: TokenId::new([4; 16]),
         next_key: RefreshKeyId([2; 8]),
+        live_policies: std::sync::Arc::default(),
+    }
+}
+
+/// Returns a policy of this session's name that applies to live sessions, and has its limits.
+pub fn live_policy(session: &Session) -> Policy {
+    Policy {
+        session: session.policy.clone(),
+        absolute_lifetime: session.expires_at.since(session.created_at),
+        reauthentication_extends: session.policy.reauthentication_lifetime.is_some(),
+        max_sessions_per_subject: 0,
+        on_quota: OnQuota::Refuse,
+        apply_to_live: true,
     }
 }
 

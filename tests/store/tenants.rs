@@ -1,14 +1,17 @@
 //! Tests of revoked tenants: one entry stops the whole tenant, and its sessions end afterwards, in
 //! batches.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use countersign::{
     domain::{
         ids::SessionId,
+        live_policy::LivePolicies,
         policy::{Replay, SessionPolicy},
-        refresh::RefreshRefusal,
-        revocation::{BlacklistEntry, CutOff, Revocation, RevocationTarget, Revoked},
+        refresh::{RefreshAttempt, RefreshRefusal},
+        revocation::{
+            BlacklistEntry, CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked,
+        },
         session::{EndReason, Ended, Session},
         text::Tenant,
         time::Timestamp,
@@ -19,8 +22,8 @@ use futures_util::future::join_all;
 
 use crate::support::{
     LONGEST_TOKEN, after, assert_unchanged, attempt, create, create_all, end_covered, ended,
-    entries, read, record_expiries, revoke, revoke_session, revoke_tenant, revoke_token,
-    rich_session, session, text, unlimited,
+    entries, live_policy, read, record_expiries, revoke, revoke_session, revoke_tenant,
+    revoke_token, rich_session, seconds, session, text, unlimited,
 };
 
 fn acme() -> Tenant {
@@ -327,6 +330,31 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_be_val
         needed,
         "the entry is kept no longer, however long a replay may last"
     );
+}
+
+/// The limits of a session may have become stricter after it got its tokens.
+pub async fn the_entry_is_kept_as_long_as_tokens_that_were_issued_under_earlier_limits(
+    store: &dyn Store,
+) {
+    let mut long = of_acme(1);
+    long.policy.access_token_ttl = LONGEST_TOKEN * 2;
+    long.policy.idle_timeout = LONGEST_TOKEN * 2;
+    (long.idle_expires_at, long.expires_at) = (after(50_000), after(50_000));
+    let long = create(store, long).await;
+    let mut strict = live_policy(&long);
+    strict.session.access_token_ttl = seconds(20);
+    strict.session.idle_timeout = seconds(20);
+    let attempt = RefreshAttempt {
+        live_policies: Arc::new(LivePolicies::among([&strict])),
+        ..attempt(&long, after(5))
+    };
+    store.refresh_session(attempt).await.unwrap();
+    revoke_tenant(store, &acme(), after(10)).await;
+    let tenants = store.unfinished().await.unwrap();
+    end_covered(store, &tenants[0], 2).await;
+    let needed = long.last_token_expiry(after(5)).plus(RETENTION_MARGIN);
+    assert!(needed > after(10).plus(LONGEST_TOKEN * 2), "the stricter limits do not show it");
+    assert_eq!(entries(store).await[0].expires_at, needed);
 }
 
 /// The job still works with the entry as it was before the newer revocation.

@@ -40,7 +40,8 @@ macro_rules! with_new_columns {
             "request_fingerprint" "",
             "metadata" "::jsonb",
             "reauthentication_lifetime" "",
-            "created_by" ""
+            "created_by" "",
+            "refresh_mode" ""
         }
     };
 }
@@ -93,9 +94,12 @@ diesel::table! {
         metadata -> Jsonb,
         reauthentication_lifetime -> Nullable<Interval>,
         created_by -> Nullable<Text>,
+        refresh_mode -> Text,
         authentication_id -> Nullable<Uuid>,
         reauthentication_id -> Nullable<Text>,
         reauthentication_fingerprint -> Nullable<Binary>,
+        extended_at -> Nullable<Timestamptz>,
+        earlier_tokens_expire_at -> Nullable<Timestamptz>,
         ended_at -> Nullable<Timestamptz>,
         end_reason -> Nullable<Text>,
         end_note -> Nullable<Text>,

@@ -11,6 +11,7 @@ use crate::{
     domain::{
         change::{ChangeDecision, SessionChange},
         session::Session,
+        time::Timestamp,
     },
     store::{Changed, StoreError},
 };
@@ -32,7 +33,7 @@ pub fn change(
         ChangeDecision::End { session, entry } => {
             write_end(connection, &session)?;
             let position = insert_entry(connection, entry)?;
-            Ok(Changed::Reused { session, position })
+            Ok(Changed::Ended { session, position })
         }
         ChangeDecision::Change { session, entry } => {
             write(connection, &session)?;
@@ -53,7 +54,7 @@ fn write(connection: &mut SqliteConnection, next: &Session) -> Result<(), StoreE
             sessions::acr.eq(&*authentication.acr),
             sessions::amr.eq(to_json(&authentication.amr)),
             sessions::authenticated_at.eq(authentication.at.micros()),
-            sessions::expires_at.eq(next.expires_at.micros()),
+            sessions::extended_at.eq(next.extended_at.map(Timestamp::micros)),
             sessions::scopes.eq(to_json(&next.scopes)),
             sessions::claims.eq(next.claims.to_json()),
             sessions::metadata.eq(next.metadata.to_json()),

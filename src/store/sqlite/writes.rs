@@ -32,7 +32,7 @@ use crate::{
         revoke::{MOST_ENDED_AT_ONCE, OldestLive, RevocationState, Survey, UncoveredCount},
         session::{Ended, Session},
         text::{Subject, Tenant},
-        time::Timestamp,
+        time::{Timestamp, micros},
     },
     store::{EndedBatch, Refreshed, RevocationOutcome, StoreError, SweptRevocations, Unfinished},
 };
@@ -61,7 +61,7 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
         RefreshDecision::End { session, entry } => {
             write_end(connection, &session)?;
             let position = insert_entry(connection, entry)?;
-            Ok(Refreshed::Reused { session, position })
+            Ok(Refreshed::Ended { session, position })
         }
         RefreshDecision::Rotate { session, entry } => {
             write_rotation(connection, &session)?;
@@ -71,10 +71,24 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
     }
 }
 
-/// Writes the columns that a rotation of the refresh token alters.
+/// Writes the columns that a refresh alters, including the limits, which may have become stricter.
 pub fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Result<()> {
+    let policy = &next.policy;
+    let limits = (
+        sessions::access_token_ttl.eq(micros(policy.access_token_ttl)),
+        sessions::idle_timeout.eq(micros(policy.idle_timeout)),
+        sessions::refresh_mode.eq(policy.refresh.as_str()),
+        sessions::refresh_grace.eq(micros(policy.refresh_grace)),
+        sessions::replay.eq(policy.replay.as_str()),
+        sessions::replay_limit.eq(micros(policy.replay_limit)),
+        sessions::on_refresh.eq(policy.on_refresh.as_str()),
+        sessions::reauthentication_lifetime.eq(policy.reauthentication_lifetime.map(micros)),
+        sessions::expires_at.eq(next.expires_at.micros()),
+        sessions::earlier_tokens_expire_at.eq(next.earlier_tokens_expire_at.map(Timestamp::micros)),
+    );
     dsl::update(sessions::table.find(next.id.bytes().as_slice()))
         .set((
+            limits,
             sessions::refreshed_at.eq(next.refreshed_at.micros()),
             sessions::idle_expires_at.eq(next.idle_expires_at.micros()),
             sessions::generation.eq(i64::from(next.lineage.generation)),
@@ -398,13 +412,19 @@ impl<'a> Covered<'a> {
         let condition = self.condition();
         let statement = sql_query(format!(
             "SELECT max(
-                min(
-                    max(
-                        ?,
-                        refreshed_at + refresh_grace,
-                        CASE replay WHEN 'until_used' THEN refreshed_at + replay_limit ELSE 0 END
-                    ) + access_token_ttl,
-                    idle_expires_at
+                max(
+                    min(
+                        max(
+                            ?,
+                            refreshed_at + refresh_grace,
+                            CASE replay
+                                WHEN 'until_used' THEN refreshed_at + replay_limit
+                                ELSE 0
+                            END
+                        ) + access_token_ttl,
+                        idle_expires_at
+                    ),
+                    coalesce(earlier_tokens_expire_at, 0)
                 )
             ) AS at
             FROM sessions

@@ -87,6 +87,12 @@ impl Home {
 
     /// Replaces the settings.
     pub fn with(self, settings: &str) -> Self {
+        self.configure(settings);
+        self
+    }
+
+    /// Replaces the file with the settings. A service that runs reads it when it reloads.
+    pub fn configure(&self, settings: &str) {
         let mut table: toml::Table = toml::from_str(SETTINGS).unwrap();
         table.extend(toml::from_str::<toml::Table>(settings).unwrap());
         table.insert(
@@ -95,7 +101,6 @@ impl Home {
         );
         table.insert("database_url".to_owned(), self.database.url().into());
         fs::write(self.folder.path().join("countersign.toml"), table.to_string()).unwrap();
-        self
     }
 
     /// Reads the settings.
@@ -277,6 +282,12 @@ impl Server {
     /// Stops the service gracefully, and starts it again.
     pub async fn restart(self) -> Self {
         self.stop().await.start().await
+    }
+
+    /// Replaces the settings while the service runs. They are in force soon after this has returned.
+    pub fn reload(&self, settings: &str) {
+        self.home.configure(settings);
+        self.shutdown.reload.notify_one();
     }
 
     /// Returns a client that sends this API key.

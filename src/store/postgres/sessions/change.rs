@@ -82,7 +82,7 @@ fn outcome(
             Changed::Kept { session, position: may_have_entry.then_some(newest) }
         }
         ChangeDecision::End { session, .. } => {
-            Changed::Reused { session, position: positions.required(entry)? }
+            Changed::Ended { session, position: positions.required(entry)? }
         }
         ChangeDecision::Refuse(refusal) => Changed::Refused(refusal),
     })
@@ -104,14 +104,14 @@ async fn save_changes(
             acr = given.acr,
             amr = given.amr::text[],
             authenticated_at = given.authenticated_at,
-            expires_at = given.expires_at,
+            extended_at = given.extended_at,
             scopes = given.scopes::text[],
             claims = given.claims::jsonb,
             metadata = given.metadata::jsonb,
             reauthentication_id = given.reauthentication_id,
             reauthentication_fingerprint = given.reauthentication_fingerprint
         FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
-            id, lineage_secret, authentication_id, acr, amr, authenticated_at, expires_at, scopes,
+            id, lineage_secret, authentication_id, acr, amr, authenticated_at, extended_at, scopes,
             claims, metadata, reauthentication_id, reauthentication_fingerprint
         )
         WHERE s.id = given.id",
@@ -124,7 +124,9 @@ async fn save_changes(
     .bind::<Array<Text>, _>(column(changed, |session| &*session.authentication.acr))
     .bind::<Array<Text>, _>(column(changed, |session| array(&session.authentication.amr)))
     .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.authentication.at)))
-    .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.expires_at)))
+    .bind::<Array<Nullable<Timestamptz>>, _>(column(changed, |session| {
+        session.extended_at.map(instant)
+    }))
     .bind::<Array<Text>, _>(column(changed, |session| array(&session.scopes)))
     .bind::<Array<Text>, _>(column(changed, |session| to_jsonb(session.claims.object())))
     .bind::<Array<Text>, _>(column(changed, |session| to_jsonb(session.metadata.object())))

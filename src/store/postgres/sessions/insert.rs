@@ -275,5 +275,6 @@ fn with_columns<'a, 'r>(insert: Insert<'a, 'r>) -> Insert<'a, 'r> {
             new.session.policy.reauthentication_lifetime.map(interval)
         })
         .column::<Nullable<Text>, _>(|new| new.session.created_by.as_ref().map(Who::as_str))
+        .column::<Text, _>(|new| new.session.policy.refresh.as_str())
         .column::<Nullable<BigInt>, _>(|new| new.most_others)
 }

@@ -113,15 +113,18 @@ macro_rules! end_covered {
                 (SELECT count(*) FROM ended),
                 (
                     SELECT max(
-                        least(
-                            greatest(
-                                given.at,
-                                s.refreshed_at + s.refresh_grace,
-                                CASE s.replay
-                                    WHEN 'until_used' THEN s.refreshed_at + s.replay_limit
-                                END
-                            ) + s.access_token_ttl,
-                            s.idle_expires_at
+                        greatest(
+                            least(
+                                greatest(
+                                    given.at,
+                                    s.refreshed_at + s.refresh_grace,
+                                    CASE s.replay
+                                        WHEN 'until_used' THEN s.refreshed_at + s.replay_limit
+                                    END
+                                ) + s.access_token_ttl,
+                                s.idle_expires_at
+                            ),
+                            s.earlier_tokens_expire_at
                         )
                     )
                     FROM sessions AS s JOIN looked_at ON s.id = looked_at.id, given

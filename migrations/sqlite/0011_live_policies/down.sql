@@ -1,0 +1,3 @@
+ALTER TABLE sessions DROP COLUMN earlier_tokens_expire_at;
+ALTER TABLE sessions DROP COLUMN extended_at;
+ALTER TABLE sessions DROP COLUMN refresh_mode;
