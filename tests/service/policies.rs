@@ -4,8 +4,9 @@
 use countersign::{
     app,
     proto::{
-        CreateSessionRequest, EndReason, InactiveReason, ListSessionsRequest, RefreshMode, Session,
-        SessionState, UpdateSessionRequest,
+        CreateSessionRequest, EndReason, InactiveReason, ListAuditRequest, ListSessionsRequest,
+        RefreshMode, Session, SessionState, UpdateSessionRequest,
+        audit_service_client::AuditServiceClient,
     },
 };
 use countersign_test_support::{
@@ -172,6 +173,26 @@ pub async fn a_session_that_has_expired_by_the_stricter_policy_ends_and_so_do_it
     let expired = Refusal::unauthenticated("SESSION_EXPIRED_IDLE");
     assert_eq!(refused(server.client().reauthenticate(again(&stepping)).await), expired);
     assert_eq!(server.verdict(&stepping.access).await, Err(InactiveReason::Revoked));
+
+    let mut audit = AuditServiceClient::new(server.channel.clone());
+    let records = eventually("each end is recorded once", async || {
+        let action = "session_expired".to_owned();
+        let request = ListAuditRequest { action, ..Default::default() };
+        let records = audit.list_audit(request).await.unwrap().into_inner().records;
+        (records.len() == 3).then_some(records)
+    })
+    .await;
+    let ended = |session: &SignedIn, reason| (session.id(), reason);
+    let mut recorded: Vec<_> =
+        records.iter().map(|record| (record.session_id.clone(), record.reason())).collect();
+    let mut expected = vec![
+        ended(&idle, EndReason::ExpiredIdle),
+        ended(&active, EndReason::ExpiredAbsolute),
+        ended(&stepping, EndReason::ExpiredIdle),
+    ];
+    recorded.sort();
+    expected.sort();
+    assert_eq!(recorded, expected);
 }
 
 const REUSE: &str = "
