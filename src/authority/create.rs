@@ -138,7 +138,7 @@ impl Authority {
             ..session_policy
         };
         let expires_at = now.plus(lifetime);
-        let authenticated_at = new.authenticated_at.unwrap_or(now);
+        self.check_times(new.authenticated_at, &new.amr_verified_at, now)?;
         let access_token_id = TokenId::new(self.random()?);
         Ok(Session {
             id: SessionId::of_subject(now, &new.tenant, &new.subject, self.random()?),
@@ -152,7 +152,8 @@ impl Authority {
                 id: None,
                 acr: new.acr,
                 amr: new.amr,
-                at: authenticated_at,
+                amr_verified_at: new.amr_verified_at,
+                at: new.authenticated_at.unwrap_or(now),
             },
             metadata: new.metadata,
             device: new.device,
