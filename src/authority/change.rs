@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Authority,
+    authentication_times::check_times,
     error::AuthorityError,
     fingerprint,
     issue::Issued,
@@ -70,7 +71,7 @@ impl Authority {
         self.ensure_current().await?;
         let now = self.clock.now();
         let settings = self.settings();
-        self.check_times(new.authenticated_at, &new.amr_verified_at, now)?;
+        check_times(new.authenticated_at, &new.amr_verified_at, now, settings.leeway)?;
         let request = new.request_id.clone().map(|id| IdentifiedRequest {
             id,
             fingerprint: fingerprint::of_reauthentication(&by.caller.name, session_id, &new),

@@ -198,6 +198,7 @@ impl SessionService for Sessions {
             wanted.extend(needs_metadata.map(|token| (index, token)));
             responses.push(response);
         }
+        drop(permit);
         self.add_metadata(&mut responses, wanted, take).await?;
         counted(proto::BatchValidateResponse { responses }, reserved)
     }
