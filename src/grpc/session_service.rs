@@ -14,11 +14,13 @@ use super::{
     requests::{self, View},
 };
 use crate::{
-    authority::{error::AuthorityError, inspect::SessionCount, ready::Ready, validate::Validation},
+    authority::{
+        error::AuthorityError, inspect::SessionCount, metadata::ActiveToken, ready::Ready,
+        validate::Validation,
+    },
     callers::{Callers, meter::Work},
     domain::session::Session,
     proto::{self, session_service_server::SessionService},
-    token::verified_cache::VerifiedToken,
 };
 
 /// The maximum number of tokens in a batch.
@@ -48,12 +50,12 @@ impl Sessions {
         validation: &mut Validation<'_>,
         path: &str,
         request: &proto::ValidateRequest,
-    ) -> Result<(proto::ValidateResponse, Option<Arc<VerifiedToken>>), AuthorityError> {
+    ) -> Result<(proto::ValidateResponse, Option<ActiveToken>), AuthorityError> {
         let view = requests::view(path, request)?;
         let answer = validation.validate(&requests::question(path, request)?).await?;
         let response = answers::validate_response(&answer, view != View::Basic);
         let needs_metadata = view == View::FullWithMetadata;
-        Ok((response, answer.outcome.ok().filter(|_| needs_metadata)))
+        Ok((response, answer.into_active().filter(|_| needs_metadata)))
     }
 
     /// Adds the metadata to the answers for these active tokens, by one query. Each token comes with
@@ -62,7 +64,7 @@ impl Sessions {
     async fn add_metadata(
         &self,
         responses: &mut [proto::ValidateResponse],
-        wanted: Vec<(usize, Arc<VerifiedToken>)>,
+        wanted: Vec<(usize, ActiveToken)>,
         mut take: impl FnMut(usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         if wanted.is_empty() {
