@@ -51,6 +51,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Claims stay encoded until they are needed (`src/proto/encoded_struct.rs`).
     let encoded = (".google.protobuf.Struct", "crate::proto::EncodedStruct");
     tonic_prost_build::configure()
+        // A repeated request gets the same bytes.
+        .btree_map(".")
         .extern_path(encoded.0, encoded.1)
         .skip_debug(WITH_SECRETS.map(|name| format!(".{PACKAGE}.{name}")))
         .compile_fds(descriptors)?;

@@ -11,7 +11,11 @@ use std::{collections::BTreeMap, fmt, sync::LazyLock, time::Duration};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
-    domain::{claims::AccessClaims, inactive::InactiveReason, time::Timestamp},
+    domain::{
+        claims::{AMR_VERIFIED_AT, AUTHENTICATION_ID, AccessClaims},
+        inactive::InactiveReason,
+        time::Timestamp,
+    },
     keys::pair::{SigningPair, jose},
     token::{
         access::{Expectations, MAX_BYTES, Signer, TYPE, Unverified, sign},
@@ -24,7 +28,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 const KID: &str = "the-key";
 const GOOD_HEADER: &[u8] = br#"{"typ":"at+jwt","alg":"EdDSA","kid":"the-key"}"#;
@@ -146,6 +150,16 @@ fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
     assert!(claims.scopes.iter().all(|scope| !scope.is_empty()));
     assert!(text(take("scope")).split(' ').filter(|scope| !scope.is_empty()).eq(&claims.scopes));
     assert_eq!(take("amr").as_ref().map_or_else(Vec::new, texts), claims.amr);
+    let times = take(AMR_VERIFIED_AT).map_or_else(Map::new, |times| {
+        let Value::Object(times) = times else { panic!("{times}") };
+        times
+    });
+    assert_eq!(claims.amr_verified_at.len(), times.len());
+    for (method, at) in &claims.amr_verified_at {
+        assert_eq!(*at, Timestamp::from_seconds(times[method].as_i64().unwrap()));
+    }
+    let authentication = claims.authentication_id.map(|id| id.to_string());
+    assert_eq!(text(take(AUTHENTICATION_ID)), authentication.unwrap_or_default());
     assert!(!claims.audience.is_empty());
     match take("aud").unwrap() {
         Value::String(one) => assert_eq!([one][..], claims.audience),

@@ -81,15 +81,17 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// The fields of a request to Reauthenticate that can be wrong.
-const REAUTHENTICATE_FIELDS: [&str; 9] = [
+const REAUTHENTICATE_FIELDS: [&str; 11] = [
     "session",
     "session_id",
     "refresh_token",
     "acr",
     "amr",
+    "amr_verified_at",
     "authenticated_at",
     "claims",
     "scopes",
+    "device.device_id",
     "request_id",
 ];
 
@@ -103,8 +105,9 @@ fn names(path: &str, fields: &[&str], error: AuthorityError) {
     let known =
         field.strip_prefix(path).unwrap_or_else(|| panic!("{field:?} is not below {path:?}"));
     let known = known.split_once('[').map_or(known, |(known, index)| {
-        let index = index.strip_suffix(']').and_then(|index| index.parse::<usize>().ok());
-        assert!(index.is_some(), "{field:?}");
+        let (index, rest) = index.split_once(']').unwrap_or_else(|| panic!("{field:?}"));
+        assert!(index.parse::<usize>().is_ok(), "{field:?}");
+        assert!(rest.is_empty() || known == "factors", "{field:?}");
         known
     });
     assert!(fields.contains(&known), "{field:?} {problem:?}");
@@ -143,6 +146,7 @@ fn are_scopes<T: std::ops::Deref<Target = str>>(kept: &[T], asked: &[String]) {
 /// Checks that the texts about a device are within their limits, and that valid ones are kept
 /// unchanged.
 fn is_device(kept: &Device, asked: &proto::Device) {
+    let (id, asked_id) = (&*kept.id, asked.device_id.clone());
     let texts = [(&*kept.user_agent, &*asked.user_agent, 512), (&*kept.label, &*asked.label, 128)];
     for (kept, asked, most) in texts {
         let is_valid = asked.len() <= most && !asked.contains(char::is_control);
@@ -152,6 +156,7 @@ fn is_device(kept: &Device, asked: &proto::Device) {
     let (kept, asked) = (&*kept.ip_address, &*asked.ip_address);
     is(kept, if is_address(asked) { asked } else { kept }, 0, 64);
     assert!(kept.is_empty() || is_address(kept));
+    is(id, &asked_id, 0, 128);
 }
 
 fn is_span(kept: Option<Duration>, asked: Option<prost_types::Duration>) {
@@ -178,10 +183,9 @@ fn create(request: CreateSessionRequest) {
                     "metadata",
                     "acr",
                     "amr",
+                    "amr_verified_at",
                     "authenticated_at",
-                    "device.user_agent",
-                    "device.ip_address",
-                    "device.label",
+                    "device.device_id",
                     "policy",
                     "access_token_ttl",
                     "max_lifetime",
@@ -198,6 +202,12 @@ fn create(request: CreateSessionRequest) {
     are_scopes(&new.scopes, &request.scopes);
     is(&new.acr, &request.acr, 0, 256);
     are(&new.amr, &request.amr, 16, 64);
+    assert_eq!(new.amr_verified_at.iter().len(), request.amr_verified_at.len());
+    for (method, at) in new.amr_verified_at.iter() {
+        assert!(request.amr.iter().any(|named| **named == **method));
+        let asked = request.amr_verified_at[&**method];
+        assert_eq!(at.micros(), asked.seconds * 1_000_000 + i64::from(asked.nanos) / 1000);
+    }
     is_device(&new.device, &request.device.clone().unwrap_or_default());
     is(new.policy.as_deref().unwrap_or_default(), &request.policy, 0, 64);
     is(new.request_id.as_deref().unwrap_or_default(), &request.request_id, 0, 128);
@@ -272,6 +282,11 @@ fn fits_into_a_token(new: &NewSession) {
         authenticated_at: new.authenticated_at.unwrap_or(NOW).floor_to_second(),
         acr: new.acr.to_string(),
         amr: new.amr.iter().map(ToString::to_string).collect(),
+        amr_verified_at: new
+            .amr_verified_at
+            .iter()
+            .map(|(method, at)| (method.to_string(), at.floor_to_second()))
+            .collect(),
         custom: new.claims.object().clone(),
     };
     let with = |message: &[u8]| Some(KEY.sign(message).as_ref().to_vec());
@@ -298,32 +313,46 @@ fn refresh(request: RefreshRequest) {
             }
         }
         Err(error) => {
-            let fields = [
-                "refresh_token",
-                "scopes",
-                "device.user_agent",
-                "device.ip_address",
-                "device.label",
-            ];
-            names("", &fields, error);
+            names("", &["refresh_token", "scopes", "device.device_id"], error);
         }
     }
 }
 
 fn validate(path: &str, request: &ValidateRequest) {
     match question(path, request) {
-        Ok(Question { access_token, audience, scopes, acr_values, max_authentication_age }) => {
+        Ok(Question {
+            access_token,
+            audience,
+            scopes,
+            acr_values,
+            max_authentication_age,
+            factors,
+        }) => {
             assert_eq!((access_token, audience), (&*request.access_token, &*request.audience));
             assert_eq!((scopes, acr_values), (&*request.scopes, &*request.acr_values));
             assert!(!access_token.is_empty() && audience.len() <= 256);
             assert!(scopes.len() <= 64 && acr_values.len() <= 16);
             assert!(scopes.iter().chain(acr_values).all(|text| text.len() <= 256));
             is_span(max_authentication_age, request.max_authentication_age);
+            assert_eq!(factors.len(), request.factors.len());
+            assert!(factors.len() <= 16);
+            for (factor, asked) in factors.iter().zip(&request.factors) {
+                assert_eq!(factor.method, asked.method);
+                assert!((1..=64).contains(&factor.method.len()));
+                is_span(factor.max_age, asked.max_age);
+            }
         }
         Err(error) => {
             names(
                 path,
-                &["access_token", "audience", "scopes", "acr_values", "max_authentication_age"],
+                &[
+                    "access_token",
+                    "audience",
+                    "scopes",
+                    "acr_values",
+                    "max_authentication_age",
+                    "factors",
+                ],
                 error,
             );
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Authority,
+    authentication_times::check_times,
     error::AuthorityError,
     fingerprint,
     issue::Issued,
@@ -70,10 +71,7 @@ impl Authority {
         self.ensure_current().await?;
         let now = self.clock.now();
         let settings = self.settings();
-        let latest = now.plus(settings.leeway);
-        if new.authenticated_at.is_some_and(|at| at > latest) {
-            return Err(AuthorityError::field("authenticated_at", "is in the future"));
-        }
+        check_times(new.authenticated_at, &new.amr_verified_at, now, settings.leeway)?;
         let request = new.request_id.clone().map(|id| IdentifiedRequest {
             id,
             fingerprint: fingerprint::of_reauthentication(&by.caller.name, session_id, &new),
@@ -82,6 +80,7 @@ impl Authority {
             presented,
             acr: new.acr,
             amr: new.amr,
+            amr_verified_at: new.amr_verified_at,
             at: new.authenticated_at,
             allow_weaker: new.allow_weaker,
             acr_order: Arc::clone(&settings.acr_order),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     Authority, Settings,
+    authentication_times::check_times,
     error::AuthorityError,
     fingerprint::fingerprint,
     issue::{Issued, require_live},
@@ -38,9 +39,7 @@ impl Authority {
         self.ensure_current().await?;
         let now = self.clock.now();
         let policy = policy_of(&new, &settings.policies)?;
-        if new.authenticated_at.is_some_and(|at| at > now.plus(settings.leeway)) {
-            return Err(AuthorityError::field("authenticated_at", "is in the future"));
-        }
+        check_times(new.authenticated_at, &new.amr_verified_at, now, settings.leeway)?;
         let mut session = Session {
             request_fingerprint: fingerprint,
             created_by: Some(by.into()),
@@ -138,7 +137,6 @@ impl Authority {
             ..session_policy
         };
         let expires_at = now.plus(lifetime);
-        let authenticated_at = new.authenticated_at.unwrap_or(now);
         let access_token_id = TokenId::new(self.random()?);
         Ok(Session {
             id: SessionId::of_subject(now, &new.tenant, &new.subject, self.random()?),
@@ -152,7 +150,8 @@ impl Authority {
                 id: None,
                 acr: new.acr,
                 amr: new.amr,
-                at: authenticated_at,
+                amr_verified_at: new.amr_verified_at,
+                at: new.authenticated_at.unwrap_or(now),
             },
             metadata: new.metadata,
             device: new.device,

@@ -7,9 +7,10 @@ use super::{
     new_session::NewSession,
 };
 use crate::domain::{
+    factors::FactorTimes,
     ids::SessionId,
     session::{Device, RequestFingerprint},
-    text::CallerName,
+    text::{CallerName, DeviceId},
 };
 
 /// A label for domain separation. Each encoding begins with the label of its kind of request, so
@@ -40,6 +41,7 @@ pub(super) fn of_reauthentication(
         session,
         acr,
         amr,
+        amr_verified_at,
         authenticated_at,
         claims,
         scopes,
@@ -63,12 +65,15 @@ pub(super) fn of_reauthentication(
     encoding.list(claims.iter().map(|claims| claims.object().as_str()));
     encoding.list(scopes.iter().map(|scope| &**scope));
     encoding.count(usize::from(device.is_some()));
-    if let Some(Device { user_agent, ip_address, label }) = device {
+    let mut device_id = None;
+    if let Some(Device { user_agent, ip_address, label, id }) = device {
         let device: [&str; 3] = [user_agent, ip_address, label];
         device.into_iter().for_each(|text| encoding.text(text));
+        device_id = Some(id);
     }
     encoding.count(usize::from(*allow_weaker));
     encoding.list(request_id.iter().map(|id| &**id));
+    encoding.later_fields(device_id, amr_verified_at);
     hash(&encoding.0)
 }
 
@@ -93,8 +98,9 @@ fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
         claims,
         acr,
         amr,
+        amr_verified_at,
         authenticated_at,
-        device: Device { user_agent, ip_address, label },
+        device: Device { user_agent, ip_address, label, id: device_id },
         policy,
         access_token_ttl,
         max_lifetime,
@@ -121,6 +127,7 @@ fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
     if !metadata.object().is_empty() {
         encoding.text(&metadata.to_json());
     }
+    encoding.later_fields(Some(device_id), amr_verified_at);
     encoding.0
 }
 
@@ -143,6 +150,24 @@ impl Encoding {
     fn list<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
         self.count(texts.len());
         texts.for_each(|text| self.text(text));
+    }
+
+    /// Appends the fields that requests did not have at first, each after its name. The name tells
+    /// them apart, also from metadata, whose JSON begins with a brace. A field that is empty is left
+    /// out.
+    fn later_fields(&mut self, device_id: Option<&DeviceId>, amr_verified_at: &FactorTimes) {
+        if let Some(id) = device_id.filter(|id| !id.is_empty()) {
+            self.text("device.device_id");
+            self.text(id);
+        }
+        if !amr_verified_at.is_empty() {
+            self.text("amr_verified_at");
+            self.count(amr_verified_at.iter().len());
+            for (method, at) in amr_verified_at.iter() {
+                self.text(method);
+                self.number(Some(at.micros().into()));
+            }
+        }
     }
 
     fn number(&mut self, number: Option<i128>) {
@@ -176,6 +201,13 @@ mod tests {
         CustomClaims::try_from(map).unwrap()
     }
 
+    fn times(times: &[(&str, i64)]) -> FactorTimes {
+        let amr = texts(times.iter().map(|(name, _)| (*name).to_owned()).collect());
+        let times =
+            times.iter().map(|(name, at)| ((*name).to_owned(), Timestamp::from_micros(*at)));
+        FactorTimes::new(times, &amr).unwrap()
+    }
+
     fn metadata(value: Value) -> Metadata {
         let Value::Object(map) = value else { panic!("an object") };
         Metadata::try_from(map).unwrap()
@@ -192,6 +224,7 @@ mod tests {
             metadata: Metadata::default(),
             acr: text(""),
             amr: vec![],
+            amr_verified_at: FactorTimes::default(),
             authenticated_at: None,
             device: Device::default(),
             policy: None,
@@ -212,11 +245,13 @@ mod tests {
             metadata: Metadata::default(),
             acr: text("gold"),
             amr: texts(vec!["pwd".to_owned(), "otp".to_owned()]),
+            amr_verified_at: FactorTimes::default(),
             authenticated_at: Some(Timestamp::from_micros(1_700_000_000_123_456)),
             device: Device {
                 user_agent: text("Mozilla/5.0"),
                 ip_address: text("192.0.2.7"),
                 label: text("laptop"),
+                id: text(""),
             },
             policy: Some(text("kiosk")),
             access_token_ttl: Some(Duration::from_secs(60)),
@@ -258,7 +293,7 @@ mod tests {
     #[test]
     fn each_field_and_the_caller_change_the_fingerprint() {
         type Change = (&'static str, fn(&mut NewSession));
-        let changes: [Change; 20] = [
+        let changes: [Change; 25] = [
             ("subject", |new| new.subject = text("bob")),
             ("tenant", |new| new.tenant = text("other")),
             ("client_id", |new| new.client_id = text("")),
@@ -276,6 +311,11 @@ mod tests {
             ("device.user_agent", |new| new.device.user_agent = text("")),
             ("device.ip_address", |new| new.device.ip_address = text("192.0.2.8")),
             ("device.label", |new| new.device.label = text("phone")),
+            ("device.device_id", |new| new.device.id = text("7")),
+            ("amr_verified_at", |new| new.amr_verified_at = times(&[("pwd", 7)])),
+            ("another time", |new| new.amr_verified_at = times(&[("pwd", 8)])),
+            ("another method", |new| new.amr_verified_at = times(&[("otp", 7)])),
+            ("two methods", |new| new.amr_verified_at = times(&[("otp", 7), ("pwd", 7)])),
             ("policy", |new| new.policy = None),
             ("access_token_ttl", |new| new.access_token_ttl = Some(Duration::from_secs(61))),
             ("max_lifetime", |new| new.max_lifetime = None),
@@ -297,6 +337,7 @@ mod tests {
             session: NamedSession::RefreshToken("token".to_owned()),
             acr: text("gold"),
             amr: texts(vec!["pwd".to_owned(), "otp".to_owned()]),
+            amr_verified_at: FactorTimes::default(),
             authenticated_at: Some(Timestamp::from_micros(1_700_000_000_123_456)),
             claims: Some(claims(json!({ "a": 1 }))),
             scopes: texts(vec!["read".to_owned(), "write".to_owned()]),
@@ -309,7 +350,7 @@ mod tests {
     #[test]
     fn each_field_of_a_reauthentication_its_session_and_caller_change_the_fingerprint() {
         type Change = (&'static str, fn(&mut NewAuthentication));
-        let changes: [Change; 13] = [
+        let changes: [Change; 15] = [
             ("token", |new| new.session = NamedSession::RefreshToken("other".to_owned())),
             ("no token", |new| new.session = NamedSession::Id(SessionId::from_bytes([7; 16]))),
             ("acr", |new| new.acr = text("silver")),
@@ -320,6 +361,10 @@ mod tests {
             ("scopes", |new| new.scopes.truncate(1)),
             ("device", |new| new.device = None),
             ("empty device", |new| new.device = Some(Device::default())),
+            ("device.device_id", |new| {
+                new.device = new.device.take().map(|device| Device { id: text("7"), ..device })
+            }),
+            ("amr_verified_at", |new| new.amr_verified_at = times(&[("pwd", 7)])),
             ("allow_weaker", |new| new.allow_weaker = false),
             ("request_id", |new| new.request_id = Some(text("twice"))),
             ("no request_id", |new| new.request_id = None),
@@ -361,9 +406,11 @@ mod tests {
                 metadata: Metadata::default(),
                 acr: text(acr),
                 amr: texts(amr),
+                amr_verified_at: FactorTimes::default(),
                 authenticated_at: at.map(Timestamp::from_micros),
                 device: Device {
                     user_agent: text(user_agent),
+                    id: text(""),
                     ip_address: text(""),
                     label: text(label),
                 },

@@ -106,6 +106,12 @@ impl Authority {
             authenticated_at: session.authentication.at.floor_to_second(),
             acr: session.authentication.acr.to_string(),
             amr: session.authentication.amr.iter().map(ToString::to_string).collect(),
+            amr_verified_at: session
+                .authentication
+                .amr_verified_at
+                .iter()
+                .map(|(method, at)| (method.to_string(), at.floor_to_second()))
+                .collect(),
             custom: session.claims.object().clone(),
         };
         let ring = self.keeper.ring();

@@ -3,15 +3,17 @@
 
 pub mod audit;
 pub mod audit_search;
+mod authentication_times;
 pub mod change;
 pub mod counts;
 pub mod create;
-pub mod cut_offs;
+mod cut_offs;
 pub mod error;
 mod fingerprint;
 pub mod inspect;
 pub mod issue;
 pub mod keys;
+pub mod metadata;
 pub mod new_authentication;
 pub mod new_session;
 pub mod page;

@@ -2,6 +2,7 @@
 
 use crate::domain::{
     claims::CustomClaims,
+    factors::FactorTimes,
     ids::SessionId,
     session::Device,
     text::{Acr, Amr, RequestId, Scope},
@@ -25,6 +26,8 @@ pub struct NewAuthentication {
     pub acr: Acr,
     /// The authentication methods references.
     pub amr: Vec<Amr>,
+    /// The times at which the methods were verified, as far as the caller gave them.
+    pub amr_verified_at: FactorTimes,
     /// The instant at which the user authenticated, or `None` if the user authenticated just now.
     pub authenticated_at: Option<Timestamp>,
     /// The new custom claims; none to keep those of the session.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::domain::{
     claims::CustomClaims,
+    factors::FactorTimes,
     metadata::Metadata,
     session::Device,
     text::{Acr, Amr, Audience, ClientId, PolicyName, RequestId, Scope, Subject, Tenant},
@@ -31,6 +32,8 @@ pub struct NewSession {
     pub acr: Acr,
     /// The authentication methods references.
     pub amr: Vec<Amr>,
+    /// The times at which the methods were verified, as far as the caller gave them.
+    pub amr_verified_at: FactorTimes,
     /// The instant at which the user authenticated, or `None` if the user authenticated just now.
     pub authenticated_at: Option<Timestamp>,
     /// The device, as the caller describes it.

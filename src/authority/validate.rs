@@ -8,6 +8,7 @@ use crate::{
     domain::{
         caller::{Actor, Reach},
         claims::AccessClaims,
+        factors::FactorDemand,
         inactive::InactiveReason,
         time::Timestamp,
     },
@@ -20,7 +21,8 @@ use crate::{
     },
 };
 
-/// A token, and the caller's demands. All of them are borrowed, so that nothing is allocated.
+/// A token, and the caller's demands. Texts are borrowed, and few calls demand factors, so usually
+/// nothing is allocated.
 pub struct Question<'a> {
     /// The access token.
     pub access_token: &'a str,
@@ -32,6 +34,8 @@ pub struct Question<'a> {
     pub acr_values: &'a [String],
     /// The longest time since the user authenticated, or `None` for no demand.
     pub max_authentication_age: Option<Duration>,
+    /// The demanded authentication methods. The token must meet all of these demands.
+    pub factors: Vec<FactorDemand<'a>>,
 }
 
 /// The answer for one instant.
@@ -197,6 +201,9 @@ fn check_demands(
         return Err(InactiveReason::StepUpRequired);
     }
     if question.max_authentication_age.is_some_and(|age| now.since(claims.authenticated_at) > age) {
+        return Err(InactiveReason::StepUpRequired);
+    }
+    if !question.factors.iter().all(|factor| factor.is_met_by(claims, now)) {
         return Err(InactiveReason::StepUpRequired);
     }
     Ok(())

@@ -214,10 +214,18 @@ impl ConcurrencyLimits {
         self.calls.taken()
     }
 
-    /// Acquires the permit to validate a batch. Returns `None` if too many batches are being
-    /// validated.
-    pub fn acquire_batch(self: &Arc<Self>) -> Option<BatchPermit> {
-        self.batches.try_acquire(&*self.clock).then(|| BatchPermit(self.clone()))
+    /// Acquires the permit for a part of a call that costs more than its admission has counted.
+    /// Returns `None` if too many calls do such work already.
+    pub fn acquire(self: &Arc<Self>, work: Work) -> Option<WorkPermit> {
+        let is_allowed = self.limiter_of(work).try_acquire(&*self.clock);
+        is_allowed.then(|| WorkPermit { concurrency: self.clone(), work })
+    }
+
+    fn limiter_of(&self, work: Work) -> &BurstLimiter {
+        match work {
+            Work::Batch => &self.batches,
+            Work::Read => &self.reads,
+        }
     }
 
     /// Returns the burst limiter of a class, if its calls count from their admission on. (A batch
@@ -232,13 +240,26 @@ impl ConcurrencyLimits {
     }
 }
 
-/// The permit of a batch that is being validated. Dropping it releases the permit.
-#[derive(Debug)]
-pub struct BatchPermit(Arc<ConcurrencyLimits>);
+/// A part of a call that costs more than its admission has counted, because only the request shows
+/// the need for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// The validation of a batch of tokens.
+    Batch,
+    /// A query of a call that usually needs none.
+    Read,
+}
 
-impl Drop for BatchPermit {
+/// The permit of work under way. Dropping it releases the permit.
+#[derive(Debug)]
+pub struct WorkPermit {
+    concurrency: Arc<ConcurrencyLimits>,
+    work: Work,
+}
+
+impl Drop for WorkPermit {
     fn drop(&mut self) {
-        self.0.batches.release();
+        self.concurrency.limiter_of(self.work).release();
     }
 }
 
@@ -412,8 +433,8 @@ mod tests {
         let (caller, _) = meter(&concurrency, 10, 0);
         let begun = caller.begin(CostClass::Batch).unwrap();
         let validating: Vec<_> =
-            (0..SUSTAINED_DIVISOR).map(|_| concurrency.acquire_batch().unwrap()).collect();
-        assert!(concurrency.acquire_batch().is_none());
+            (0..SUSTAINED_DIVISOR).map(|_| concurrency.acquire(Work::Batch).unwrap()).collect();
+        assert!(concurrency.acquire(Work::Batch).is_none());
         assert!(matches!(caller.begin(CostClass::Batch), Err(Refusal::Overloaded { .. })));
         let _light = caller.begin(CostClass::Light).unwrap();
         drop(validating);

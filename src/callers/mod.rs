@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use self::{
     api_key::ApiKeyHash,
-    meter::{BatchPermit, CallPermit, CallerLimits, Ceilings, ConcurrencyLimits, Meter},
+    meter::{CallPermit, CallerLimits, Ceilings, ConcurrencyLimits, Meter, Work, WorkPermit},
 };
 use crate::{
     clock::Clock,
@@ -228,10 +228,9 @@ impl Callers {
         is_known
     }
 
-    /// Admits the validation of a batch whose call was admitted before. The batch counts until the
-    /// permit is dropped.
-    pub fn begin_batch(&self) -> Result<BatchPermit, Refusal> {
-        self.concurrency.acquire_batch().ok_or_else(|| {
+    /// Admits work of a call that was admitted before. The work counts until the permit is dropped.
+    pub fn begin(&self, work: Work) -> Result<WorkPermit, Refusal> {
+        self.concurrency.acquire(work).ok_or_else(|| {
             let refusal = Refusal::Overloaded { wait: meter::QUEUE_RETRY_DELAY };
             self.count_refusal(&refusal);
             refusal

@@ -10,6 +10,7 @@ mod database;
 mod doctor;
 mod health;
 mod key;
+mod method;
 mod migrate;
 mod output;
 mod replica;

@@ -1,6 +1,7 @@
 //! Prints responses as tables for people, and as JSON for scripts.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     io::{self, Write},
     time::Duration,
@@ -120,9 +121,37 @@ pub fn state(session: &proto::Session) -> String {
     plain(session.state().as_str_name(), "SESSION_STATE_")
 }
 
+/// Joins texts, and leaves out empty ones.
+fn words<const N: usize>(texts: [String; N]) -> String {
+    texts.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Formats authentication methods, each with the time at which it was verified, if that is known.
+pub fn methods(amr: &[String], verified_at: &BTreeMap<String, Timestamp>) -> String {
+    let text = |method: &String| match instant(verified_at.get(method)) {
+        at if at.is_empty() => method.clone(),
+        at => format!("{method}@{at}"),
+    };
+    amr.iter().map(text).collect::<Vec<_>>().join(" ")
+}
+
+/// Formats an object as JSON on one line. The text is empty if the object is not set.
+pub fn object(object: Option<&proto::EncodedStruct>) -> Result<String, Failure> {
+    let Some(object) = object else { return Ok(String::new()) };
+    let message =
+        DynamicMessage::decode(dynamic("google.protobuf.Struct")?, &*object.encode_to_vec())
+            .map_err(Failure::failed)?;
+    let value = serde_json::to_value(message).map_err(Failure::failed)?;
+    Ok(value.to_string())
+}
+
 /// Prints a session, with a line for each field.
 pub fn session(session: &proto::Session) {
     let device = session.device.clone().unwrap_or_default();
+    let agent = match device.user_agent_name.is_empty() {
+        true => device.user_agent,
+        false => device.user_agent_name,
+    };
     let policy = session.policy.clone().unwrap_or_default();
     pairs(&[
         ("session", session.session_id.clone()),
@@ -132,11 +161,9 @@ pub fn session(session: &proto::Session) {
         ("audience", session.audience.join(" ")),
         ("scopes", session.scopes.join(" ")),
         ("acr", session.acr.clone()),
-        ("amr", session.amr.join(" ")),
-        (
-            "device",
-            [device.label, device.user_agent, device.ip_address].join(" ").trim().to_owned(),
-        ),
+        ("amr", methods(&session.amr, &session.amr_verified_at)),
+        ("device", words([device.label, agent, device.ip_address])),
+        ("device id", device.device_id),
         ("policy", policy.name),
         ("created by", session.created_by.clone()),
         ("state", state(session)),

@@ -172,7 +172,7 @@ impl List {
 /// Returns the row of a session in the table.
 fn row(session: &proto::Session) -> [String; 6] {
     let device = session.device.clone().unwrap_or_default();
-    let shown = [device.label, device.user_agent, device.ip_address]
+    let shown = [device.label, device.user_agent_name, device.user_agent, device.ip_address]
         .into_iter()
         .find(|text| !text.is_empty());
     let state = [output::state(session), output::end_reason(session)].join(" ").trim().to_owned();

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{
     Outcome,
     client::{Server, duration},
+    method::{self, Method},
     output::{self, line},
     search::{Count, List},
 };
@@ -61,9 +62,10 @@ pub struct Create {
     /// Authentication context class reference.
     #[arg(long, default_value = "", hide_default_value = true)]
     acr: String,
-    /// Authentication method like pwd or otp; may be repeated.
-    #[arg(long)]
-    amr: Vec<String>,
+    /// Authentication method like pwd or otp, as METHOD or METHOD@TIME with the time at which it was
+    /// verified, like hwk@2026-01-01T00:00:00Z. May be repeated.
+    #[arg(long, value_name = "METHOD[@TIME]", value_parser = Method::parse)]
+    amr: Vec<Method>,
     /// Name of a policy in the server's configuration, or of a preset like nist-aal2.
     #[arg(long, default_value = "", hide_default_value = true)]
     policy: String,
@@ -86,6 +88,9 @@ pub struct Create {
     /// The user's name for the device.
     #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
+    /// Your own identifier of the device.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    device_id: String,
     #[command(flatten)]
     server: Server,
 }
@@ -109,9 +114,10 @@ pub struct Reauthenticate {
     /// Authentication context class reference.
     #[arg(long, default_value = "", hide_default_value = true)]
     acr: String,
-    /// Authentication method like pwd or otp; may be repeated.
-    #[arg(long)]
-    amr: Vec<String>,
+    /// Authentication method like pwd or otp, as METHOD or METHOD@TIME with the time at which it was
+    /// verified, like hwk@2026-01-01T00:00:00Z. May be repeated.
+    #[arg(long, value_name = "METHOD[@TIME]", value_parser = Method::parse)]
+    amr: Vec<Method>,
     /// Custom claim as NAME=VALUE, which replaces all claims of the session. May be repeated.
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
     claims: Vec<(String, serde_json::Value)>,
@@ -272,12 +278,15 @@ impl Create {
             claims: Some(to_struct(self.claims)?),
             metadata: Some(to_struct(self.metadata)?),
             acr: self.acr,
-            amr: self.amr,
+            amr: method::names(&self.amr),
+            amr_verified_at: method::times(&self.amr),
             authenticated_at: None,
             device: Some(proto::Device {
                 user_agent: self.user_agent,
                 ip_address: self.ip_address,
                 label: self.label,
+                device_id: self.device_id,
+                ..proto::Device::default()
             }),
             policy: self.policy,
             access_token_ttl: self.access_token_ttl.map(duration).transpose()?,
@@ -323,7 +332,8 @@ impl Reauthenticate {
         let request = proto::ReauthenticateRequest {
             session: Some(session),
             acr: self.acr,
-            amr: self.amr,
+            amr: method::names(&self.amr),
+            amr_verified_at: method::times(&self.amr),
             authenticated_at: None,
             claims: match self.claims.is_empty() {
                 true => None,

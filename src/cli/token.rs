@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::{
     FAILED, Failure, Outcome,
     client::{Server, duration},
+    method::Demand,
     output::{self, line},
 };
 use crate::{proto, token::refresh};
@@ -38,6 +39,13 @@ pub struct Validate {
     /// Require that the user has authenticated within this time, like 15m.
     #[arg(long, value_parser = super::parse_span)]
     max_authentication_age: Option<Duration>,
+    /// Require this authentication method, as METHOD or METHOD@AGE with the longest time since it
+    /// was verified, like hwk@5m. May be repeated.
+    #[arg(long, value_name = "METHOD[@AGE]", value_parser = Demand::parse)]
+    amr: Vec<Demand>,
+    /// Show the metadata of the session too. The service then reads the database.
+    #[arg(long)]
+    metadata: bool,
     #[command(flatten)]
     server: Server,
 }
@@ -91,6 +99,8 @@ impl Validate {
             acr_values: self.acr_values,
             max_authentication_age: self.max_authentication_age.map(duration).transpose()?,
             view: proto::ValidateView::Full.into(),
+            factors: self.amr.into_iter().map(Demand::message).collect::<Result<_, _>>()?,
+            include_metadata: self.metadata,
         };
         let response = self.server.answer(self.server.sessions().await?.validate(request).await)?;
         if self.server.json {
@@ -104,8 +114,10 @@ impl Validate {
                 ("client", response.client_id.clone()),
                 ("audience", response.audience.join(" ")),
                 ("scopes", response.scopes.join(" ")),
+                ("amr", output::methods(&response.amr, &response.amr_verified_at)),
                 ("issued", output::instant(response.issued_at.as_ref())),
                 ("expires", output::instant(response.expires_at.as_ref())),
+                ("metadata", output::object(response.metadata.as_ref())?),
             ]);
         } else {
             let reason = response.inactive_reason().as_str_name().replace("INACTIVE_REASON_", "");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     caller::Reach,
     claims::CustomClaims,
+    factors::FactorTimes,
     ids::{AuthenticationId, SessionId, TokenId},
     key::RefreshKeyId,
     live_policy::LivePolicies,
@@ -54,6 +55,8 @@ pub struct Reauthentication {
     pub acr: Acr,
     /// The authentication methods references.
     pub amr: Vec<Amr>,
+    /// The times at which the methods were verified, as far as they are known.
+    pub amr_verified_at: FactorTimes,
     /// The instant at which the user authenticated; none if it was just now.
     pub at: Option<Timestamp>,
     /// True if the new `acr` may be weaker than that of the session.
@@ -344,6 +347,7 @@ impl Reauthentication {
             id: Some(self.next.authentication_id),
             acr: self.acr.clone(),
             amr: self.amr.clone(),
+            amr_verified_at: self.amr_verified_at.clone(),
             // Of two replicas, one may have a clock that is a little behind.
             at: self.at.unwrap_or_else(|| now.max(session.authentication.at)),
         };
@@ -361,7 +365,9 @@ impl Reauthentication {
         if !self.scopes.is_empty() {
             next.scopes.clone_from(&self.scopes);
         }
-        next.device = self.device.clone().unwrap_or(next.device);
+        if let Some(device) = &self.device {
+            next.device = session.device.described_as(device);
+        }
         next.reauthentication.clone_from(&self.request);
         next.revision = next.revision.saturating_add(1);
         next

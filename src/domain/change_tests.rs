@@ -27,6 +27,7 @@ fn reauthentication() -> Reauthentication {
         presented: None,
         acr: text("mfa"),
         amr: vec![],
+        amr_verified_at: FactorTimes::default(),
         at: Some(after(5)),
         allow_weaker: false,
         acr_order: [text("pwd"), text("otp"), text("mfa")].into(),

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Names that custom claims must not have, because the service or a standard gives them a meaning.
-pub const RESERVED: [&str; 21] = [
+pub const RESERVED: [&str; 22] = [
     "iss",
     "sub",
     "aud",
@@ -24,6 +24,7 @@ pub const RESERVED: [&str; 21] = [
     "client_id",
     "sid",
     AUTHENTICATION_ID,
+    AMR_VERIFIED_AT,
     "tenant",
     "scope",
     "auth_time",
@@ -40,6 +41,10 @@ pub const RESERVED: [&str; 21] = [
 /// The name of the claim with the identifier of a later authentication of the session's user. It
 /// has a prefix, so that no existing session has a custom claim of this name.
 pub const AUTHENTICATION_ID: &str = "countersign_authentication_id";
+
+/// The name of the claim with the times at which authentication methods were verified: an object
+/// that has the seconds since the epoch for each method.
+pub const AMR_VERIFIED_AT: &str = "countersign_amr_verified_at";
 
 /// The largest size of a session's custom claims, in bytes of JSON.
 pub const MAX_CUSTOM_BYTES: usize = 4096;
@@ -132,6 +137,8 @@ pub struct AccessClaims {
     pub acr: String,
     /// `amr`.
     pub amr: Vec<String>,
+    /// `countersign_amr_verified_at`: methods, and the instants at which they were verified.
+    pub amr_verified_at: Vec<(String, Timestamp)>,
     /// All other claims.
     pub custom: JsonObject,
 }
@@ -152,7 +159,10 @@ impl AccessClaims {
         let texts = [&self.issuer, &self.subject, &self.tenant, &self.client_id, &self.acr];
         let texts: usize = texts.into_iter().map(|text| allocation(text.capacity())).sum();
         let lists: usize = [&self.audience, &self.scopes, &self.amr].into_iter().map(list).sum();
-        size_of::<Self>() + texts + lists + allocation(self.custom.as_str().len())
+        let times = &self.amr_verified_at;
+        let names: usize = times.iter().map(|(name, _)| allocation(name.capacity())).sum();
+        let times = allocation(times.capacity() * size_of::<(String, Timestamp)>()) + names;
+        size_of::<Self>() + texts + lists + times + allocation(self.custom.as_str().len())
     }
 }
 

@@ -1,16 +1,16 @@
-//! Data of devices for display. The data is only shown to users, so invalid data never makes a call
+//! Data of devices. The data for display is only shown to users, so invalid data never makes a call
 //! fail: long texts are cut, control characters are replaced, and an invalid IP address is left
-//! out.
+//! out. The identifier of a device is no such data, because a changed one would find other sessions.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     session::Device,
-    text::{DeviceLabel, IpAddress, UserAgent},
+    text::{DeviceId, DeviceLabel, IpAddress, UserAgent},
 };
 
 impl Device {
-    /// Builds a device from unchecked data. Valid values stay as they are.
+    /// Builds a device without an identifier from unchecked data. Valid values stay as they are.
     pub fn from_display_data(user_agent: &str, ip_address: &str, label: &str) -> Self {
         // The cleaned texts are valid, so the defaults are never used for them.
         Self {
@@ -19,7 +19,16 @@ impl Device {
                 .and_then(|address| IpAddress::try_from(address).ok())
                 .unwrap_or_default(),
             label: printable(label, DeviceLabel::MAX_BYTES).try_into().unwrap_or_default(),
+            id: DeviceId::default(),
         }
+    }
+
+    /// Returns the device of a session after a caller has described it anew. If the description has
+    /// no identifier, the device keeps the one that it has: not every part of a client that
+    /// refreshes knows it.
+    pub fn described_as(&self, new: &Self) -> Self {
+        let id = if new.id.is_empty() { &self.id } else { &new.id };
+        Self { id: id.clone(), ..new.clone() }
     }
 }
 

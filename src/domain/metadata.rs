@@ -3,8 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::{
+    claims::AccessClaims,
+    ids::{AuthenticationId, SessionId, TokenId},
     json_object::JsonObject,
+    policy::OnRefresh,
     stored_object::{ObjectError, checked_object, find_large_integer},
+    time::Timestamp,
 };
 
 /// The largest size of a session's metadata, in bytes of JSON.
@@ -34,6 +38,45 @@ impl TryFrom<Map<String, Value>> for Metadata {
             return Err(ObjectError::LargeInteger(path));
         }
         checked_object(&map, MAX_BYTES).map(Self)
+    }
+}
+
+/// The metadata of a session, and the part of its row that may show that a token was revoked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionMetadata {
+    /// The session.
+    pub session_id: SessionId,
+    /// The metadata.
+    pub metadata: Metadata,
+    /// True if the session was ended before its expiry.
+    pub is_ended: bool,
+    /// The authentication that new access tokens rest on; none if it is the one with which the
+    /// session was created.
+    pub authentication_id: Option<AuthenticationId>,
+    /// The only access token that is accepted, if there can be no other. It is none if a refresh
+    /// keeps the previous token, or kept it before stricter limits reached the session.
+    pub only_token: Option<TokenId>,
+}
+
+impl SessionMetadata {
+    /// Returns the only access token of a session that is accepted, from the columns of its row.
+    pub fn only_token(
+        access_token_id: TokenId,
+        on_refresh: OnRefresh,
+        earlier_tokens_expire_at: Option<Timestamp>,
+    ) -> Option<TokenId> {
+        match (on_refresh, earlier_tokens_expire_at) {
+            (OnRefresh::RevokeAccessToken, None) => Some(access_token_id),
+            (OnRefresh::RevokeAccessToken, Some(_)) | (OnRefresh::KeepAccessToken, _) => None,
+        }
+    }
+
+    /// Returns whether the row shows that a token of the session was revoked. The row may be ahead
+    /// of the index in memory.
+    pub fn stops(&self, token: &AccessClaims) -> bool {
+        self.is_ended
+            || self.authentication_id != token.authentication_id
+            || self.only_token.is_some_and(|only| only != token.token_id)
     }
 }
 

@@ -227,7 +227,7 @@ impl Session {
         }
         next.access_token_id = attempt.next_access_token_id;
         if let Some(device) = &attempt.device {
-            next.device = device.clone();
+            next.device = self.device.described_as(device);
         }
         next.revision = self.revision.saturating_add(1);
         next

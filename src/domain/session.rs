@@ -4,13 +4,14 @@ use std::fmt;
 
 use super::{
     claims::CustomClaims,
+    factors::FactorTimes,
     ids::{AuthenticationId, SessionId, TokenId},
     key::RefreshKeyId,
     metadata::Metadata,
     policy::SessionPolicy,
     text::{
-        Acr, Amr, Audience, ClientId, DeviceLabel, IpAddress, Note, RequestId, Scope, Subject,
-        Tenant, UserAgent,
+        Acr, Amr, Audience, ClientId, DeviceId, DeviceLabel, IpAddress, Note, RequestId, Scope,
+        Subject, Tenant, UserAgent,
     },
     time::Timestamp,
     who::Who,
@@ -88,6 +89,8 @@ pub struct Authentication {
     pub acr: Acr,
     /// Authentication methods references.
     pub amr: Vec<Amr>,
+    /// The times at which the methods were verified, as far as they are known.
+    pub amr_verified_at: FactorTimes,
     /// The instant at which the user authenticated.
     pub at: Timestamp,
 }
@@ -101,6 +104,8 @@ pub struct Device {
     pub ip_address: IpAddress,
     /// The name that the user gave to the device.
     pub label: DeviceLabel,
+    /// The caller's own identifier of the device.
+    pub id: DeviceId,
 }
 
 /// The values that the current refresh token is computed from, besides the session's id and the
@@ -338,6 +343,7 @@ pub(crate) mod tests {
                 id: None,
                 acr: Acr::default(),
                 amr: vec![],
+                amr_verified_at: FactorTimes::default(),
                 at: START,
             },
             device: Device::default(),

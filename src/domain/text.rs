@@ -152,6 +152,9 @@ text!(
     /// A name that a user gave a device; may be empty.
     DeviceLabel, 0..=128, no_control);
 text!(
+    /// The caller's own identifier of a device; may be empty.
+    DeviceId, 0..=128, no_control);
+text!(
     /// A note that explains why a session ended; may be empty.
     Note, 0..=1024, no_control);
 text!(

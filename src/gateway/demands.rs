@@ -1,15 +1,18 @@
 //! Reads the demands that a gateway makes on the tokens of a route: `audience`, `scope`,
-//! `acr_values` and `max_age`.
+//! `acr_values`, `max_age` and `amr`.
 
 use std::time::Duration;
 
-use crate::domain::text::{Acr, Audience, Scope, TextError};
+use crate::domain::{
+    factors::FactorDemand,
+    text::{Acr, Amr, Audience, Scope, TextError},
+};
 
 /// The names of demands. They are names of parameters in RFC 6749 (section 3.3), RFC 9470 (section
-/// 3) and OpenID Connect Core (section 3.1.2.1).
-pub const NAMES: [&str; 4] = ["audience", "scope", "acr_values", "max_age"];
+/// 3) and OpenID Connect Core (section 3.1.2.1), except for `amr`, which is the claim of RFC 8176.
+pub const NAMES: [&str; 5] = ["audience", "scope", "acr_values", "max_age", "amr"];
 
-/// The maximum number of scopes, and of acr values, that a route may demand.
+/// The maximum number of scopes, of acr values, and of methods, that a route may demand.
 const MAX_VALUES: usize = 64;
 
 /// The demands of a route. An empty field demands nothing.
@@ -23,6 +26,24 @@ pub struct Demands {
     pub acr_values: Vec<String>,
     /// The user must have authenticated within this time.
     pub max_age: Option<Duration>,
+    /// The token must meet all of these demands for authentication methods.
+    pub factors: Vec<Factor>,
+}
+
+/// A demand for an authentication method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Factor {
+    /// The token's `amr` must name this method.
+    pub method: String,
+    /// The method must have been verified within this time.
+    pub max_age: Option<Duration>,
+}
+
+impl Factor {
+    /// Returns the demand with its text borrowed.
+    pub fn demand(&self) -> FactorDemand<'_> {
+        FactorDemand { method: &self.method, max_age: self.max_age }
+    }
 }
 
 /// The error if the demands of a gateway cannot be understood. In this case no request may pass.
@@ -70,14 +91,37 @@ impl Demands {
             "audience" => self.audience = checked(value, Audience::into_string)?,
             "scope" => self.scopes = list(value, Scope::into_string)?,
             "acr_values" => self.acr_values = list(value, Acr::into_string)?,
-            _ => {
-                let seconds =
-                    value.parse().map_err(|_| "must be a number of whole seconds".to_owned())?;
-                self.max_age = Some(Duration::from_secs(seconds));
+            "amr" => {
+                let factors = list(value, Amr::into_string)?;
+                self.factors = factors.iter().map(|text| factor(text)).collect::<Result<_, _>>()?;
             }
+            _ => self.max_age = Some(seconds(value)?),
         }
         Ok(())
     }
+
+    /// Returns the shortest of the demanded times since the user authenticated or since a method was
+    /// verified.
+    pub fn shortest_age(&self) -> Option<Duration> {
+        self.factors.iter().filter_map(|factor| factor.max_age).chain(self.max_age).min()
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "must be a number of whole seconds".to_owned())?;
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Reads a demand for a method: its name, or the name, `@`, and a number of seconds.
+fn factor(text: &str) -> Result<Factor, String> {
+    let (method, max_age) = match text.rsplit_once('@') {
+        None => (text, None),
+        Some(("", _)) => return Err("must name a method before the @".to_owned()),
+        Some((method, age)) => {
+            (method, Some(seconds(age).map_err(|problem| format!("{problem} after the @"))?))
+        }
+    };
+    Ok(Factor { method: method.to_owned(), max_age })
 }
 
 fn checked<T: TryFrom<String, Error = TextError>>(
@@ -120,6 +164,7 @@ mod tests {
             ("scope", "read  write"),
             ("acr_values", "gold"),
             ("max_age", "300"),
+            ("amr", "pwd hwk@60"),
         ];
         assert_eq!(
             Demands::read(pairs),
@@ -128,6 +173,10 @@ mod tests {
                 scopes: vec!["read".to_owned(), "write".to_owned()],
                 acr_values: vec!["gold".to_owned()],
                 max_age: Some(Duration::from_secs(300)),
+                factors: vec![
+                    Factor { method: "pwd".to_owned(), max_age: None },
+                    Factor { method: "hwk".to_owned(), max_age: Some(Duration::from_secs(60)) },
+                ],
             })
         );
         assert_eq!(Demands::read([]), Ok(Demands::default()));
@@ -152,6 +201,11 @@ mod tests {
             &[("max_age", "-1")],
             &[("max_age", "1.5")],
             &[("max_age", "5m")],
+            &[("amr", "")],
+            &[("amr", "hwk@")],
+            &[("amr", "hwk@5m")],
+            &[("amr", "@300")],
+            &[("amr", "h\"wk")],
             &[("scope", "a"), ("scope", "a")],
         ] {
             assert!(Demands::read(pairs.iter().copied()).is_err(), "{pairs:?}");

@@ -101,7 +101,7 @@ impl Denial {
             if !demands.acr_values.is_empty() {
                 add("acr_values", &demands.acr_values.join(" "));
             }
-            if let Some(age) = demands.max_age {
+            if let Some(age) = demands.shortest_age() {
                 add("max_age", &age.as_secs().to_string());
             }
         }
@@ -124,14 +124,16 @@ impl Denial {
                 "several cookies of the same name were sent with different values: clear the \
                  cookies of this site and its parent domains, and sign in again",
             ),
-            Self::Inactive(reason, _) => match reason {
+            Self::Inactive(reason, demands) => match reason {
                 InactiveReason::InsufficientScope => {
                     ("insufficient_scope", "the access token lacks a scope")
                 }
-                InactiveReason::StepUpRequired => (
-                    "insufficient_user_authentication",
-                    "a stronger or more recent authentication is needed",
-                ),
+                InactiveReason::StepUpRequired => {
+                    return Error {
+                        code: "insufficient_user_authentication",
+                        description: step_up(demands),
+                    };
+                }
                 InactiveReason::Expired => ("invalid_token", "the access token has expired"),
                 InactiveReason::NotYetValid => {
                     ("invalid_token", "the access token is not valid yet")
@@ -155,6 +157,20 @@ impl Denial {
         };
         Error { code, description: description.to_owned() }
     }
+}
+
+/// Describes the authentication that a route demands. RFC 9470 has no parameter for methods, so the
+/// text names them.
+fn step_up(demands: &Demands) -> String {
+    let mut description = "a stronger or more recent authentication is needed".to_owned();
+    for (index, factor) in demands.factors.iter().enumerate() {
+        let start = if index == 0 { ": the route demands " } else { ", " };
+        description.extend([start, &*factor.method]);
+        if let Some(age) = factor.max_age {
+            description.push_str(&format!(" within {} seconds", age.as_secs()));
+        }
+    }
+    description
 }
 
 #[cfg(test)]

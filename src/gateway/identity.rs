@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use crate::domain::claims::AccessClaims;
+use crate::domain::claims::{AMR_VERIFIED_AT, AccessClaims};
 use http::{
     HeaderName, HeaderValue,
     header::{
@@ -19,6 +19,7 @@ use http::{
     },
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::{Map, Value};
 
 /// The ASCII characters that are encoded in a text.
 const IN_TEXT: &AsciiSet = &CONTROLS.add(b'%');
@@ -142,8 +143,17 @@ fn claim_text<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>>
         "exp" => claims.expires_at.seconds().to_string().into(),
         "nbf" => claims.not_before?.seconds().to_string().into(),
         "auth_time" => claims.authenticated_at.seconds().to_string().into(),
+        AMR_VERIFIED_AT => verified_at(claims)?,
         custom => custom_claim_text(claims.custom.get(custom)?.get())?,
     })
+}
+
+/// Returns the times at which methods were verified, as JSON.
+fn verified_at(claims: &AccessClaims) -> Option<Cow<'_, str>> {
+    let times = claims.amr_verified_at.iter();
+    let times: Map<String, Value> =
+        times.map(|(method, at)| (method.clone(), at.seconds().into())).collect();
+    (!times.is_empty()).then(|| text(&Value::Object(times).to_string()).into_owned().into())
 }
 
 /// Returns the encoded text of a custom claim of the session, which is given as JSON.
@@ -182,7 +192,7 @@ fn list<'a>(values: impl Iterator<Item = &'a str>) -> Cow<'a, str> {
 mod tests {
     use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::domain::{
@@ -210,6 +220,7 @@ mod tests {
             authenticated_at: Timestamp::from_seconds(900),
             acr: String::new(),
             amr: vec!["pwd".to_owned()],
+            amr_verified_at: vec![("pwd".to_owned(), Timestamp::from_seconds(880))],
             custom,
         }
     }
@@ -240,6 +251,7 @@ mod tests {
             ("exp", Some("1600")),
             ("nbf", None),
             ("auth_time", Some("900")),
+            (AMR_VERIFIED_AT, Some("{\"pwd\":880}")),
             ("text", Some("plain text")),
             ("number", Some("1.5")),
             ("yes", Some("true")),

@@ -19,7 +19,7 @@ use http::{HeaderName, HeaderValue};
 
 use self::{
     credential::{Credential, Found},
-    demands::{Demands, DemandsError},
+    demands::{Demands, DemandsError, Factor},
     denial::Denial,
     identity::IdentityHeaders,
     outcomes::{Kind, Outcomes},
@@ -142,6 +142,7 @@ impl Settings {
             scopes: &demands.scopes,
             acr_values: &demands.acr_values,
             max_authentication_age: demands.max_age,
+            factors: demands.factors.iter().map(Factor::demand).collect(),
         };
         let answer = match authority.validation(by).validate(&question).await {
             Ok(answer) => answer,

@@ -12,9 +12,11 @@ use crate::{
     domain::{
         audit::AuditEntry,
         inactive::InactiveReason,
+        metadata::Metadata,
         policy::{OnRefresh, RefreshMode, Replay, SessionPolicy},
         session::{Session, State},
         time::Timestamp,
+        user_agent::{self, DeviceKind},
     },
     proto,
 };
@@ -46,6 +48,32 @@ pub fn validate_response(answer: &Answer, full: bool) -> proto::ValidateResponse
         amr: token.amr.clone(),
         claims: full.then(|| encoded_struct(&token.custom)),
         checked_at,
+        amr_verified_at: token
+            .amr_verified_at
+            .iter()
+            .map(|(method, at)| (method.clone(), timestamp(*at)))
+            .collect(),
+        metadata: None,
+    }
+}
+
+/// Adds the metadata of the session to the answer for an active token, or makes it the answer for an
+/// inactive one.
+pub fn add_metadata(
+    response: &mut proto::ValidateResponse,
+    metadata: Result<Option<Metadata>, InactiveReason>,
+) {
+    match metadata {
+        Ok(metadata) => {
+            response.metadata = metadata.map(|metadata| encoded_struct(metadata.object()));
+        }
+        Err(reason) => {
+            *response = proto::ValidateResponse {
+                inactive_reason: inactive_reason(reason).into(),
+                checked_at: response.checked_at,
+                ..Default::default()
+            };
+        }
     }
 }
 
@@ -100,11 +128,7 @@ pub fn session(session: &Session, now: Timestamp) -> proto::Session {
         acr: session.authentication.acr.to_string(),
         amr: session.authentication.amr.iter().map(ToString::to_string).collect(),
         authenticated_at: Some(timestamp(session.authentication.at)),
-        device: Some(proto::Device {
-            user_agent: session.device.user_agent.to_string(),
-            ip_address: session.device.ip_address.to_string(),
-            label: session.device.label.to_string(),
-        }),
+        device: Some(device(session)),
         policy: Some(policy(&session.policy)),
         created_at: Some(timestamp(session.created_at)),
         refreshed_at: Some(timestamp(session.refreshed_at)),
@@ -117,6 +141,12 @@ pub fn session(session: &Session, now: Timestamp) -> proto::Session {
         etag: session.revision.to_string(),
         metadata: Some(encoded_struct(session.metadata.object())),
         created_by: session.created_by.as_ref().map(ToString::to_string).unwrap_or_default(),
+        amr_verified_at: session
+            .authentication
+            .amr_verified_at
+            .iter()
+            .map(|(method, at)| (method.to_string(), timestamp(at)))
+            .collect(),
     }
 }
 
@@ -138,6 +168,27 @@ pub fn audit_record(entry: &AuditEntry) -> proto::AuditRecord {
         note: record.note.to_string(),
         ended_sessions: record.sessions,
         left_out: entry.left_out,
+    }
+}
+
+/// Converts the device of a session, with the data that are derived from it.
+fn device(session: &Session) -> proto::Device {
+    let device = &session.device;
+    let named = user_agent::describe(&device.user_agent);
+    let kind = named.kind.map_or(proto::DeviceKind::Unspecified, |kind| match kind {
+        DeviceKind::Computer => proto::DeviceKind::Computer,
+        DeviceKind::Mobile => proto::DeviceKind::Mobile,
+        DeviceKind::Appliance => proto::DeviceKind::Appliance,
+        DeviceKind::Program => proto::DeviceKind::Program,
+    });
+    proto::Device {
+        user_agent: device.user_agent.to_string(),
+        ip_address: device.ip_address.to_string(),
+        label: device.label.to_string(),
+        device_id: device.id.to_string(),
+        user_agent_name: named.name,
+        kind: kind.into(),
+        last_seen_at: Some(timestamp(session.refreshed_at)),
     }
 }
 

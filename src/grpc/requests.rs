@@ -1,6 +1,6 @@
 //! Converts messages to domain types. An error names the field that is wrong.
 
-use std::{fmt::Display, time::Duration};
+use std::{collections::BTreeMap, fmt::Display};
 
 use serde_json::{Map, Value};
 
@@ -19,10 +19,26 @@ use crate::{
         validate::Question,
     },
     domain::{
-        claims::CustomClaims, ids::SessionId, metadata::Metadata, session::Device, text::Tenant,
+        claims::CustomClaims,
+        factors::{FactorDemand, FactorTimes},
+        ids::SessionId,
+        metadata::Metadata,
+        session::Device,
+        text::{Amr, Tenant},
     },
     proto,
 };
+
+/// The claims that the answer to a validation has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// All claims but the session's own.
+    Basic,
+    /// All claims.
+    Full,
+    /// All claims, and the metadata of the session, which are no claims.
+    FullWithMetadata,
+}
 
 type Result<T> = std::result::Result<T, AuthorityError>;
 
@@ -32,6 +48,7 @@ const UPDATABLE: [&str; 4] = ["metadata", "device.label", "claims", "scopes"];
 const MAX_AUDIENCES: usize = 16;
 const MAX_SCOPES: usize = 64;
 const MAX_AMR: usize = 16;
+const MAX_FACTORS: usize = 16;
 const MAX_ACR_VALUES: usize = 16;
 /// The maximum length of a text that may be demanded of a token. No token carries a longer text.
 const MAX_DEMAND_BYTES: usize = 256;
@@ -84,11 +101,24 @@ pub fn session_id(field: &str, text: &str) -> Result<SessionId> {
     text.parse().map_err(|error| AuthorityError::field(field, error))
 }
 
-/// Converts a device. This cannot fail, because no call is refused for data that is only displayed.
-/// A repeated request yields the same device, and therefore the same fingerprint, even if a proxy
-/// has reported another port of the client.
-fn device(device: &proto::Device) -> Device {
-    Device::from_display_data(&device.user_agent, &device.ip_address, &device.label)
+/// Converts a device. No call is refused for data that is only displayed, but for an invalid
+/// identifier, because another one would find other sessions. A repeated request yields the same
+/// device, and therefore the same fingerprint, even if a proxy has reported another port of the
+/// client.
+fn device(device: proto::Device) -> Result<Device> {
+    let id = text("device.device_id", device.device_id)?;
+    let shown = Device::from_display_data(&device.user_agent, &device.ip_address, &device.label);
+    Ok(Device { id, ..shown })
+}
+
+/// Converts the times at which methods were verified.
+fn amr_verified_at(
+    times: BTreeMap<String, prost_types::Timestamp>,
+    amr: &[Amr],
+) -> Result<FactorTimes> {
+    let times = times.into_iter().map(|(method, at)| Ok((method, instant("amr_verified_at", at)?)));
+    FactorTimes::new(times.collect::<Result<Vec<_>>>()?, amr)
+        .map_err(|problem| AuthorityError::field("amr_verified_at", problem))
 }
 
 fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
@@ -114,6 +144,7 @@ impl TryFrom<proto::CreateSessionRequest> for NewSession {
     fn try_from(request: proto::CreateSessionRequest) -> Result<Self> {
         let claims = own_claims(request.claims.unwrap_or_default())?;
         let metadata = metadata(request.metadata)?;
+        let amr = texts("amr", request.amr, MAX_AMR)?;
         Ok(Self {
             subject: text("subject", request.subject)?,
             tenant: text("tenant", request.tenant)?,
@@ -123,12 +154,13 @@ impl TryFrom<proto::CreateSessionRequest> for NewSession {
             claims,
             metadata,
             acr: text("acr", request.acr)?,
-            amr: texts("amr", request.amr, MAX_AMR)?,
+            amr_verified_at: amr_verified_at(request.amr_verified_at, &amr)?,
+            amr,
             authenticated_at: request
                 .authenticated_at
                 .map(|at| instant("authenticated_at", at))
                 .transpose()?,
-            device: device(&request.device.unwrap_or_default()),
+            device: device(request.device.unwrap_or_default())?,
             policy: optional("policy", request.policy)?,
             access_token_ttl: request
                 .access_token_ttl
@@ -162,17 +194,19 @@ impl TryFrom<proto::ReauthenticateRequest> for NewAuthentication {
                 ));
             }
         };
+        let amr = texts("amr", request.amr, MAX_AMR)?;
         Ok(Self {
             session,
             acr: text("acr", request.acr)?,
-            amr: texts("amr", request.amr, MAX_AMR)?,
+            amr_verified_at: amr_verified_at(request.amr_verified_at, &amr)?,
+            amr,
             authenticated_at: request
                 .authenticated_at
                 .map(|at| instant("authenticated_at", at))
                 .transpose()?,
             claims: request.claims.map(own_claims).transpose()?,
             scopes: texts("scopes", request.scopes, MAX_SCOPES)?,
-            device: request.device.as_ref().map(device),
+            device: request.device.map(device).transpose()?,
             allow_weaker: request.allow_weaker,
             request_id: optional("request_id", request.request_id)?,
         })
@@ -246,7 +280,7 @@ impl TryFrom<proto::RefreshRequest> for Exchange {
         Ok(Self {
             refresh_token: request.refresh_token,
             scopes: texts("scopes", request.scopes, MAX_SCOPES)?,
-            device: request.device.as_ref().map(device),
+            device: request.device.map(device).transpose()?,
         })
     }
 }
@@ -254,26 +288,64 @@ impl TryFrom<proto::RefreshRequest> for Exchange {
 /// Converts a request to the question about its token. In errors, the name of the field begins with
 /// `path`, which is the position of the request in its batch, or empty.
 pub fn question<'a>(path: &str, request: &'a proto::ValidateRequest) -> Result<Question<'a>> {
-    let check = || -> Result<Option<Duration>> {
+    let question = || {
         required("access_token", &request.access_token)?;
         demand("audience", &request.audience)?;
         demands("scopes", &request.scopes, MAX_SCOPES)?;
         demands("acr_values", &request.acr_values, MAX_ACR_VALUES)?;
-        request.max_authentication_age.map(|age| span("max_authentication_age", age)).transpose()
+        Ok(Question {
+            access_token: &request.access_token,
+            audience: &request.audience,
+            scopes: &request.scopes,
+            acr_values: &request.acr_values,
+            max_authentication_age: request
+                .max_authentication_age
+                .map(|age| span("max_authentication_age", age))
+                .transpose()?,
+            factors: factor_demands(&request.factors)?,
+        })
     };
-    let max_authentication_age = check().map_err(|error| match error {
+    question().map_err(|error| match error {
         AuthorityError::InvalidField { field, problem } => {
             AuthorityError::field(format!("{path}{field}"), problem)
         }
         other => other,
-    })?;
-    Ok(Question {
-        access_token: &request.access_token,
-        audience: &request.audience,
-        scopes: &request.scopes,
-        acr_values: &request.acr_values,
-        max_authentication_age,
     })
+}
+
+/// Returns the claims that the answer to a validation has.
+pub fn view(path: &str, request: &proto::ValidateRequest) -> Result<View> {
+    let is_full = match proto::ValidateView::try_from(request.view) {
+        Ok(proto::ValidateView::Full) => true,
+        Ok(proto::ValidateView::Basic | proto::ValidateView::Unspecified) => false,
+        Err(_) => return Err(AuthorityError::field(format!("{path}view"), "is not known")),
+    };
+    match (is_full, request.include_metadata) {
+        (false, false) => Ok(View::Basic),
+        (true, false) => Ok(View::Full),
+        (true, true) => Ok(View::FullWithMetadata),
+        (false, true) => Err(AuthorityError::field(
+            format!("{path}include_metadata"),
+            "goes with VALIDATE_VIEW_FULL only",
+        )),
+    }
+}
+
+fn factor_demands(factors: &[proto::FactorDemand]) -> Result<Vec<FactorDemand<'_>>> {
+    at_most("factors", factors.len(), MAX_FACTORS)?;
+    factors.iter().enumerate().map(|(index, factor)| factor_demand(index, factor)).collect()
+}
+
+fn factor_demand(index: usize, factor: &proto::FactorDemand) -> Result<FactorDemand<'_>> {
+    let field = |name: &str| format!("factors[{index}].{name}");
+    let method = factor.method.as_str();
+    required(&field("method"), method)?;
+    if method.len() > Amr::MAX_BYTES {
+        let problem = format!("has {} bytes, at most {} are allowed", method.len(), Amr::MAX_BYTES);
+        return Err(AuthorityError::field(field("method"), problem));
+    }
+    let max_age = factor.max_age.map(|age| span(&field("max_age"), age)).transpose()?;
+    Ok(FactorDemand { method, max_age })
 }
 
 fn demand(field: &str, text: &str) -> Result<()> {

@@ -11,11 +11,14 @@ use super::{
     common::timestamp,
     overload::admission::{actor, counted, reserve},
     page::{FIELD_BYTES, Page},
-    requests,
+    requests::{self, View},
 };
 use crate::{
-    authority::{error::AuthorityError, inspect::SessionCount, ready::Ready, validate::Validation},
-    callers::Callers,
+    authority::{
+        error::AuthorityError, inspect::SessionCount, metadata::ActiveToken, ready::Ready,
+        validate::Validation,
+    },
+    callers::{Callers, meter::Work},
     domain::session::Session,
     proto::{self, session_service_server::SessionService},
 };
@@ -42,18 +45,45 @@ impl Sessions {
         Self { ready, callers, max_answer_bytes }
     }
 
+    /// Validates one token. Also returns the token if its answer lacks only the metadata.
     async fn validate_one(
         validation: &mut Validation<'_>,
         path: &str,
         request: &proto::ValidateRequest,
-    ) -> Result<proto::ValidateResponse, AuthorityError> {
-        let full = match proto::ValidateView::try_from(request.view) {
-            Ok(proto::ValidateView::Full) => true,
-            Ok(proto::ValidateView::Basic | proto::ValidateView::Unspecified) => false,
-            Err(_) => return Err(AuthorityError::field(format!("{path}view"), "is not known")),
-        };
+    ) -> Result<(proto::ValidateResponse, Option<ActiveToken>), AuthorityError> {
+        let view = requests::view(path, request)?;
         let answer = validation.validate(&requests::question(path, request)?).await?;
-        Ok(answers::validate_response(&answer, full))
+        let response = answers::validate_response(&answer, view != View::Basic);
+        let needs_metadata = view == View::FullWithMetadata;
+        Ok((response, answer.into_active().filter(|_| needs_metadata)))
+    }
+
+    /// Adds the metadata to the answers for these active tokens, by one query. Each token comes with
+    /// the index of its answer. Calls `take` with each of these indices and the bytes that were
+    /// added to the answer.
+    async fn add_metadata(
+        &self,
+        responses: &mut [proto::ValidateResponse],
+        wanted: Vec<(usize, ActiveToken)>,
+        mut take: impl FnMut(usize, usize) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let _permit = self.callers.begin(Work::Read)?;
+        let (indices, tokens): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+        let found = self.ready.get()?.metadata_of(&tokens).await?;
+        for (index, metadata) in indices.into_iter().zip(found) {
+            if index % YIELD_EVERY == YIELD_EVERY - 1 {
+                tokio::task::yield_now().await;
+            }
+            if let Some(response) = responses.get_mut(index) {
+                answers::add_metadata(response, metadata);
+                let metadata = response.metadata.as_ref();
+                take(index, metadata.map_or(0, |metadata| FIELD_BYTES + metadata.encoded_len()))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -119,10 +149,13 @@ impl SessionService for Sessions {
     ) -> Result<Response<proto::ValidateResponse>, Status> {
         let by = actor(&request)?;
         let mut validation = self.ready.get()?.validation(by);
-        counted(
-            Self::validate_one(&mut validation, "", request.get_ref()).await?,
-            reserve(&request)?,
-        )
+        let (mut response, wanted) =
+            Self::validate_one(&mut validation, "", request.get_ref()).await?;
+        if let Some(token) = wanted {
+            let responses = std::slice::from_mut(&mut response);
+            self.add_metadata(responses, vec![(0, token)], |_, _| Ok(())).await?;
+        }
+        counted(response, reserve(&request)?)
     }
 
     async fn batch_validate(
@@ -138,20 +171,7 @@ impl SessionService for Sessions {
         let mut validation = self.ready.get()?.validation(by);
         let mut responses = Vec::with_capacity(requests.len());
         let mut reserved = reserve(&request)?;
-        let mut permit = None;
-        for (index, request) in requests.iter().enumerate() {
-            // The permit counts only batches that keep a processor busy. It is acquired after the
-            // first token has been validated, because that validation may wait for a lease.
-            if index > 0 && permit.is_none() {
-                permit = Some(self.callers.begin_batch()?);
-            }
-            if index % YIELD_EVERY == YIELD_EVERY - 1 {
-                tokio::task::yield_now().await;
-            }
-            let response =
-                Self::validate_one(&mut validation, &format!("requests[{index}]."), request)
-                    .await?;
-            let bytes = FIELD_BYTES + response.encoded_len();
+        let mut take = |index: usize, bytes: usize| {
             if reserved.bytes() + bytes > self.max_answer_bytes {
                 let problem = format!(
                     "would make the answer longer than {} bytes (limits.max_answer_bytes): send \
@@ -160,9 +180,28 @@ impl SessionService for Sessions {
                 );
                 return Err(AuthorityError::field(format!("requests[{index}]"), problem).into());
             }
-            reserved.try_grow(bytes)?;
+            Ok(reserved.try_grow(bytes)?)
+        };
+        let mut wanted = vec![];
+        let mut permit = None;
+        for (index, request) in requests.iter().enumerate() {
+            // The permit counts only batches that keep a processor busy. It is acquired after the
+            // first token has been validated, because that validation may wait for a lease.
+            if index > 0 && permit.is_none() {
+                permit = Some(self.callers.begin(Work::Batch)?);
+            }
+            if index % YIELD_EVERY == YIELD_EVERY - 1 {
+                tokio::task::yield_now().await;
+            }
+            let (response, needs_metadata) =
+                Self::validate_one(&mut validation, &format!("requests[{index}]."), request)
+                    .await?;
+            take(index, FIELD_BYTES + response.encoded_len())?;
+            wanted.extend(needs_metadata.map(|token| (index, token)));
             responses.push(response);
         }
+        drop(permit);
+        self.add_metadata(&mut responses, wanted, take).await?;
         counted(proto::BatchValidateResponse { responses }, reserved)
     }
 

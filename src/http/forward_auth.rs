@@ -38,11 +38,12 @@ use crate::{
 };
 
 /// The headers in which a gateway states demands, each with the name of its demand.
-const HEADERS: [(&str, &str); 4] = [
+const HEADERS: [(&str, &str); 5] = [
     ("x-countersign-audience", "audience"),
     ("x-countersign-scope", "scope"),
     ("x-countersign-acr-values", "acr_values"),
     ("x-countersign-max-age", "max_age"),
+    ("x-countersign-amr", "amr"),
 ];
 
 /// The path for demands in the query.

@@ -69,6 +69,7 @@ async fn introspected(state: &HttpState, request: Request) -> Result<Response, R
         scopes: &[],
         acr_values: &[],
         max_authentication_age: None,
+        factors: vec![],
     };
     let validating = async { authority.validation(&by).validate(&question).await };
     let validated = state.in_time(open.observe(&by, &headers, validating)).await?;

@@ -28,6 +28,7 @@ use crate::domain::{
     change::{ChangeRefusal, SessionChange},
     ids::SessionId,
     key::RefreshKeyId,
+    metadata::SessionMetadata,
     refresh::{RefreshAttempt, RefreshRefusal},
     revocation::{BlacklistEntry, CutOff, FeedPosition, Revocation, Revoked, Seq},
     revoke::RevocationDecision,
@@ -321,6 +322,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads a session, whatever its state.
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError>;
+
+    /// Reads the metadata of sessions, whatever their state. Sessions that do not exist are left
+    /// out, and the order is arbitrary.
+    async fn metadata_of(&self, ids: Vec<SessionId>) -> Result<Vec<SessionMetadata>, StoreError>;
 
     /// Searches for sessions, and looks at no more than [`MOST_READ`] of each state.
     ///

@@ -21,6 +21,7 @@ use crate::{
         change::SessionChange,
         ids::{Incarnation, SessionId},
         key::RefreshKeyId,
+        metadata::SessionMetadata,
         refresh::RefreshAttempt,
         revocation::{FeedPosition, Revocation, Seq, Timeline},
         search::{AuditPlace, AuditQuery, Part as Found, SessionQuery},
@@ -36,12 +37,13 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 28] = [
+const OPERATIONS: [&str; 29] = [
     "create_session",
     "refresh_session",
     "change_session",
     "revoke",
     "session",
+    "metadata_of",
     "sessions",
     "count_sessions",
     "unfinished",
@@ -164,6 +166,10 @@ impl Store for ObservedStore {
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>> {
         self.observe("session", self.store.session(id)).await
+    }
+
+    async fn metadata_of(&self, ids: Vec<SessionId>) -> Result<Vec<SessionMetadata>> {
+        self.observe("metadata_of", self.store.metadata_of(ids)).await
     }
 
     async fn sessions(&self, query: SessionQuery) -> Result<Found<Vec<Session>, SessionId>> {

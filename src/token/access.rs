@@ -21,8 +21,9 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::factor_times::{DecodedTimes, EncodedTimes};
 use crate::domain::{
-    claims::{AUTHENTICATION_ID, AccessClaims},
+    claims::{AMR_VERIFIED_AT, AUTHENTICATION_ID, AccessClaims},
     ids::{AuthenticationId, SessionId, TokenId},
     inactive::InactiveReason,
     json_object::JsonObject,
@@ -301,6 +302,9 @@ impl Serialize for Payload<'_> {
         if !claims.amr.is_empty() {
             map.serialize_entry("amr", &claims.amr)?;
         }
+        if !claims.amr_verified_at.is_empty() {
+            map.serialize_entry(AMR_VERIFIED_AT, &EncodedTimes(&claims.amr_verified_at))?;
+        }
         for (name, value) in claims.custom.members() {
             map.serialize_entry(&name, value)?;
         }
@@ -361,9 +365,9 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
 
         let (mut iss, mut sub, mut client_id, mut jti, mut sid) = (None, None, None, None, None);
         let (mut authentication_id, mut tenant, mut scope, mut acr) = (None, None, None, None);
-        let (mut iat, mut exp, mut nbf, mut auth_time) =
-            (None::<i64>, None::<i64>, None::<i64>, None::<i64>);
+        let [mut iat, mut exp, mut nbf, mut auth_time] = [None::<i64>; 4];
         let (mut aud, mut amr) = (None::<OneOrMany>, None::<Vec<String>>);
+        let mut amr_verified_at = None::<DecodedTimes>;
         let mut custom = BTreeMap::new();
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
@@ -384,6 +388,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
                 "auth_time" => set(&mut auth_time, "auth_time", &mut map)?,
                 "acr" => set::<_, String>(&mut acr, "acr", &mut map)?,
                 "amr" => set(&mut amr, "amr", &mut map)?,
+                AMR_VERIFIED_AT => set(&mut amr_verified_at, AMR_VERIFIED_AT, &mut map)?,
                 _ => {
                     if custom.insert(name, map.next_value::<&RawValue>()?).is_some() {
                         return Err(Error::custom("duplicate claim"));
@@ -414,6 +419,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             authenticated_at: instant(auth_time, "auth_time")?,
             acr: acr.unwrap_or_default(),
             amr: amr.unwrap_or_default(),
+            amr_verified_at: amr_verified_at.unwrap_or_default().0,
             custom: JsonObject::try_from(&custom).map_err(Error::custom)?,
         }))
     }

@@ -53,7 +53,8 @@ fn claims() -> AccessClaims {
         not_before: None,
         authenticated_at: at,
         acr: "urn:mfa".to_owned(),
-        amr: vec!["pwd".to_owned()],
+        amr: vec!["pwd".to_owned(), "hwk".to_owned()],
+        amr_verified_at: vec![("hwk".to_owned(), at)],
         custom: json!({ "role": "admin", "deep": { "a": [1, 2] } }).as_object().unwrap().into(),
     }
 }
@@ -180,6 +181,12 @@ fn a_required_claim_that_is_missing_or_of_another_type_is_refused() {
         ("scope", json!(["read"])),
         ("tenant", json!(7)),
         ("amr", json!("pwd")),
+        (AMR_VERIFIED_AT, json!([])),
+        (AMR_VERIFIED_AT, json!(1_700_000_000)),
+        (AMR_VERIFIED_AT, json!(null)),
+        (AMR_VERIFIED_AT, json!({ "hwk": "2026-01-01T00:00:00Z" })),
+        (AMR_VERIFIED_AT, json!({ "hwk": 0.5 })),
+        (AMR_VERIFIED_AT, json!({ "hwk": null })),
     ] {
         assert_eq!(
             with_claim(name, value.clone()),
@@ -241,6 +248,7 @@ fn duplicate_claims_are_refused() {
         r#""role":"x""#,
         r#""aud":"x""#,
         r#""exp":1700000600"#,
+        r#""countersign_amr_verified_at":{"hwk":1}"#,
     ] {
         assert_eq!(
             with_payload(&format!("{text},{twice}}}")),
@@ -248,6 +256,16 @@ fn duplicate_claims_are_refused() {
             "{twice}"
         );
     }
+}
+
+#[test]
+fn a_method_with_two_times_is_refused() {
+    let mut payload = good_payload();
+    payload.remove(AMR_VERIFIED_AT);
+    let text = Value::Object(payload).to_string();
+    let twice = r#"{"hwk":1,"\u0068wk":2}"#;
+    let text = format!("{},\"{AMR_VERIFIED_AT}\":{twice}}}", text.strip_suffix('}').unwrap());
+    assert_eq!(with_payload(&text), Err(InactiveReason::Malformed));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use countersign::domain::{
     claims::CustomClaims,
+    factors::FactorTimes,
     ids::{SessionId, TokenId},
     key::RefreshKeyId,
     metadata::Metadata,
@@ -74,6 +75,7 @@ impl Replaying {
                 id: None,
                 acr: Acr::default(),
                 amr: vec![],
+                amr_verified_at: FactorTimes::default(),
                 at: START,
             },
             device: Device::default(),

@@ -201,6 +201,7 @@ fn show_says_how_a_session_ended_and_why() {
         "claims",
         "acr",
         "amr",
+        "amr_verified_at",
         "authenticated_at",
         "device",
         "metadata",
@@ -217,6 +218,59 @@ fn show_says_how_a_session_ended_and_why() {
         "etag",
     ];
     assert_eq!(names(session), BTreeSet::from(documented));
+}
+
+#[test]
+fn methods_have_times_and_validate_demands_recent_ones_and_shows_metadata() {
+    const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
+    let (server, _folder) = server();
+    let time = "2026-01-01T00:00:00Z";
+    let old = format!("pwd@{time}");
+    let [id, access, _] = create(
+        &server,
+        &["alice", "--amr", &old, "--amr", "otp", "--metadata", "ticket=T-7", "--device-id", "d 7"]
+            .into_iter()
+            .chain(["--user-agent", AGENT])
+            .collect::<Vec<_>>(),
+    );
+    let table = server.cli(["session", "show", &id]).ok();
+    let amr = format!("{old} otp");
+    for line in [["amr", &*amr], ["device", "Firefox 128 on Linux"], ["device id", "d 7"]] {
+        assert!(table.lines().any(|row| columns(row) == line), "{line:?} is missing in\n{table}");
+    }
+    let list = server.cli(["session", "list"]).ok();
+    assert!(list.contains("Firefox 128 on Linux"), "{list}");
+
+    let validate = |more: &[&str]| {
+        server.cli(["token", "validate", &access].into_iter().chain(more.iter().copied()))
+    };
+    let table = validate(&["--amr", "pwd", "--amr", "otp", "--metadata"]).ok();
+    for line in [["amr", &*amr], ["metadata", "{\"ticket\":\"T-7\"}"]] {
+        assert!(table.lines().any(|row| columns(row) == line), "{line:?} is missing in\n{table}");
+    }
+    assert!(!validate(&[]).ok().contains("T-7"));
+    let refused = validate(&["--amr", "pwd@5m"]);
+    assert_eq!((refused.code, refused.stdout.contains("STEP_UP_REQUIRED")), (Some(1), true));
+    let session = &server.cli(["session", "show", &id, "--json"]).json()["session"];
+    let recent = format!("hwk@{}", session["created_at"].as_str().unwrap());
+    let [_, recent, _] = create(&server, &["bob", "--amr", &recent]);
+    server.cli(["token", "validate", &recent, "--amr", "hwk@5m"]).ok();
+    for (wrong, problem) in [("hwk@yesterday", "instant"), ("hwk@", "instant")] {
+        let wrong = server.cli(["session", "create", "alice", "--amr", wrong]);
+        assert_eq!(
+            (wrong.code, wrong.stderr.contains(problem)),
+            (Some(2), true),
+            "{}",
+            wrong.stderr
+        );
+    }
+    let wrong = validate(&["--amr", "hwk@soon"]);
+    assert_eq!(
+        (wrong.code, wrong.stderr.contains("time span")),
+        (Some(2), true),
+        "{}",
+        wrong.stderr
+    );
 }
 
 #[test]

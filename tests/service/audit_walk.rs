@@ -117,6 +117,7 @@ fn effect(operation: &str) -> Option<Effect> {
         | "use case sessions"
         | "use case count_sessions"
         | "use case audit_records"
+        | "use case metadata_of"
         | "use case list_keys"
         | "use case validate"
         | "use case sample_sizes" => Nothing("it reads"),
@@ -168,6 +169,7 @@ fn effect(operation: &str) -> Option<Effect> {
         "store append_audit" => Nothing("it writes the audit itself"),
         "store session"
         | "store sessions"
+        | "store metadata_of"
         | "store unfinished"
         | "store ring"
         | "store is_refresh_key_in_use"

@@ -315,11 +315,12 @@ pub async fn a_request_id_used_by_another_request_or_caller_is_refused_and_chang
     let once = CreateSessionRequest {
         scopes: vec!["read".to_owned(), "write".to_owned()],
         claims: Some(object(&[("role", "user".to_owned().into())]).into()),
+        amr: vec!["pwd".to_owned()],
         request_id: "once".to_owned(),
         ..request("alice")
     };
     let created = create(&login, &once).await.unwrap();
-    let changes: [(&str, Change); 17] = [
+    let changes: [(&str, Change); 19] = [
         ("subject", |new| new.subject = "bob".to_owned()),
         ("client_id", |new| new.client_id = "app".to_owned()),
         ("audience", |new| new.audience.push("https://orders.test".to_owned())),
@@ -340,6 +341,12 @@ pub async fn a_request_id_used_by_another_request_or_caller_is_refused_and_chang
         }),
         ("label", |new| {
             new.device = Some(Device { label: "laptop".to_owned(), ..Default::default() })
+        }),
+        ("device_id", |new| {
+            new.device = Some(Device { device_id: "7".to_owned(), ..Default::default() })
+        }),
+        ("amr_verified_at", |new| {
+            new.amr_verified_at = [("pwd".to_owned(), at(START))].into();
         }),
         ("policy", |new| new.policy = "strict".to_owned()),
         ("the default policy by its name", |new| new.policy = "default".to_owned()),

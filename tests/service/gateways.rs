@@ -26,7 +26,9 @@ use super::callers::caller;
 use countersign_test_support::{
     http_client::{Answer, Metrics, ask, get},
     log,
-    server::{Home, Server, ShowKey, SignedIn, eventually, request, revocation, seconds},
+    server::{
+        Home, Server, ShowKey, SignedIn, eventually, request, revocation, seconds, start_plus,
+    },
 };
 
 /// The answer to a gateway, over either protocol.
@@ -223,7 +225,11 @@ async fn sign_in(server: &Server, change: impl FnOnce(&mut CreateSessionRequest)
 
 pub async fn both_kinds_of_gateways_get_the_same_answers() {
     let server = Server::start().await;
-    let good = sign_in(&server, |_| ()).await;
+    let good = sign_in(&server, |asked| {
+        asked.amr = vec!["pwd".to_owned()];
+        asked.amr_verified_at = [("pwd".to_owned(), start_plus(seconds(0)))].into();
+    })
+    .await;
     let gone = sign_in(&server, |_| ()).await;
     server.revoke(revocation(Target::SessionId(gone.id()))).await.unwrap();
     let brief = sign_in(&server, |asked| asked.policy = "short".to_owned()).await;
@@ -260,7 +266,19 @@ pub async fn both_kinds_of_gateways_get_the_same_answers() {
                  max_age=\"30\""
             ),
         ),
+        (
+            &*good.access,
+            "amr=pwd hwk@300&max_age=3600",
+            401,
+            format!(
+                "{realm}, error=\"insufficient_user_authentication\", error_description=\"a \
+                 stronger or more recent authentication is needed: the route demands pwd, hwk \
+                 within 300 seconds\", max_age=\"300\""
+            ),
+        ),
         (&*good.access, "audience=https://api.test&scope=write&max_age=100", 200, String::new()),
+        (&*good.access, "amr=pwd@100", 200, String::new()),
+        (&*good.access, "amr=pwd@", 403, String::new()),
         (&*good.access, "scope=", 403, String::new()),
         (&*good.access, "scopes=read", 403, String::new()),
         (&*good.access, "max_age=5m", 403, String::new()),
@@ -314,12 +332,12 @@ pub async fn both_kinds_of_gateways_get_the_same_answers() {
     for (outcome, by_envoy, over_http) in [
         // The third request that passes over HTTP has an unknown header, `X-Countersign-scopes`,
         // which does not count as a demand.
-        ("passed", 1.0, 3.0),
+        ("passed", 2.0, 5.0),
         ("no_credential", 1.0, 1.0),
         ("revoked", 1.0, 2.0),
         ("insufficient_scope", 1.0, 2.0),
-        ("step_up_required", 1.0, 2.0),
-        ("bad_demand", 3.0, 5.0),
+        ("step_up_required", 2.0, 4.0),
+        ("bad_demand", 4.0, 7.0),
         ("unavailable", 0.0, 0.0),
     ] {
         assert_eq!(

@@ -15,6 +15,7 @@ mod calls;
 mod changes;
 mod clock;
 mod create;
+mod factors;
 mod faults;
 mod fields;
 mod gateways;
@@ -25,6 +26,7 @@ mod keys;
 mod lifecycle;
 mod limits;
 mod listing;
+mod metadata;
 mod metrics;
 mod policies;
 mod postgres_only;
@@ -135,6 +137,13 @@ macro_rules! engine {
             a_new_session_over_the_quota_evicts_the_oldest,
             a_new_session_over_the_quota_is_refused_if_the_policy_says_so,
         }
+        factors {
+            the_time_of_each_method_is_kept_to_the_microsecond_and_shown_in_whole_seconds,
+            a_factor_is_recent_enough_up_to_the_demanded_age,
+            a_reauthentication_keeps_only_the_factors_that_the_caller_names_again,
+            a_time_in_the_future_or_after_the_authentication_is_refused,
+            an_invalid_demand_for_a_factor_is_refused_with_its_field,
+        }
         faults {
             calls_report_a_failing_database_and_validate_still_answers,
             the_index_learns_of_a_revocation_whose_caller_left_after_the_commit,
@@ -227,6 +236,14 @@ macro_rules! engine {
             each_filter_selects_the_sessions_that_are_listed_and_counted,
             a_search_ends_early_and_says_so_if_too_few_of_many_sessions_pass_the_filter,
             an_expired_session_is_not_listed_as_live_nor_as_ended_before_a_sweep_records_its_end,
+        }
+        metadata {
+            metadata_are_returned_as_they_are_now_and_only_when_asked_for,
+            a_batch_reads_the_metadata_of_all_its_sessions_by_one_query,
+            tokens_are_validated_without_the_database_unless_metadata_are_needed,
+            a_token_is_revoked_if_the_row_says_so_before_the_index_does,
+            an_active_token_whose_row_was_deleted_has_no_metadata,
+            metadata_count_as_a_read_and_towards_the_length_of_the_answer,
         }
         audit_listing {
             records_are_listed_by_subject_session_caller_action_and_time,

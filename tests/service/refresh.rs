@@ -198,25 +198,36 @@ pub async fn a_refresh_may_narrow_the_scopes_of_the_new_access_token_but_not_of_
 
 pub async fn a_refresh_replaces_the_device_only_if_the_request_has_one() {
     let server = Server::start().await;
-    let device = |label: &str| Device {
+    let device = |label: &str, id: &str, seen| Device {
         user_agent: "agent".to_owned(),
         ip_address: "2001:db8::1".to_owned(),
         label: label.to_owned(),
+        device_id: id.to_owned(),
+        last_seen_at: Some(start_plus(seconds(seen))),
+        ..Default::default()
     };
     let first = server
-        .create(CreateSessionRequest { device: Some(device("old")), ..request("alice") })
+        .create(CreateSessionRequest { device: Some(device("old", "1", 0)), ..request("alice") })
         .await
         .unwrap();
-    let second = server.refresh(&first.refresh).await.unwrap().now;
-    assert_eq!(second.session.device, Some(device("old")));
-    let with_device = RefreshRequest {
-        refresh_token: second.refresh,
-        scopes: vec![],
-        device: Some(device("new")),
-    };
-    let third = server.exchange(with_device).await.unwrap().now;
-    assert_eq!(third.session.device, Some(device("new")));
-    assert_eq!(server.session(&first.id()).await.unwrap(), third.session);
+    server.clock.advance(seconds(1));
+    let mut last = server.refresh(&first.refresh).await.unwrap().now;
+    assert_eq!(last.session.device, Some(device("old", "1", 1)));
+    for (sent, kept) in [
+        (device("new", "2", 0), device("new", "2", 2)),
+        // Not every part of a client knows the identifier.
+        (device("newer", "", 0), device("newer", "2", 3)),
+    ] {
+        server.clock.advance(seconds(1));
+        let request = RefreshRequest {
+            refresh_token: last.refresh,
+            device: Some(sent),
+            ..Default::default()
+        };
+        last = server.exchange(request).await.unwrap().now;
+        assert_eq!(last.session.device, Some(kept));
+        assert_eq!(server.session(&first.id()).await.unwrap(), last.session);
+    }
 }
 
 /// A policy for phones, which may have no network for hours after a refresh.

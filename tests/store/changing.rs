@@ -23,8 +23,8 @@ use futures_util::future::{Either, join_all};
 use serde_json::json;
 
 use crate::support::{
-    after, assert_unchanged, attempt, claims, create, create_all, entries, live_policy, metadata,
-    read, revoke, rich_session, rotate, seconds, session, text, texts,
+    after, assert_unchanged, attempt, claims, create, create_all, entries, factor_times,
+    live_policy, metadata, read, revoke, rich_session, rotate, seconds, session, text, texts,
 };
 
 /// Returns a reauthentication in which every field has a value of its own. Its number makes its
@@ -34,6 +34,7 @@ fn reauthentication(number: u8, at: Timestamp) -> Reauthentication {
         presented: None,
         acr: text("urn:example:mfa"),
         amr: texts(&["pwd", "hwk", "a,b\"c"]),
+        amr_verified_at: factor_times(&[("hwk", at), ("a,b\"c", at.minus(seconds(7)))]),
         at: Some(at),
         allow_weaker: true,
         acr_order: Arc::default(),
@@ -43,6 +44,7 @@ fn reauthentication(number: u8, at: Timestamp) -> Reauthentication {
             user_agent: text("curl/8"),
             ip_address: text("192.0.2.1"),
             label: text("new"),
+            id: text("device 2"),
         }),
         request: Some(IdentifiedRequest {
             id: text(format!("reauthentication {number}")),
@@ -119,6 +121,8 @@ pub async fn a_reauthentication_writes_what_the_domain_decides_and_nothing_else(
     let before = create(store, rich_session(3)).await;
     let first = assert_changes(store, reauthenticate(&before, 1, after(100)), &before).await;
     assert!(first.expires_at > before.expires_at, "its policy extends the session");
+    let metadata = store.metadata_of(vec![before.id]).await.unwrap();
+    assert_eq!(metadata[0].authentication_id, first.authentication.id);
     let mut kept = reauthentication(2, after(200));
     (kept.claims, kept.scopes, kept.device, kept.request) = (None, vec![], None, None);
     let kept = change(before.id, after(200), ChangeKind::Reauthenticate(Box::new(kept)));

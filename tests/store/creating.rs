@@ -8,7 +8,7 @@ use countersign::{
         claims::{CustomClaims, MAX_CUSTOM_BYTES},
         ids::{SessionId, TokenId},
         key::RefreshKeyId,
-        metadata::Metadata,
+        metadata::{Metadata, SessionMetadata},
         policy::{OnQuota, OnRefresh, RefreshMode, Replay, SessionPolicy},
         search::SessionSearch,
         session::{Authentication, Device, Lineage, LineageSecret, RequestFingerprint, Session},
@@ -21,13 +21,16 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::{
-    after, assert_unchanged, claims, create, create_all, entries, list, query, read,
-    revoke_session, rich_session, rotate, session, text, unlimited,
+    after, assert_unchanged, claims, create, create_all, entries, factor_times, list, query, read,
+    revoke_session, rich_session, rotate, session, text, texts, unlimited,
 };
 
 /// The first and the last instant that a protobuf `Timestamp` can hold.
 const YEAR_1: Timestamp = Timestamp::from_seconds(-62_135_596_800);
 const YEAR_9999: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
+/// An instant before the last day, which is the latest that the times of methods may have. No time
+/// of a method is in the future.
+const LATEST_TIME: Timestamp = Timestamp::from_micros(253_402_127_999_999_999);
 
 pub async fn every_field_of_a_session_is_read_back(store: &dyn Store) {
     let written = create(store, rich_session(1)).await;
@@ -45,7 +48,13 @@ pub async fn the_smallest_values_of_all_fields_are_read_back(store: &dyn Store) 
         scopes: vec![],
         claims: CustomClaims::default(),
         metadata: Metadata::default(),
-        authentication: Authentication { id: None, acr: text(""), amr: vec![], at: YEAR_1 },
+        authentication: Authentication {
+            id: None,
+            acr: text(""),
+            amr: texts(&["pwd"]),
+            amr_verified_at: factor_times(&[("pwd", YEAR_1)]),
+            at: YEAR_1,
+        },
         device: Device::default(),
         policy: SessionPolicy {
             name: text("p"),
@@ -101,12 +110,14 @@ pub async fn the_largest_values_of_all_fields_are_read_back(store: &dyn Store) {
             id: None,
             acr: text(wide(256)),
             amr: vec![text(wide(64)); 64],
+            amr_verified_at: factor_times(&[(&wide(64), LATEST_TIME)]),
             at: YEAR_9999,
         },
         device: Device {
             user_agent: text(wide(512)),
             ip_address: text("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255"),
             label: text(wide(128)),
+            id: text(wide(128)),
         },
         policy: SessionPolicy {
             name: text(wide(64)),
@@ -165,6 +176,29 @@ pub async fn claims_may_hold_any_text_that_json_can_hold(store: &dyn Store) {
 pub async fn an_unknown_session_is_read_as_none(store: &dyn Store) {
     create(store, session(1)).await;
     assert_eq!(store.session(session(2).id).await.unwrap(), None);
+}
+
+pub async fn metadata_are_read_with_what_shows_that_a_token_was_revoked(store: &dyn Store) {
+    let [plain, ended] = [create(store, session(1)).await, create(store, session(2)).await];
+    let strict = create(store, rich_session(3)).await;
+    revoke_session(store, &ended, after(5)).await;
+    let ids = [&strict, &session(4), &ended, &plain].map(|session| session.id);
+    let mut read = store.metadata_of(ids.to_vec()).await.unwrap();
+    read.sort_by_key(|row| row.session_id);
+    let of = |session: &Session| SessionMetadata {
+        session_id: session.id,
+        metadata: session.metadata.clone(),
+        is_ended: false,
+        authentication_id: None,
+        only_token: None,
+    };
+    let expected = [
+        of(&plain),
+        SessionMetadata { is_ended: true, ..of(&ended) },
+        SessionMetadata { only_token: Some(strict.access_token_id), ..of(&strict) },
+    ];
+    assert_eq!(read, expected);
+    assert_eq!(store.metadata_of(vec![]).await.unwrap(), []);
 }
 
 pub async fn a_repeated_request_returns_the_first_session_and_adds_no_row(store: &dyn Store) {

@@ -64,6 +64,7 @@ macro_rules! conformance {
                 numbers_in_claims_are_read_back_to_the_last_digit,
                 claims_may_hold_any_text_that_json_can_hold,
                 an_unknown_session_is_read_as_none,
+                metadata_are_read_with_what_shows_that_a_token_was_revoked,
                 a_repeated_request_returns_the_first_session_and_adds_no_row,
                 a_different_request_with_the_same_id_is_refused_and_changes_nothing,
                 a_row_without_a_fingerprint_is_matched_by_its_subject_and_client,

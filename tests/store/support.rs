@@ -11,6 +11,7 @@ use std::{
 use countersign::{
     domain::{
         claims::CustomClaims,
+        factors::FactorTimes,
         ids::{Incarnation, SessionId, TokenId},
         key::RefreshKeyId,
         metadata::Metadata,
@@ -22,7 +23,7 @@ use countersign::{
             Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint,
             Session,
         },
-        text::{Note, Tenant},
+        text::{Amr, Note, Tenant},
         time::Timestamp,
         who::Who,
     },
@@ -63,6 +64,12 @@ pub fn metadata(value: Value) -> Metadata {
     Metadata::try_from(map).unwrap()
 }
 
+pub fn factor_times(times: &[(&str, Timestamp)]) -> FactorTimes {
+    let amr: Vec<Amr> = times.iter().map(|(method, _)| text(*method)).collect();
+    let times = times.iter().map(|(method, at)| ((*method).to_owned(), *at));
+    FactorTimes::new(times, &amr).unwrap()
+}
+
 pub fn claims(value: Value) -> CustomClaims {
     let Value::Object(map) = value else { panic!("claims are an object, not {value}") };
     CustomClaims::try_from(map).unwrap()
@@ -82,7 +89,13 @@ pub fn session(n: u32) -> Session {
         scopes: texts(&["read", "write"]),
         claims: CustomClaims::default(),
         metadata: Metadata::default(),
-        authentication: Authentication { id: None, acr: text(""), amr: vec![], at },
+        authentication: Authentication {
+            id: None,
+            acr: text(""),
+            amr: vec![],
+            amr_verified_at: FactorTimes::default(),
+            at,
+        },
         device: Device::default(),
         policy: SessionPolicy {
             name: text("default"),
@@ -139,12 +152,14 @@ pub fn rich_session(n: u32) -> Session {
             id: None,
             acr: text("urn:mace:incommon:iap:gold"),
             amr: texts(&["pwd", "otp"]),
+            amr_verified_at: factor_times(&[("otp", micros(3))]),
             at,
         },
         device: Device {
             user_agent: text("Mozilla/5.0 (X11; Linux x86_64)"),
             ip_address: text("2001:db8::7"),
             label: text("Zoë’s Telefon"),
+            id: text("device \"1\", Zoë"),
         },
         created_by: Some(Who::Named(text("login.example"))),
         policy: SessionPolicy {

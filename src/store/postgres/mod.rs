@@ -34,7 +34,9 @@ use self::{
     },
     feed::{entries, renewals::PostgresRenewalClient, wake_up},
     open_error::OpenError,
-    sessions::{create, expiries, oldest_live::OldestLive, reads, refresh, search, sweep},
+    sessions::{
+        create, expiries, metadata, oldest_live::OldestLive, reads, refresh, search, sweep,
+    },
 };
 use super::{
     Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, Store,
@@ -50,6 +52,7 @@ use crate::domain::{
     change::SessionChange,
     ids::SessionId,
     key::RefreshKeyId,
+    metadata::SessionMetadata,
     refresh::RefreshAttempt,
     revocation::{FeedPosition, Revocation, Seq},
     search::{AuditPlace, AuditQuery, Part, SessionQuery},
@@ -338,6 +341,10 @@ impl Store for PostgresStore {
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
         with_connection!(self, reads::session, id)
+    }
+
+    async fn metadata_of(&self, ids: Vec<SessionId>) -> Result<Vec<SessionMetadata>, StoreError> {
+        with_connection!(self, metadata::read, ids)
     }
 
     async fn sessions(

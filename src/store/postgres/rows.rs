@@ -16,6 +16,7 @@ use super::schema::{blacklist, sessions, signing_keys};
 use crate::{
     domain::{
         claims::CustomClaims,
+        factors::FactorTimes,
         ids::{AuthenticationId, SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         metadata::Metadata,
@@ -25,6 +26,7 @@ use crate::{
             Authentication, Device, EndReason, Ended, IdentifiedRequest, Lineage, LineageSecret,
             RequestFingerprint, Session,
         },
+        text::Amr,
         time::{Timestamp, micros},
         who::Who,
     },
@@ -127,6 +129,8 @@ pub struct SessionRow {
     reauthentication_lifetime: Option<PgInterval>,
     created_by: Option<String>,
     refresh_mode: String,
+    amr_verified_at: JsonbText,
+    device_id: String,
     authentication_id: Option<Uuid>,
     reauthentication_id: Option<String>,
     reauthentication_fingerprint: Option<Vec<u8>>,
@@ -182,7 +186,11 @@ fn number(column: &str, number: i64) -> Result<u32, StoreError> {
     u32::try_from(number).map_err(|_| damaged(column, "is out of range"))
 }
 
-fn named<T>(column: &str, name: &str, find: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
+pub fn named<T>(
+    column: &str,
+    name: &str,
+    find: impl Fn(&str) -> Option<T>,
+) -> Result<T, StoreError> {
     find(name).ok_or_else(|| damaged(column, format_args!("holds the unknown name {name:?}")))
 }
 
@@ -232,6 +240,18 @@ fn policy(row: &SessionRow) -> Result<SessionPolicy, StoreError> {
     })
 }
 
+/// Reads the metadata of a session from their column.
+pub fn metadata(json: &JsonbText) -> Result<Metadata, StoreError> {
+    Metadata::try_from(object("sessions.metadata", json)?)
+        .map_err(|error| damaged("sessions.metadata", error))
+}
+
+fn amr_verified_at(json: &JsonbText, amr: &[Amr]) -> Result<FactorTimes, StoreError> {
+    let times = object("sessions.amr_verified_at", json)?;
+    FactorTimes::from_stored(&times, amr)
+        .ok_or_else(|| damaged("sessions.amr_verified_at", "has a value that is not an instant"))
+}
+
 /// Reads a request with an idempotency key from its columns.
 fn identified_request(
     id: Option<String>,
@@ -258,6 +278,8 @@ impl TryFrom<SessionRow> for Session {
         let id = row.id();
         let policy = policy(&row)?;
         let ended = ended(row.ended_at, row.end_reason, row.end_note)?;
+        let amr = texts("sessions.amr", row.amr)?;
+        let amr_verified_at = amr_verified_at(&row.amr_verified_at, &amr)?;
         Ok(Self {
             id,
             tenant: text("sessions.tenant", row.tenant)?,
@@ -267,18 +289,19 @@ impl TryFrom<SessionRow> for Session {
             scopes: texts("sessions.scopes", row.scopes)?,
             claims: CustomClaims::try_from(object("sessions.claims", &row.claims)?)
                 .map_err(|error| damaged("sessions.claims", error))?,
-            metadata: Metadata::try_from(object("sessions.metadata", &row.metadata)?)
-                .map_err(|error| damaged("sessions.metadata", error))?,
+            metadata: metadata(&row.metadata)?,
             authentication: Authentication {
                 id: row.authentication_id.map(|id| AuthenticationId::from_bytes(id.into_bytes())),
                 acr: text("sessions.acr", row.acr)?,
-                amr: texts("sessions.amr", row.amr)?,
+                amr,
+                amr_verified_at,
                 at: timestamp(row.authenticated_at),
             },
             device: Device {
                 user_agent: text("sessions.user_agent", row.user_agent)?,
                 ip_address: text("sessions.ip_address", row.ip_address)?,
                 label: text("sessions.device_label", row.device_label)?,
+                id: text("sessions.device_id", row.device_id)?,
             },
             policy,
             created_at: timestamp(row.created_at),

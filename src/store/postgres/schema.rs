@@ -41,7 +41,9 @@ macro_rules! with_new_columns {
             "metadata" "::jsonb",
             "reauthentication_lifetime" "",
             "created_by" "",
-            "refresh_mode" ""
+            "refresh_mode" "",
+            "amr_verified_at" "::jsonb",
+            "device_id" ""
         }
     };
 }
@@ -95,6 +97,8 @@ diesel::table! {
         reauthentication_lifetime -> Nullable<Interval>,
         created_by -> Nullable<Text>,
         refresh_mode -> Text,
+        amr_verified_at -> Jsonb,
+        device_id -> Text,
         authentication_id -> Nullable<Uuid>,
         reauthentication_id -> Nullable<Text>,
         reauthentication_fingerprint -> Nullable<Binary>,

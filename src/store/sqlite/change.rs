@@ -53,6 +53,7 @@ fn write(connection: &mut SqliteConnection, next: &Session) -> Result<(), StoreE
             sessions::authentication_id.eq(authentication.id.map(|id| id.bytes().to_vec())),
             sessions::acr.eq(&*authentication.acr),
             sessions::amr.eq(to_json(&authentication.amr)),
+            sessions::amr_verified_at.eq(authentication.amr_verified_at.to_json()),
             sessions::authenticated_at.eq(authentication.at.micros()),
             sessions::extended_at.eq(next.extended_at.map(Timestamp::micros)),
             sessions::scopes.eq(to_json(&next.scopes)),

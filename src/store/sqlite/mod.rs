@@ -10,6 +10,7 @@ mod create;
 pub mod error;
 mod expiries;
 pub mod files;
+mod metadata;
 pub mod open;
 mod renewals;
 mod ring;
@@ -67,6 +68,7 @@ use crate::domain::{
     disk,
     ids::SessionId,
     key::RefreshKeyId,
+    metadata::SessionMetadata,
     refresh::RefreshAttempt,
     revocation::{FeedPosition, Revocation, RevocationTarget, Seq, Timeline},
     revoke::UncoveredCount,
@@ -390,6 +392,11 @@ impl Store for SqliteStore {
             .await
             .optional()?;
         row.map(Session::try_from).transpose()
+    }
+
+    async fn metadata_of(&self, ids: Vec<SessionId>) -> Result<Vec<SessionMetadata>, StoreError> {
+        let mut reader = self.reader().await?;
+        metadata::read(&mut reader, &ids).await
     }
 
     async fn sessions(

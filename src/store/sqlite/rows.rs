@@ -8,6 +8,7 @@ use super::schema::{blacklist, sessions, signing_keys};
 use crate::{
     domain::{
         claims::CustomClaims,
+        factors::FactorTimes,
         ids::{AuthenticationId, SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         metadata::Metadata,
@@ -17,7 +18,7 @@ use crate::{
             Authentication, Device, EndReason, Ended, IdentifiedRequest, Lineage, LineageSecret,
             RequestFingerprint, Session,
         },
-        text::{Subject, Tenant},
+        text::{Amr, Subject, Tenant},
         time::{Timestamp, micros},
         who::Who,
     },
@@ -36,10 +37,12 @@ pub struct SessionRow {
     claims: String,
     acr: String,
     amr: String,
+    amr_verified_at: String,
     authenticated_at: i64,
     user_agent: String,
     ip_address: String,
     device_label: String,
+    device_id: String,
     policy: String,
     access_token_ttl: i64,
     idle_timeout: i64,
@@ -96,7 +99,7 @@ where
     items.into_iter().map(|item| text(column, item)).collect()
 }
 
-fn bytes<const N: usize>(column: &str, bytes: &[u8]) -> Result<[u8; N], StoreError> {
+pub fn bytes<const N: usize>(column: &str, bytes: &[u8]) -> Result<[u8; N], StoreError> {
     bytes
         .try_into()
         .map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
@@ -110,7 +113,11 @@ fn number(column: &str, number: i64) -> Result<u32, StoreError> {
     u32::try_from(number).map_err(|_| damaged(column, "is out of range"))
 }
 
-fn named<T>(column: &str, name: &str, find: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
+pub fn named<T>(
+    column: &str,
+    name: &str,
+    find: impl Fn(&str) -> Option<T>,
+) -> Result<T, StoreError> {
     find(name).ok_or_else(|| damaged(column, format_args!("holds the unknown name {name:?}")))
 }
 
@@ -132,10 +139,12 @@ impl From<&Session> for SessionRow {
             claims: session.claims.to_json(),
             acr: session.authentication.acr.to_string(),
             amr: to_json(&session.authentication.amr),
+            amr_verified_at: session.authentication.amr_verified_at.to_json(),
             authenticated_at: session.authentication.at.micros(),
             user_agent: session.device.user_agent.to_string(),
             ip_address: session.device.ip_address.to_string(),
             device_label: session.device.label.to_string(),
+            device_id: session.device.id.to_string(),
             policy: session.policy.name.to_string(),
             access_token_ttl: micros(session.policy.access_token_ttl),
             idle_timeout: micros(session.policy.idle_timeout),
@@ -197,6 +206,18 @@ fn policy(row: &SessionRow) -> Result<SessionPolicy, StoreError> {
     })
 }
 
+/// Reads the metadata of a session from their column.
+pub fn metadata(json: &str) -> Result<Metadata, StoreError> {
+    Metadata::try_from(object("sessions.metadata", json)?)
+        .map_err(|error| damaged("sessions.metadata", error))
+}
+
+fn amr_verified_at(json: &str, amr: &[Amr]) -> Result<FactorTimes, StoreError> {
+    let times = object("sessions.amr_verified_at", json)?;
+    FactorTimes::from_stored(&times, amr)
+        .ok_or_else(|| damaged("sessions.amr_verified_at", "has a value that is not an instant"))
+}
+
 /// Reads a request with an idempotency key from its columns.
 fn identified_request(
     id: Option<String>,
@@ -222,6 +243,8 @@ impl TryFrom<SessionRow> for Session {
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
         let policy = policy(&row)?;
         let ended = ended(row.ended_at, row.end_reason, row.end_note)?;
+        let amr = texts("sessions.amr", &row.amr)?;
+        let amr_verified_at = amr_verified_at(&row.amr_verified_at, &amr)?;
         Ok(Self {
             id: SessionId::from_bytes(bytes("sessions.id", &row.id)?),
             tenant: text("sessions.tenant", row.tenant)?,
@@ -231,8 +254,7 @@ impl TryFrom<SessionRow> for Session {
             scopes: texts("sessions.scopes", &row.scopes)?,
             claims: CustomClaims::try_from(object("sessions.claims", &row.claims)?)
                 .map_err(|error| damaged("sessions.claims", error))?,
-            metadata: Metadata::try_from(object("sessions.metadata", &row.metadata)?)
-                .map_err(|error| damaged("sessions.metadata", error))?,
+            metadata: metadata(&row.metadata)?,
             authentication: Authentication {
                 id: row
                     .authentication_id
@@ -240,13 +262,15 @@ impl TryFrom<SessionRow> for Session {
                     .transpose()?
                     .map(AuthenticationId::from_bytes),
                 acr: text("sessions.acr", row.acr)?,
-                amr: texts("sessions.amr", &row.amr)?,
+                amr,
+                amr_verified_at,
                 at: Timestamp::from_micros(row.authenticated_at),
             },
             device: Device {
                 user_agent: text("sessions.user_agent", row.user_agent)?,
                 ip_address: text("sessions.ip_address", row.ip_address)?,
                 label: text("sessions.device_label", row.device_label)?,
+                id: text("sessions.device_id", row.device_id)?,
             },
             policy,
             created_at: Timestamp::from_micros(row.created_at),

@@ -97,6 +97,7 @@ pub fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Resu
             sessions::user_agent.eq(&*next.device.user_agent),
             sessions::ip_address.eq(&*next.device.ip_address),
             sessions::device_label.eq(&*next.device.label),
+            sessions::device_id.eq(&*next.device.id),
             sessions::revision.eq(i64::from(next.revision)),
         ))
         .execute(connection)?;

@@ -17,6 +17,7 @@ use countersign::{
         change::SessionChange,
         ids::SessionId,
         key::RefreshKeyId,
+        metadata::SessionMetadata,
         refresh::RefreshAttempt,
         revocation::{FeedPosition, Revocation, Seq},
         search::{AuditPlace, AuditQuery, Part, SessionQuery},
@@ -111,6 +112,10 @@ pub struct Double {
     pub skew: Arc<AtomicI64>,
     /// The number of sweeps that have begun, and the instant up to which the last of them deletes.
     sweeps: watch::Sender<(usize, Timestamp)>,
+    /// Holds calls before metadata are read.
+    pub metadata: Gate,
+    /// The number of sessions whose metadata were asked for, for each query.
+    metadata_reads: watch::Sender<Vec<usize>>,
     /// Holds calls before a batch is written to the audit table.
     pub audit: Gate,
     /// The failure of writes to the audit table.
@@ -152,6 +157,8 @@ impl Double {
             feed: Arc::default(),
             skew: Arc::default(),
             sweeps: watch::channel((0, Timestamp::from_micros(i64::MIN))).0,
+            metadata: Gate::default(),
+            metadata_reads: watch::Sender::default(),
             audit: Gate::default(),
             failing_audit: Mutex::default(),
             audits: watch::Sender::default(),
@@ -196,6 +203,11 @@ impl Double {
     /// Returns the number of records in each batch for the audit table, failed or not.
     pub fn audits(&self) -> watch::Receiver<Vec<usize>> {
         self.audits.subscribe()
+    }
+
+    /// Returns the number of sessions whose metadata were asked for, for each query.
+    pub fn metadata_reads(&self) -> watch::Receiver<Vec<usize>> {
+        self.metadata_reads.subscribe()
     }
 
     fn check(&self) -> Result<()> {
@@ -270,6 +282,13 @@ impl Store for Double {
     async fn session(&self, id: SessionId) -> Result<Option<Session>> {
         self.check()?;
         self.real.session(id).await
+    }
+
+    async fn metadata_of(&self, ids: Vec<SessionId>) -> Result<Vec<SessionMetadata>> {
+        self.check()?;
+        self.metadata_reads.send_modify(|reads| reads.push(ids.len()));
+        self.metadata.pass().await;
+        self.real.metadata_of(ids).await
     }
 
     async fn sessions(&self, query: SessionQuery) -> Result<Part<Vec<Session>, SessionId>> {

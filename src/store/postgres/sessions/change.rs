@@ -103,6 +103,7 @@ async fn save_changes(
             authentication_id = given.authentication_id,
             acr = given.acr,
             amr = given.amr::text[],
+            amr_verified_at = given.amr_verified_at::jsonb,
             authenticated_at = given.authenticated_at,
             extended_at = given.extended_at,
             scopes = given.scopes::text[],
@@ -110,9 +111,9 @@ async fn save_changes(
             metadata = given.metadata::jsonb,
             reauthentication_id = given.reauthentication_id,
             reauthentication_fingerprint = given.reauthentication_fingerprint
-        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
-            id, lineage_secret, authentication_id, acr, amr, authenticated_at, extended_at, scopes,
-            claims, metadata, reauthentication_id, reauthentication_fingerprint
+        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
+            id, lineage_secret, authentication_id, acr, amr, amr_verified_at, authenticated_at,
+            extended_at, scopes, claims, metadata, reauthentication_id, reauthentication_fingerprint
         )
         WHERE s.id = given.id",
     )
@@ -123,6 +124,9 @@ async fn save_changes(
     }))
     .bind::<Array<Text>, _>(column(changed, |session| &*session.authentication.acr))
     .bind::<Array<Text>, _>(column(changed, |session| array(&session.authentication.amr)))
+    .bind::<Array<Text>, _>(column(changed, |session| {
+        session.authentication.amr_verified_at.to_json()
+    }))
     .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.authentication.at)))
     .bind::<Array<Nullable<Timestamptz>>, _>(column(changed, |session| {
         session.extended_at.map(instant)

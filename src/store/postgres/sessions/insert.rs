@@ -276,5 +276,7 @@ fn with_columns<'a, 'r>(insert: Insert<'a, 'r>) -> Insert<'a, 'r> {
         })
         .column::<Nullable<Text>, _>(|new| new.session.created_by.as_ref().map(Who::as_str))
         .column::<Text, _>(|new| new.session.policy.refresh.as_str())
+        .column::<Text, _>(|new| new.session.authentication.amr_verified_at.to_json())
+        .column::<Text, _>(|new| &*new.session.device.id)
         .column::<Nullable<BigInt>, _>(|new| new.most_others)
 }

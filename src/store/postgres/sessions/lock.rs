@@ -53,6 +53,7 @@ const SAVE_SESSIONS: &str = "UPDATE sessions AS s
         user_agent = given.user_agent,
         ip_address = given.ip_address,
         device_label = given.device_label,
+        device_id = given.device_id,
         ended_at = given.ended_at,
         end_reason = given.end_reason,
         end_note = given.end_note,
@@ -68,11 +69,11 @@ const SAVE_SESSIONS: &str = "UPDATE sessions AS s
         expires_at = given.expires_at,
         earlier_tokens_expire_at = given.earlier_tokens_expire_at
     FROM unnest(
-        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
     ) AS given (
         id, refreshed_at, idle_expires_at, generation, refresh_key, access_token_id, user_agent,
-        ip_address, device_label, ended_at, end_reason, end_note, revision, access_token_ttl,
-        idle_timeout, refresh_mode, refresh_grace, replay, replay_limit, on_refresh,
+        ip_address, device_label, device_id, ended_at, end_reason, end_note, revision,
+        access_token_ttl, idle_timeout, refresh_mode, refresh_grace, replay, replay_limit, on_refresh,
         reauthentication_lifetime, expires_at, earlier_tokens_expire_at
     )
     WHERE s.id = given.id";
@@ -97,6 +98,7 @@ pub async fn save_sessions(
         .bind::<Array<Text>, _>(column(changed, |session| &*session.device.user_agent))
         .bind::<Array<Text>, _>(column(changed, |session| &*session.device.ip_address))
         .bind::<Array<Text>, _>(column(changed, |session| &*session.device.label))
+        .bind::<Array<Text>, _>(column(changed, |session| &*session.device.id))
         .bind::<Array<OptionalInstant>, _>(column(changed, |session| {
             ended(session).map(|ended| instant(ended.at))
         }))

@@ -7,6 +7,7 @@ pub mod expiries;
 mod insert;
 mod jsonb;
 mod lock;
+pub mod metadata;
 pub mod oldest_live;
 mod quota_lock;
 pub mod reads;

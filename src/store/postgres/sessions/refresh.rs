@@ -64,6 +64,7 @@ macro_rules! rotate {
         user_agent = coalesce(given.user_agent, s.user_agent),
         ip_address = coalesce(given.ip_address, s.ip_address),
         device_label = coalesce(given.device_label, s.device_label),
+        device_id = coalesce(nullif(given.device_id, ''), s.device_id),
         revision = s.revision + 1
     FROM (
         SELECT
@@ -78,6 +79,7 @@ macro_rules! rotate {
             unnest(?) AS user_agent,
             unnest(?) AS ip_address,
             unnest(?) AS device_label,
+            unnest(?) AS device_id,
             unnest(?) AS tenants,
             unnest(?) AS audiences
     ) AS given
@@ -171,6 +173,7 @@ fn bind_attempts<'a>(rotate: Rotations<'a>, sorted: &Sorted<'a>) -> Rotations<'a
         .bind::<Array<Nullable<Text>>, _>(column(sorted, device(|device| &*device.user_agent)))
         .bind::<Array<Nullable<Text>>, _>(column(sorted, device(|device| &*device.ip_address)))
         .bind::<Array<Nullable<Text>>, _>(column(sorted, device(|device| &*device.label)))
+        .bind::<Array<Nullable<Text>>, _>(column(sorted, device(|device| &*device.id)))
         .bind::<Array<Nullable<Text>>, _>(column(sorted, |attempt| {
             attempt.reach.tenants.as_ref().map(array)
         }))

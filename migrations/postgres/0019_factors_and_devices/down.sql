@@ -1,0 +1,3 @@
+ALTER TABLE sessions
+    DROP COLUMN amr_verified_at,
+    DROP COLUMN device_id;
