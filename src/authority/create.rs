@@ -36,6 +36,7 @@ impl Authority {
         self.ensure_current().await?;
         let now = self.clock.now();
         let policy = self.policy_of(&new)?;
+        let gives_authentication = new.authenticated_at.is_some();
         let mut session = Session {
             request_fingerprint: fingerprint,
             created_by: Some(by.into()),
@@ -74,8 +75,15 @@ impl Authority {
                         policy: policy.session.name.to_string(),
                     });
                 }
-                // All sessions of the subject or tenant were revoked in this millisecond, or the
-                // clock has been set back since that revocation. The identifier contains the time
+                Created::AuthenticationRevoked { .. } if gives_authentication => {
+                    return Err(authentication_revoked());
+                }
+                // The clock is behind that of the replica which has revoked authentications.
+                Created::AuthenticationRevoked { up_to } => {
+                    session.authentication.at = up_to.plus(Duration::from_micros(1));
+                }
+                // All sessions of the scope were revoked in this millisecond, or the clock has been
+                // set back since that revocation. The identifier contains the time
                 // of creation, which must be later than the revocation. Each iteration uses a later
                 // time, so the loop ends.
                 Created::Revoked { up_to } => {
@@ -249,6 +257,14 @@ impl Authority {
             None => Ok(new.audience.clone()),
         }
     }
+}
+
+fn authentication_revoked() -> AuthorityError {
+    AuthorityError::field(
+        "authenticated_at",
+        "lies before an instant before which all authentications of the tenant or client were \
+         revoked: the user must authenticate again",
+    )
 }
 
 /// Returns the part of the policy that a new session keeps, with the lifetime of access tokens that

@@ -23,6 +23,7 @@ pub mod revoke;
 mod slow_clock;
 pub mod sweep;
 pub mod validate;
+pub mod wide_revoke;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 

@@ -9,6 +9,7 @@ pub mod certificate_name;
 pub mod change;
 pub mod claims;
 pub mod creation;
+pub mod cut_off;
 pub mod device;
 pub mod disk;
 pub mod file_access;

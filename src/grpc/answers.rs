@@ -7,16 +7,20 @@ use super::{
 use crate::{
     authority::{
         issue::{Issued, Tokens},
+        revoke::Revocations,
         validate::Answer,
+        wide_revoke::{DryRun, revocation_id},
     },
     domain::{
         audit::AuditEntry,
+        cut_off::Basis,
         inactive::InactiveReason,
         policy::{OnRefresh, Replay, SessionPolicy},
         session::{Session, State},
         time::Timestamp,
     },
     proto,
+    store::CutOffEntry,
 };
 
 /// Converts the result of a validation. If `full` is true, the response has the session's own
@@ -46,6 +50,53 @@ pub fn validate_response(answer: &Answer, full: bool) -> proto::ValidateResponse
         amr: token.amr.clone(),
         claims: full.then(|| encoded_struct(&token.custom)),
         checked_at,
+    }
+}
+
+/// Converts the result of a revocation.
+pub fn revoked(revoked: Revocations) -> proto::RevokeResponse {
+    proto::RevokeResponse {
+        revoked_sessions: revoked.sessions,
+        effective_at: Some(timestamp(revoked.effective_at)),
+        revocation_ids: revoked.cut_offs.iter().map(revocation_id).collect(),
+        dry_run: None,
+    }
+}
+
+/// Converts the result of a dry run.
+pub fn dry_run(dry_run: DryRun) -> proto::RevokeResponse {
+    let (confirmation, expires_at) = dry_run.confirmation.unzip();
+    let dry_run = proto::DryRun {
+        sessions: dry_run.sessions,
+        is_lower_bound: dry_run.is_lower_bound,
+        confirmation: confirmation.unwrap_or_default(),
+        confirmation_expires_at: expires_at.map(timestamp),
+    };
+    proto::RevokeResponse { dry_run: Some(dry_run), ..Default::default() }
+}
+
+/// Converts the blacklist entry of a revocation of many sessions.
+pub fn revocation(entry: CutOffEntry) -> proto::Revocation {
+    use proto::revocation::Instant;
+
+    let revocation_id = revocation_id(&entry.key);
+    let before = timestamp(entry.before());
+    let scope = entry.key.scope();
+    proto::Revocation {
+        revocation_id,
+        tenant: scope.tenant().map(|tenant| tenant.to_string()).unwrap_or_default(),
+        all_tenants: scope.tenant().is_none(),
+        subject: scope.subject().map(|subject| subject.to_string()).unwrap_or_default(),
+        client_id: scope.client_id().map(|client_id| client_id.to_string()).unwrap_or_default(),
+        instant: Some(match entry.key.basis() {
+            Basis::Creation => Instant::CreatedBefore(before),
+            Basis::Authentication => Instant::AuthenticatedBefore(before),
+        }),
+        revoked_at: Some(timestamp(entry.ended.at)),
+        reason: end_reason(entry.ended.reason).into(),
+        note: entry.ended.note.into_string(),
+        ended_sessions: entry.ended_sessions,
+        is_finished: !entry.unfinished,
     }
 }
 
@@ -138,6 +189,9 @@ pub fn audit_record(entry: &AuditEntry) -> proto::AuditRecord {
         note: record.note.to_string(),
         ended_sessions: record.sessions,
         left_out: entry.left_out,
+        client_id: record.client_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        created_before: record.created_before.map(timestamp),
+        authenticated_before: record.authenticated_before.map(timestamp),
     }
 }
 

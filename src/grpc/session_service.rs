@@ -8,13 +8,15 @@ use tonic::{Request, Response, Status};
 
 use super::{
     answers,
-    common::timestamp,
     overload::admission::{actor, counted, reserve},
     page::{FIELD_BYTES, Page},
     requests,
 };
 use crate::{
-    authority::{error::AuthorityError, inspect::SessionCount, ready::Ready, validate::Validation},
+    authority::{
+        error::AuthorityError, inspect::SessionCount, ready::Ready, revoke::RevokeOrder,
+        validate::Validation,
+    },
     callers::Callers,
     domain::session::Session,
     proto::{self, session_service_server::SessionService},
@@ -171,11 +173,26 @@ impl SessionService for Sessions {
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeResponse>, Status> {
         let by = actor(&request)?.clone();
-        let revoked = self.ready.get()?.revoke(&by, request.into_inner().try_into()?).await?;
-        Ok(Response::new(proto::RevokeResponse {
-            revoked_sessions: revoked.sessions,
-            effective_at: Some(timestamp(revoked.effective_at)),
-        }))
+        let request = request.into_inner();
+        let is_dry_run = request.dry_run;
+        let order = RevokeOrder::try_from(request)?;
+        let response = match is_dry_run {
+            true => answers::dry_run(self.ready.get()?.dry_run(&by, order.target).await?),
+            false => answers::revoked(self.ready.get()?.revoke(&by, order).await?),
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn list_revocations(
+        &self,
+        request: Request<proto::ListRevocationsRequest>,
+    ) -> Result<Response<proto::ListRevocationsResponse>, Status> {
+        let by = actor(&request)?.clone();
+        let reserved = reserve(&request)?;
+        let ids = requests::revocation_ids(request.into_inner())?;
+        let entries = self.ready.get()?.revocations(&by, &ids).await?;
+        let revocations = entries.into_iter().map(answers::revocation).collect();
+        counted(proto::ListRevocationsResponse { revocations }, reserved)
     }
 
     async fn get_session(

@@ -2,5 +2,6 @@
 //! token is still valid is decided elsewhere.
 
 pub mod access;
+pub mod confirmation;
 pub mod refresh;
 pub mod verified_cache;
