@@ -34,9 +34,8 @@ impl Authority {
         let audience = self.permitted_audience(by, &new)?;
         let fingerprint = new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
         self.ensure_current().await?;
-        let now = self.clock.now();
+        let (now, gives_authentication) = (self.clock.now(), new.authenticated_at.is_some());
         let policy = self.policy_of(&new)?;
-        let gives_authentication = new.authenticated_at.is_some();
         let mut session = Session {
             request_fingerprint: fingerprint,
             created_by: Some(by.into()),
@@ -82,10 +81,9 @@ impl Authority {
                 Created::AuthenticationRevoked { up_to } => {
                     session.authentication.at = up_to.plus(Duration::from_micros(1));
                 }
-                // All sessions of the scope were revoked in this millisecond, or the clock has been
-                // set back since that revocation. The identifier contains the time
-                // of creation, which must be later than the revocation. Each iteration uses a later
-                // time, so the loop ends.
+                // Sessions were revoked in this millisecond, or the clock has been set back since.
+                // The identifier contains the time of creation, which must be later than the
+                // revocation. Each iteration uses a later time, so the loop ends.
                 Created::Revoked { up_to } => {
                     let at = up_to.plus(Duration::from_millis(1));
                     session.id = SessionId::of_subject(

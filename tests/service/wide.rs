@@ -148,7 +148,7 @@ pub async fn sessions_can_be_revoked_by_the_time_of_their_authentication() {
     let late = server.sign_in("alice").await;
     // The user of this session authenticates again before the revocation.
     let renewed = server.client().reauthenticate(again(&also_early)).await.unwrap().into_inner();
-    let response = revoke(&server, in_acme(Instant::AuthenticatedBefore(before.clone()))).await;
+    let response = revoke(&server, in_acme(Instant::AuthenticatedBefore(before))).await;
     assert_eq!(server.verdict(&early.access).await, REVOKED);
     for token in [&late.access, &renewed.tokens.unwrap().access_token] {
         assert_eq!(server.verdict(token).await, Ok(()));
@@ -327,8 +327,8 @@ pub async fn a_wrong_wide_target_names_the_field_and_changes_nothing() {
         (revocation(sessions(Where::Tenant("acme".to_owned()), "", None)), "sessions"),
         (client("a\nb", "web"), "sessions.tenant"),
         (client("acme", &"x".repeat(257)), "sessions.client_id"),
-        (in_acme(Instant::CreatedBefore(later.clone())), "sessions.created_before"),
-        (in_acme(Instant::CreatedBefore(fraction.clone())), "sessions.created_before"),
+        (in_acme(Instant::CreatedBefore(later)), "sessions.created_before"),
+        (in_acme(Instant::CreatedBefore(fraction)), "sessions.created_before"),
         (in_acme(Instant::AuthenticatedBefore(later)), "sessions.authenticated_before"),
         (in_acme(Instant::AuthenticatedBefore(fraction)), "sessions.authenticated_before"),
         (RevokeRequest { confirmation: "x".repeat(257), ..client("acme", "web") }, "confirmation"),
