@@ -373,6 +373,16 @@ fn revoke(request: RevokeRequest) {
                     "subject.subject",
                     "subject.except_session_id",
                     "tenant",
+                    "subjects.tenant",
+                    "subjects.subjects",
+                    "sessions",
+                    "sessions.where",
+                    "sessions.tenant",
+                    "sessions.all_tenants",
+                    "sessions.client_id",
+                    "sessions.created_before",
+                    "sessions.authenticated_before",
+                    "confirmation",
                     "extent",
                     "reason",
                     "note",
@@ -381,6 +391,7 @@ fn revoke(request: RevokeRequest) {
             );
         }
     };
+    assert_eq!(order.confirmation, request.confirmation);
     is(&order.note, &request.note, 0, 1024);
     assert!(order.reason.may_be_given());
     let only = request.extent() == proto::RevokeExtent::TokenOnly;
@@ -399,6 +410,19 @@ fn revoke(request: RevokeRequest) {
                 except.map_or_else(String::new, |id| id.to_string()),
                 asked.except_session_id
             );
+        }
+        (RevokeTarget::Subjects { tenant, subjects }, Target::Subjects(asked)) => {
+            is(&tenant, &asked.tenant, 0, 128);
+            assert!((1..=1000).contains(&subjects.len()));
+            assert_eq!(subjects.len(), asked.subjects.len());
+            for (subject, asked) in subjects.iter().zip(&asked.subjects) {
+                is(subject, asked, 1, 256);
+            }
+        }
+        (RevokeTarget::Sessions(target), Target::Sessions(asked)) => {
+            let client_id = target.scope.client_id().map(|client_id| client_id.to_string());
+            assert_eq!(client_id.unwrap_or_default(), asked.client_id);
+            assert!(target.scope.subject().is_none());
         }
         _ => panic!("another target than was asked for"),
     }

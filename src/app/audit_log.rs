@@ -12,9 +12,10 @@ use serde_json::Value;
 
 use crate::domain::{
     audit::{AuditAction, TARGET},
+    cut_off::{CutOffKey, Scope},
     ids::{AuditId, SessionId},
     session::EndReason,
-    text::{Note, Subject, Tenant},
+    text::{ClientId, Note, Subject, Tenant},
     time::Timestamp,
 };
 
@@ -72,6 +73,15 @@ pub enum LoggedEnd {
         /// The tenant.
         tenant: Tenant,
         /// The instant.
+        until: Timestamp,
+    },
+    /// The sessions that a cut-off covers.
+    Sessions {
+        /// The sessions among which the cut-off chooses.
+        key: CutOffKey,
+        /// The latest time that it covers, if the caller gave one.
+        up_to: Option<Timestamp>,
+        /// The time of the revocation.
         until: Timestamp,
     },
     /// All sessions that were created up to this instant.
@@ -135,6 +145,9 @@ struct Line {
     reason: Option<String>,
     #[serde(default)]
     note: String,
+    client_id: Option<String>,
+    created_before: Option<String>,
+    authenticated_before: Option<String>,
 }
 
 /// Reads a log from a file, or from standard input if the path is `-`. Creations of sessions are
@@ -259,6 +272,32 @@ impl Line {
         Ok(Timestamp::from_micros(id.millis().saturating_mul(1000)))
     }
 
+    /// Returns the cut-off of a revocation by client or time. Without a tenant, it is for all.
+    fn cut_off(&self) -> Result<LoggedEnd, String> {
+        let client_id = self.client_id.clone().map(ClientId::try_from).transpose();
+        let client_id = client_id.map_err(|_| lacks("client_id"))?;
+        let scope = match (&self.tenant, client_id) {
+            (None, None) => Scope::Everywhere,
+            (None, Some(client_id)) => Scope::ClientEverywhere(client_id),
+            (Some(_), None) => Scope::Tenant(self.tenant()?),
+            (Some(_), Some(client_id)) => Scope::Client(self.tenant()?, client_id),
+        };
+        let key = match &self.authenticated_before {
+            None => CutOffKey::created(scope),
+            Some(_) => CutOffKey::authenticated(scope).map_err(|problem| problem.to_string())?,
+        };
+        let last = |name: &str, before: &Option<String>| match before {
+            None => Ok(None),
+            Some(before) => match before.parse::<jiff::Timestamp>() {
+                Ok(before) => Ok(Some(Timestamp::from_micros(before.as_microsecond() - 1))),
+                Err(_) => Err(lacks(name)),
+            },
+        };
+        let authenticated = last("authenticated_before", &self.authenticated_before)?;
+        let up_to = authenticated.or(last("created_before", &self.created_before)?);
+        Ok(LoggedEnd::Sessions { key, up_to, until: self.instant()? })
+    }
+
     fn created(&self) -> Result<LoggedSession, String> {
         Ok(LoggedSession { id: self.session()?, tenant: self.tenant()?, subject: self.subject()? })
     }
@@ -287,6 +326,7 @@ fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
         AuditAction::TenantRevoked => {
             LoggedEnd::Tenant { tenant: line.tenant()?, until: line.instant()? }
         }
+        AuditAction::SessionsRevoked => line.cut_off()?,
         AuditAction::DatabaseRestored if line.note.ends_with(ENDED_ALL) => {
             LoggedEnd::All { until: line.instant()? }
         }

@@ -26,10 +26,11 @@ use crate::{
     config::{Config, database::DatabaseUrl},
     domain::{
         audit::{AuditAction, AuditRecord},
+        cut_off::{Basis, CutOff, CutOffKey, CutOffKind},
         ids::SessionId,
         key::{Key, KeyPurpose, SealedKey},
         policy::LONGEST_ACCESS_TOKEN_TTL,
-        revocation::{CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
+        revocation::{RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
         rotation::Rotation,
         search::{SessionQuery, SessionSearch},
         session::{EndReason, Ended},
@@ -274,6 +275,7 @@ impl LoggedRevocation {
             | LoggedEnd::Reauthenticated { .. }
             | LoggedEnd::Subject { .. }
             | LoggedEnd::Tenant { .. }
+            | LoggedEnd::Sessions { .. }
             | LoggedEnd::All { .. }
             | LoggedEnd::Token(_) => None,
         }
@@ -285,6 +287,7 @@ impl LoggedRevocation {
         match &mut self.end {
             LoggedEnd::Subject { until, .. }
             | LoggedEnd::Tenant { until, .. }
+            | LoggedEnd::Sessions { until, .. }
             | LoggedEnd::All { until } => {
                 *until = until.plus(tolerance);
             }
@@ -434,6 +437,12 @@ impl Restoring<'_> {
                     let created = lost.of_tenant(&tenant, until);
                     (self.find_targets(tenant, None, until).await?, created)
                 }
+                // The entry stops the tokens of sessions that the database lacks, too. The rows are
+                // marked as ended once the service has started.
+                LoggedEnd::Sessions { key, up_to, until } => {
+                    let up_to = Some(up_to.unwrap_or(until));
+                    (vec![RevocationTarget::Sessions { key, up_to }], vec![])
+                }
                 LoggedEnd::All { until } => {
                     sessions += self.end_all(ended.clone(), until).await?;
                     (vec![], lost.of_all(until))
@@ -445,7 +454,7 @@ impl Restoring<'_> {
             repeated.extend(targets.into_iter().map(|target| Revocation {
                 target,
                 ended: ended.clone(),
-                may_add: true,
+                room: usize::MAX,
                 longest_token: LONGEST_ACCESS_TOKEN_TTL,
                 fallback_entry: None,
             }));
@@ -477,7 +486,7 @@ impl Restoring<'_> {
         subject: Option<Subject>,
         until: Timestamp,
     ) -> Result<Vec<RevocationTarget>, StoreError> {
-        let is_covered = |id: SessionId| CutOff { up_to: until, spared: None }.covers(id);
+        let is_covered = |id: SessionId| CutOff::up_to(until).covers_created(id);
         let query = |live, after, limit| SessionQuery {
             search: SessionSearch {
                 tenant: tenant.clone(),
@@ -568,24 +577,17 @@ impl LostSessions {
             .into_iter()
             .flatten()
             .copied()
-            .filter(|id| CutOff { up_to: until, spared: None }.covers(*id))
+            .filter(|id| CutOff::up_to(until).covers_created(*id))
             .collect()
     }
 
     fn of_tenant(&self, tenant: &Tenant, until: Timestamp) -> Vec<SessionId> {
         let of_tenant = self.owners.iter().filter(|(_, owner)| owner.0 == *tenant);
-        of_tenant
-            .map(|(id, _)| *id)
-            .filter(|id| CutOff { up_to: until, spared: None }.covers(*id))
-            .collect()
+        of_tenant.map(|(id, _)| *id).filter(|id| CutOff::up_to(until).covers_created(*id)).collect()
     }
 
     fn of_all(&self, until: Timestamp) -> Vec<SessionId> {
-        self.owners
-            .keys()
-            .copied()
-            .filter(|id| CutOff { up_to: until, spared: None }.covers(*id))
-            .collect()
+        self.owners.keys().copied().filter(|id| CutOff::up_to(until).covers_created(*id)).collect()
     }
 
     /// Returns a revocation that stops the tokens of a session, and ends the session if the
@@ -594,6 +596,17 @@ impl LostSessions {
     fn stop(&self, id: SessionId, ended: Ended) -> Revocation {
         let expires_at = ended.at.plus(LONGEST_ACCESS_TOKEN_TTL).plus(RETENTION_MARGIN);
         Revocation::of_lost(Revoked::Session(id), self.owners.get(&id).cloned(), ended, expires_at)
+    }
+}
+
+/// Completes the record of a revocation by client or time.
+fn about_cut_off(record: &mut AuditRecord, key: &CutOffKey, up_to: Option<Timestamp>) {
+    record.tenant = key.scope().tenant().cloned();
+    record.client_id = key.scope().client_id().cloned();
+    let before = up_to.map(|up_to| up_to.plus(Duration::from_micros(1)));
+    match key.basis() {
+        Basis::Creation => record.created_before = before,
+        Basis::Authentication => record.authenticated_before = before,
     }
 }
 
@@ -623,12 +636,22 @@ async fn record_end(
             record.action = AuditAction::TenantRevoked;
             record.tenant = Some(tenant);
         }
+        // A log has one record for each subject.
+        RevocationTarget::Subjects { .. } => {}
+        RevocationTarget::Sessions { key, up_to } => {
+            record.action = AuditAction::SessionsRevoked;
+            record.sessions = None;
+            about_cut_off(&mut record, &key, up_to);
+        }
         RevocationTarget::Lost(entry) => {
-            record.action = match entry.revoked {
+            record.action = match &entry.revoked {
                 Revoked::Session(_) => AuditAction::SessionRevoked,
                 Revoked::Token(_) => AuditAction::TokenRevoked,
-                Revoked::Subject { .. } => AuditAction::SubjectRevoked,
-                Revoked::Tenant { .. } => AuditAction::TenantRevoked,
+                Revoked::Sessions { key, .. } => match key.kind() {
+                    CutOffKind::Subject => AuditAction::SubjectRevoked,
+                    CutOffKind::Tenant => AuditAction::TenantRevoked,
+                    _ => AuditAction::SessionsRevoked,
+                },
             };
             record.session_id = entry.session_id;
             (record.tenant, record.subject) = (Some(entry.tenant), entry.subject);

@@ -24,6 +24,7 @@ use crate::{
         call_id::CallId,
         ids::AuditId,
         text::Note,
+        time::Timestamp,
         who::Who,
     },
     store::{Store, StoreError},
@@ -212,7 +213,7 @@ impl Audit {
 /// `at`.
 fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
     let is_late = record.action == AuditAction::SessionExpired;
-    let at = is_late.then(|| jiff::Timestamp::from_microsecond(record.at.micros()).ok()).flatten();
+    let at = is_late.then(|| rfc3339(record.at)).flatten();
     tracing::info!(
         target: TARGET,
         %id,
@@ -227,10 +228,19 @@ fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
         reason = record.reason.map(|reason| reason.as_str()),
         note = Some(&*record.note).filter(|note| !note.is_empty()),
         sessions = record.sessions,
+        client_id = record.client_id.as_deref(),
+        created_before = record.created_before.and_then(rfc3339).map(tracing::field::display),
+        authenticated_before =
+            record.authenticated_before.and_then(rfc3339).map(tracing::field::display),
         at = at.map(tracing::field::display),
         left_out = Some(left_out).filter(|left_out| *left_out > 0),
         "audit"
     );
+}
+
+/// Returns a value that is displayed in the form of RFC 3339.
+fn rfc3339(at: Timestamp) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::from_microsecond(at.micros()).ok()
 }
 
 /// The queue of records for the table.

@@ -19,6 +19,8 @@ pub struct Counts {
     pub validations: ValidationCounts,
     /// The sweeps.
     pub sweeps: SweepCounts,
+    /// The job that ends the sessions which cut-offs cover.
+    pub cut_offs: CutOffCounts,
     /// The size of the database when it was last read; none before that.
     pub sizes: ArcSwapOption<Sampled>,
 }
@@ -61,6 +63,15 @@ impl ValidationCounts {
 
 fn number(inactive: Option<InactiveReason>) -> usize {
     inactive.map_or(0, |reason| 1 + reason as usize)
+}
+
+/// The counts of the job that ends the sessions which cut-offs cover.
+#[derive(Debug, Default)]
+pub struct CutOffCounts {
+    /// The cut-offs whose sessions are not all ended yet, as far as the job knows.
+    pub unfinished: Gauge,
+    /// The sessions that the job has ended.
+    pub ended_sessions: Counter,
 }
 
 /// The counts of the sweeps.

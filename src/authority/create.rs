@@ -37,7 +37,7 @@ impl Authority {
         let audience = self.permitted_audience(by, &new, &settings)?;
         let fingerprint = new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
         self.ensure_current().await?;
-        let now = self.clock.now();
+        let (now, gives_authentication) = (self.clock.now(), new.authenticated_at.is_some());
         let policy = policy_of(&new, &settings.policies)?;
         check_times(new.authenticated_at, &new.amr_verified_at, now, settings.leeway)?;
         let mut session = Session {
@@ -72,16 +72,17 @@ impl Authority {
                     self.wait_until_confirmed().await?;
                     return Err(AuthorityError::RequestIdReused);
                 }
-                Created::QuotaExceeded => {
-                    return Err(AuthorityError::SessionQuotaExceeded {
-                        limit: policy.max_sessions_per_subject,
-                        policy: policy.session.name.to_string(),
-                    });
+                Created::QuotaExceeded => return Err(quota_exceeded(policy)),
+                Created::AuthenticationRevoked { .. } if gives_authentication => {
+                    return Err(authentication_revoked());
                 }
-                // All sessions of the subject or tenant were revoked in this millisecond, or the
-                // clock has been set back since that revocation. The identifier contains the time
-                // of creation, which must be later than the revocation. Each iteration uses a later
-                // time, so the loop ends.
+                // The clock is behind that of the replica which has revoked authentications.
+                Created::AuthenticationRevoked { up_to } => {
+                    session.authentication.at = up_to.plus(Duration::from_micros(1));
+                }
+                // Sessions were revoked in this millisecond, or the clock has been set back since.
+                // The identifier contains the time of creation, which must be later than the
+                // revocation. Each iteration uses a later time, so the loop ends.
                 Created::Revoked { up_to } => {
                     let at = up_to.plus(Duration::from_millis(1));
                     session.id = SessionId::of_subject(
@@ -232,6 +233,21 @@ fn audience_of(new: &NewSession, policies: &Policies) -> Result<Vec<Audience>, A
         }
         AudienceError::NoneInCommon => AuthorityError::field("audience", error),
     })
+}
+
+fn quota_exceeded(policy: &Policy) -> AuthorityError {
+    AuthorityError::SessionQuotaExceeded {
+        limit: policy.max_sessions_per_subject,
+        policy: policy.session.name.to_string(),
+    }
+}
+
+fn authentication_revoked() -> AuthorityError {
+    AuthorityError::field(
+        "authenticated_at",
+        "lies before an instant before which all authentications of the tenant or client were \
+         revoked: the user must authenticate again",
+    )
 }
 
 /// Returns the part of the policy that a new session keeps, with the lifetime of access tokens that

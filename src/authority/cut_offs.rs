@@ -1,7 +1,8 @@
-//! Marks the sessions of revoked tenants and subjects as ended, in batches. The tokens of these
-//! sessions are refused even before that, because a blacklist entry stops them.
+//! Marks the sessions that cut-offs cover as ended, in batches. The tokens of these sessions are
+//! refused even before that, because the blacklist entry of the cut-off stops them.
 
 use super::{Authority, error::AuthorityError};
+use crate::store::Walk;
 
 impl Authority {
     /// Ends the remaining sessions that unfinished blacklist entries cover, and returns the number
@@ -9,16 +10,22 @@ impl Authority {
     /// its last batch.
     pub async fn end_covered_sessions(&self) -> Result<usize, AuthorityError> {
         let limit = self.settings().sweep_batch;
-        let mut count = 0;
-        for entry in self.store.unfinished().await? {
-            let mut after = None;
+        let (mut count, counts) = (0, &self.counts.cut_offs);
+        let entries = self.store.unfinished().await?;
+        let mut left = i64::try_from(entries.len()).unwrap_or(i64::MAX);
+        for entry in entries {
+            counts.unfinished.set(left);
+            let mut walk = Walk { began_at: self.clock.now(), after: None };
             while let Some(batch) =
-                self.store.end_covered_sessions(entry.clone(), after, limit).await?
+                self.store.end_covered_sessions(entry.clone(), walk, limit).await?
             {
-                after = Some(batch.last);
+                walk.after = Some(batch.last);
                 count += batch.sessions;
+                counts.ended_sessions.inc_by(u64::try_from(batch.sessions).unwrap_or(u64::MAX));
             }
+            left -= 1;
         }
+        counts.unfinished.set(left);
         Ok(count)
     }
 }

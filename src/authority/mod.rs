@@ -22,9 +22,11 @@ pub mod ready;
 pub mod refresh;
 mod refresh_token;
 pub mod revoke;
+pub mod sessions_target;
 mod slow_clock;
 pub mod sweep;
 pub mod validate;
+pub mod wide_revoke;
 
 use std::{fmt, sync::Arc, time::Duration};
 

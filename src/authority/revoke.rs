@@ -1,14 +1,16 @@
 //! The use case Revoke, which ends sessions or revokes one access token. The call returns once no
-//! replica accepts the revoked tokens any more.
+//! replica accepts the revoked tokens any more. What is particular to the targets with many sessions
+//! is in `wide_revoke`.
 
 use std::sync::Arc;
 
-use super::{Authority, error::AuthorityError, note_session};
+use super::{Authority, error::AuthorityError, note_session, sessions_target::SessionsTarget};
 use crate::{
     domain::{
         audit::{AuditAction, AuditRecord},
         caller::{Actor, Reach},
         claims::AccessClaims,
+        cut_off::CutOffKey,
         ids::SessionId,
         permission::Operation,
         policy::LONGEST_ACCESS_TOKEN_TTL,
@@ -33,6 +35,8 @@ pub struct RevokeOrder {
     pub reason: EndReason,
     /// A note that explains the revocation to people who ask later.
     pub note: Note,
+    /// The text by which an earlier dry run confirms the revocation; empty without one.
+    pub confirmation: String,
 }
 
 /// The target of a revocation.
@@ -55,23 +59,36 @@ pub enum RevokeTarget {
         /// The session that is spared, if any.
         except: Option<SessionId>,
     },
+    /// All sessions of several subjects.
+    Subjects {
+        /// The tenant of the subjects.
+        tenant: Tenant,
+        /// The subjects, all different.
+        subjects: Vec<Subject>,
+    },
     /// All sessions of a tenant.
     Tenant(Tenant),
+    /// Sessions by their client, or by a time.
+    Sessions(SessionsTarget),
 }
 
 /// The result of a revocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocations {
-    /// The number of live sessions that ended.
+    /// The cut-offs that the revocation has made, in the order of the subjects if there are several.
+    pub cut_offs: Vec<CutOffKey>,
+    /// The number of live sessions that ended, as far as they are counted before the
+    /// acknowledgement.
     pub sessions: i64,
     /// The instant from which none of the revoked tokens is accepted.
     pub effective_at: Timestamp,
 }
 
-/// A revocation that the caller is allowed to make, and its audit record.
-struct RevocationPlan {
-    target: RevocationTarget,
-    record: AuditRecord,
+/// A revocation that the caller is allowed to make, and its audit records.
+pub(super) struct RevocationPlan {
+    pub(super) target: RevocationTarget,
+    /// One record, or one for each of several subjects.
+    pub(super) records: Vec<AuditRecord>,
     /// The entry to be added if the session is not live in the database.
     fallback_entry: Option<BlacklistEntry>,
 }
@@ -83,7 +100,7 @@ impl RevocationPlan {
         record: AuditRecord,
     ) -> Self {
         let record = AuditRecord { session_id: Some(id), ..record };
-        Self { target: RevocationTarget::Session(id), record, fallback_entry }
+        Self { target: RevocationTarget::Session(id), records: vec![record], fallback_entry }
     }
 
     fn for_subject(
@@ -92,19 +109,33 @@ impl RevocationPlan {
         except: Option<SessionId>,
         record: AuditRecord,
     ) -> Self {
-        let record = AuditRecord {
-            action: AuditAction::SubjectRevoked,
-            tenant: Some(tenant.clone()),
-            subject: Some(subject.clone()),
-            ..record
-        };
-        let target = RevocationTarget::Subject { tenant, subject, except };
-        Self { target, record, fallback_entry: None }
+        let records = vec![of_subject(&tenant, &subject, record)];
+        Self::of_cut_off(RevocationTarget::Subject { tenant, subject, except }, records)
+    }
+
+    fn for_subjects(tenant: Tenant, subjects: Vec<Subject>, record: &AuditRecord) -> Self {
+        let records = subjects.iter().map(|subject| of_subject(&tenant, subject, record.clone()));
+        let records = records.collect();
+        Self::of_cut_off(RevocationTarget::Subjects { tenant, subjects }, records)
+    }
+
+    pub(super) fn of_cut_off(target: RevocationTarget, records: Vec<AuditRecord>) -> Self {
+        Self { target, records, fallback_entry: None }
+    }
+}
+
+/// Completes the record of the revocation of a subject.
+fn of_subject(tenant: &Tenant, subject: &Subject, record: AuditRecord) -> AuditRecord {
+    AuditRecord {
+        action: AuditAction::SubjectRevoked,
+        tenant: Some(tenant.clone()),
+        subject: Some(subject.clone()),
+        ..record
     }
 }
 
 impl Authority {
-    /// Revokes a token, a session, or all sessions of a subject or a tenant. An authentic token
+    /// Revokes a token, a session, or the sessions that a wider target names. An authentic token
     /// identifies its session even after the token has expired. But an access token that has
     /// expired adds a row to the blacklist only if its session is live.
     pub async fn revoke(
@@ -121,11 +152,6 @@ impl Authority {
             ..AuditRecord::by(by, AuditAction::SessionRevoked, now)
         };
         let plan = match order.target {
-            RevokeTarget::Tenant(tenant) => self.plan_for_tenant(by, tenant, record)?,
-            RevokeTarget::Subject { tenant, subject, except } => {
-                self.check_tenant(by, &tenant)?;
-                RevocationPlan::for_subject(tenant, subject, except, record)
-            }
             RevokeTarget::Session(id) => self.plan_for_session(by.reach(), id, record).await?,
             RevokeTarget::Token { token, token_only } if token.starts_with(PREFIX) => {
                 if token_only {
@@ -143,24 +169,42 @@ impl Authority {
                     // The token has expired by our clock. While this replica holds no lease, its
                     // clock may be wrong.
                     self.ensure_current().await?;
-                    return Ok(Revocations { sessions: 0, effective_at: now });
+                    return Ok(Revocations { cut_offs: vec![], sessions: 0, effective_at: now });
                 };
                 plan
             }
+            target => {
+                let mut plan = self.plan_for_many(by, target, record)?;
+                self.check_confirmation(by, &mut plan, &order.confirmation, now)?;
+                plan
+            }
         };
+        self.write_plan(plan, ended, by_id).await
+    }
+
+    /// Writes a revocation and waits until it holds on every replica.
+    async fn write_plan(
+        &self,
+        plan: RevocationPlan,
+        ended: Ended,
+        by_id: bool,
+    ) -> Result<Revocations, AuthorityError> {
         let settings = self.settings();
         let limit = settings.max_blacklist_entries;
-        let RevocationPlan { target, record, fallback_entry } = plan;
-        note_session(record.tenant.as_deref(), record.session_id);
+        let RevocationPlan { target, records, fallback_entry } = plan;
+        if let Some(record) = records.first() {
+            note_session(record.tenant.as_deref(), record.session_id);
+        }
+        let cut_offs = target.cut_off_keys();
         let revocation = Revocation {
             target,
             ended,
-            may_add: self.replica.index().len() < limit,
+            room: limit.saturating_sub(self.replica.index().len()),
             longest_token: settings.longest_token,
             fallback_entry,
         };
         let epoch = self.replica.epoch();
-        let outcome = self.write_and_record(revocation, record).await?;
+        let outcome = self.write_and_record(revocation, records).await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
@@ -168,7 +212,32 @@ impl Authority {
         if by_id && !outcome.found {
             return Err(AuthorityError::SessionNotFound);
         }
-        Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
+        Ok(Revocations { cut_offs, sessions: outcome.sessions, effective_at: self.clock.now() })
+    }
+
+    /// Checks that the caller may revoke a target with many sessions.
+    pub(super) fn plan_for_many(
+        &self,
+        by: &Actor,
+        target: RevokeTarget,
+        record: AuditRecord,
+    ) -> Result<RevocationPlan, AuthorityError> {
+        match target {
+            RevokeTarget::Tenant(tenant) => self.plan_for_tenant(by, tenant, record),
+            RevokeTarget::Subject { tenant, subject, except } => {
+                self.check_tenant(by, &tenant)?;
+                Ok(RevocationPlan::for_subject(tenant, subject, except, record))
+            }
+            RevokeTarget::Subjects { tenant, subjects } => {
+                self.check_tenant(by, &tenant)?;
+                Ok(RevocationPlan::for_subjects(tenant, subjects, &record))
+            }
+            RevokeTarget::Sessions(target) => self.plan_for_sessions(by, target, record),
+            RevokeTarget::Token { .. } | RevokeTarget::Session(_) => Err(AuthorityError::field(
+                "dry_run",
+                "does not go with a token or a session: give a subject, a tenant, or sessions",
+            )),
+        }
     }
 
     /// Fails if a tenant is out of the caller's reach.
@@ -179,12 +248,12 @@ impl Authority {
         Err(self.not_allowed(by, Operation::Revoke, "tenant is not among its tenants"))
     }
 
-    fn plan_for_tenant(
+    /// Fails if the caller may not revoke the sessions of many subjects of a tenant.
+    pub(super) fn check_whole_tenant(
         &self,
         by: &Actor,
-        tenant: Tenant,
-        record: AuditRecord,
-    ) -> Result<RevocationPlan, AuthorityError> {
+        tenant: &Tenant,
+    ) -> Result<(), AuthorityError> {
         if !by.caller.may(Operation::RevokeTenant) {
             return Err(self.not_allowed(
                 by,
@@ -192,17 +261,22 @@ impl Authority {
                 "only the role admin may revoke all sessions of a tenant",
             ));
         }
-        self.check_tenant(by, &tenant)?;
+        self.check_tenant(by, tenant)
+    }
+
+    fn plan_for_tenant(
+        &self,
+        by: &Actor,
+        tenant: Tenant,
+        record: AuditRecord,
+    ) -> Result<RevocationPlan, AuthorityError> {
+        self.check_whole_tenant(by, &tenant)?;
         let record = AuditRecord {
             action: AuditAction::TenantRevoked,
             tenant: Some(tenant.clone()),
             ..record
         };
-        Ok(RevocationPlan {
-            target: RevocationTarget::Tenant(tenant),
-            record,
-            fallback_entry: None,
-        })
+        Ok(RevocationPlan::of_cut_off(RevocationTarget::Tenant(tenant), vec![record]))
     }
 
     async fn plan_for_session(
@@ -279,7 +353,7 @@ impl Authority {
             expires_at: claims.expires_at,
         };
         let record = AuditRecord { action: AuditAction::TokenRevoked, ..record };
-        Ok(Some(RevocationPlan { target, record, fallback_entry }))
+        Ok(Some(RevocationPlan { target, records: vec![record], fallback_entry }))
     }
 
     /// Writes a revocation, and records it if it has changed something. A revocation that changes
@@ -293,18 +367,22 @@ impl Authority {
     async fn write_and_record(
         &self,
         revocation: Revocation,
-        mut record: AuditRecord,
+        records: Vec<AuditRecord>,
     ) -> Result<RevocationOutcome, AuthorityError> {
         let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
+        let is_counted = revocation.target.is_counted();
         let writing = in_own_task(async move {
             let outcome = store.revoke(revocation).await?;
-            if outcome.changed {
+            for mut record in records.into_iter().filter(|_| outcome.changed) {
                 // If the target was a session identifier, the tenant and the subject are known
                 // only now.
                 if let (None, Some((tenant, subject))) = (&record.tenant, &outcome.owner) {
                     (record.tenant, record.subject) = (Some(tenant.clone()), Some(subject.clone()));
                 }
-                audit.record(AuditRecord { sessions: Some(outcome.sessions), ..record });
+                if is_counted {
+                    record.sessions = Some(outcome.sessions);
+                }
+                audit.record(record);
             }
             Ok::<_, StoreError>(outcome)
         });

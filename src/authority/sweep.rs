@@ -5,10 +5,7 @@
 use super::{Authority, Settings, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
-    domain::{
-        revocation::{RETENTION_MARGIN, cut_off_key},
-        time::Timestamp,
-    },
+    domain::{revocation::RETENTION_MARGIN, time::Timestamp},
 };
 
 /// The result of a sweep.
@@ -166,8 +163,7 @@ impl Authority {
         // watermark stops the tokens that the entries have stopped.
         self.replica.index().raise_purge_watermark(until);
         let kept = self.store.unfinished().await?;
-        let kept =
-            kept.iter().map(|entry| cut_off_key(&entry.tenant, entry.subject.as_deref())).collect();
+        let kept = kept.into_iter().map(|entry| entry.key).collect();
         let replica = self.replica.clone();
         let dropped =
             tokio::task::spawn_blocking(move || replica.index().purge(until, &kept)).await;

@@ -166,13 +166,7 @@ impl Authority {
     }
 
     fn is_revoked(&self, claims: &AccessClaims) -> bool {
-        self.replica.index().stops(
-            claims.session_id,
-            claims.token_id,
-            claims.authentication_id,
-            &claims.tenant,
-            &claims.subject,
-        )
+        self.replica.index().stops(&claims.into(), claims.token_id, claims.authentication_id)
     }
 }
 

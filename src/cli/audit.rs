@@ -110,7 +110,7 @@ impl List {
 /// Returns the row of a record in the table.
 fn row(record: &proto::AuditRecord) -> [String; 7] {
     let tenant = record.tenant.clone().unwrap_or_default();
-    let concerned = [&tenant, &record.subject, &record.session_id, &record.kid];
+    let concerned = [&tenant, &record.client_id, &record.subject, &record.session_id, &record.kid];
     let concerned: Vec<_> =
         concerned.into_iter().filter(|text| !text.is_empty()).map(String::as_str).collect();
     [

@@ -15,6 +15,7 @@ mod migrate;
 mod output;
 mod replica;
 mod restore;
+mod revoke;
 mod search;
 mod serve;
 mod session;

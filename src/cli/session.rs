@@ -2,19 +2,17 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use super::{
     Outcome,
     client::{Server, duration},
     method::{self, Method},
     output::{self, line},
+    revoke::Revoke,
     search::{Count, List},
 };
-use crate::{
-    domain::stored_object::find_large_integer,
-    proto::{self, revoke_request::Target},
-};
+use crate::{domain::stored_object::find_large_integer, proto};
 
 #[derive(Debug, Subcommand)]
 pub enum Session {
@@ -33,8 +31,8 @@ pub enum Session {
     Reauthenticate(Box<Reauthenticate>),
     /// Change data of a session.
     Update(Box<Update>),
-    /// End a session, all sessions of a subject, or all sessions of a tenant.
-    Revoke(Revoke),
+    /// End a session, or all sessions of subjects, a client or a tenant.
+    Revoke(Box<Revoke>),
 }
 
 #[derive(Debug, Args)]
@@ -167,70 +165,6 @@ pub struct Update {
     revoke_access_tokens: bool,
     #[command(flatten)]
     server: Server,
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("target")
-    .required(true)
-    .args(["session_id", "token", "subject", "all_of_tenant"]))]
-pub struct Revoke {
-    /// The session to end.
-    session_id: Option<String>,
-    /// End the session of this access or refresh token; - reads it from standard input.
-    #[arg(long)]
-    token: Option<String>,
-    /// Revoke only this access token. Its session stays live.
-    #[arg(long, requires = "token")]
-    token_only: bool,
-    /// End all sessions of this subject.
-    #[arg(long)]
-    subject: Option<String>,
-    /// The subject's tenant.
-    #[arg(long, default_value = "", hide_default_value = true, requires = "subject")]
-    tenant: String,
-    /// Do not end this session of the subject, as in "sign out my other devices".
-    #[arg(
-        long,
-        default_value = "",
-        hide_default_value = true,
-        value_name = "SESSION_ID",
-        requires = "subject"
-    )]
-    except: String,
-    /// End every session of this tenant; "" is the default tenant.
-    #[arg(long, value_name = "TENANT")]
-    all_of_tenant: Option<String>,
-    /// Reason for the revocation.
-    #[arg(long, value_enum, default_value_t = Reason::Unspecified)]
-    reason: Reason,
-    /// Note that is stored with the session and in the audit.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    note: String,
-    #[command(flatten)]
-    server: Server,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Reason {
-    Unspecified,
-    SignedOut,
-    Administrative,
-    Compromised,
-    CredentialsChanged,
-    AccountDisabled,
-}
-
-impl Reason {
-    fn message(self) -> proto::EndReason {
-        match self {
-            Self::Unspecified => proto::EndReason::Unspecified,
-            Self::SignedOut => proto::EndReason::SignedOut,
-            Self::Administrative => proto::EndReason::Administrative,
-            Self::Compromised => proto::EndReason::Compromised,
-            Self::CredentialsChanged => proto::EndReason::CredentialsChanged,
-            Self::AccountDisabled => proto::EndReason::AccountDisabled,
-        }
-    }
 }
 
 fn parse_claim(text: &str) -> Result<(String, serde_json::Value), String> {
@@ -390,52 +324,6 @@ impl Update {
             output::json(&response, "UpdateSessionResponse")?;
         } else {
             output::session(&response.session.unwrap_or_default());
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl Revoke {
-    async fn run(self) -> Outcome {
-        let target = if let Some(id) = self.session_id {
-            Target::SessionId(id)
-        } else if let Some(token) = self.token {
-            Target::Token(super::token::read(token)?)
-        } else if let Some(subject) = self.subject {
-            Target::Subject(proto::SubjectTarget {
-                tenant: self.tenant,
-                subject,
-                except_session_id: self.except,
-            })
-        } else {
-            Target::Tenant(self.all_of_tenant.unwrap_or_default())
-        };
-        let token_only = self.token_only;
-        let extent = if self.token_only {
-            proto::RevokeExtent::TokenOnly
-        } else {
-            proto::RevokeExtent::Session
-        };
-        let request = proto::RevokeRequest {
-            target: Some(target),
-            extent: extent.into(),
-            reason: self.reason.message().into(),
-            note: self.note,
-        };
-        let response = self.server.answer(self.server.sessions().await?.revoke(request).await)?;
-        if self.server.json {
-            output::json(&response, "RevokeResponse")?;
-        } else {
-            let since = output::instant(response.effective_at.as_ref());
-            let plural = if response.revoked_sessions == 1 { "" } else { "s" };
-            if token_only {
-                line!("revoked the token, effective since {since}");
-            } else {
-                line!(
-                    "revoked {} session{plural}, effective since {since}",
-                    response.revoked_sessions
-                );
-            }
         }
         Ok(ExitCode::SUCCESS)
     }

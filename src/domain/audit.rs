@@ -11,7 +11,7 @@ use super::{
     ids::{AuditId, SessionId},
     key::KeyState,
     session::{EndReason, Session},
-    text::{Note, Subject, Tenant},
+    text::{ClientId, Note, Subject, Tenant},
     time::Timestamp,
     who::Who,
 };
@@ -40,6 +40,9 @@ pub enum AuditAction {
     SubjectRevoked,
     /// All sessions of a tenant were revoked.
     TenantRevoked,
+    /// The sessions of a client, or those that were created or authenticated before an instant,
+    /// were revoked, in a tenant or in all tenants.
+    SessionsRevoked,
     /// A session expired: it was not refreshed in time, or reached the end of its lifetime.
     SessionExpired,
     /// A key was generated and published to verifiers as the next one.
@@ -66,7 +69,7 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// All actions.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::SessionCreated,
         Self::SessionReauthenticated,
         Self::SessionUpdated,
@@ -76,6 +79,7 @@ impl AuditAction {
         Self::SessionRevoked,
         Self::SubjectRevoked,
         Self::TenantRevoked,
+        Self::SessionsRevoked,
         Self::SessionExpired,
         Self::KeyPublished,
         Self::KeyRotated,
@@ -111,6 +115,7 @@ impl AuditAction {
             Self::SessionRevoked => "session_revoked",
             Self::SubjectRevoked => "subject_revoked",
             Self::TenantRevoked => "tenant_revoked",
+            Self::SessionsRevoked => "sessions_revoked",
             Self::SessionExpired => "session_expired",
             Self::KeyPublished => "key_published",
             Self::KeyRotated => "key_rotated",
@@ -144,7 +149,8 @@ pub struct AuditRecord {
     pub peer: Option<IpAddr>,
     /// The identifier of the call, if the action was asked for by a call that has one.
     pub call: Option<CallId>,
-    /// The tenant of the sessions concerned; empty for the default tenant.
+    /// The tenant of the sessions concerned; empty for the default tenant. None also if the
+    /// sessions of all tenants are concerned.
     pub tenant: Option<Tenant>,
     /// The subject of the sessions concerned.
     pub subject: Option<Subject>,
@@ -156,8 +162,16 @@ pub struct AuditRecord {
     pub reason: Option<EndReason>,
     /// The caller's note. In the record of a denied call, it says what was denied.
     pub note: Note,
-    /// The number of live sessions that ended.
+    /// The number of live sessions that ended; for sessions of all tenants, the number that the
+    /// dry run counted.
     pub sessions: Option<i64>,
+    /// The client whose sessions were revoked.
+    pub client_id: Option<ClientId>,
+    /// The instant before which the revoked sessions were created, if the caller gave one.
+    pub created_before: Option<Timestamp>,
+    /// The instant before which the users of the revoked sessions authenticated, if the caller gave
+    /// one.
+    pub authenticated_before: Option<Timestamp>,
 }
 
 impl AuditRecord {
@@ -183,6 +197,9 @@ impl AuditRecord {
             reason: None,
             note: Note::default(),
             sessions: None,
+            client_id: None,
+            created_before: None,
+            authenticated_before: None,
         }
     }
 

@@ -186,9 +186,9 @@ impl SessionChange {
         }
     }
 
-    /// Decides the change of a session. `is_covered` says whether a revocation of the tenant or of
-    /// the subject covers the session. Such a session has ended, although its row may not say so
-    /// yet.
+    /// Decides the change of a session. `is_covered` says whether a cut-off covers the session as it
+    /// is. Such a session has ended, although its row may not say so yet. So a later authentication
+    /// does not bring back a session that a cut-off by authentication covers.
     pub fn decide<E>(
         &self,
         session: Option<Session>,

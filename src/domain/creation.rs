@@ -1,6 +1,7 @@
 //! Decides whether a session is created, and which existing sessions are evicted for it.
 
 use super::{
+    cut_off::Covering,
     ids::SessionId,
     policy::OnQuota,
     quota::{LiveSessions, QuotaExceeded},
@@ -29,10 +30,8 @@ pub trait CreationState {
     /// Reads the session that has the same tenant and request id, if there is one.
     fn earlier(&mut self, session: &Session) -> Result<Option<Session>, Self::Error>;
 
-    /// Returns the instant up to which all sessions of the session's tenant or subject were
-    /// revoked, if such a revocation covers the session. If both the tenant and the subject have
-    /// one that covers it, returns the later instant.
-    fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>, Self::Error>;
+    /// Returns which revocations by a cut-off cover the session.
+    fn covering(&mut self, session: &Session) -> Result<Covering, Self::Error>;
 
     /// Returns the live sessions of the session's subject. [`Creation::decide`] adds the new
     /// session to them, so that the next creation of the same transaction counts it. A creation
@@ -58,10 +57,15 @@ pub enum CreationDecision {
     RequestIdReused,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
-    /// All sessions of the tenant or of the subject that were created up to an instant have been
-    /// revoked, and the creation time in the new session's identifier is not later than that
-    /// instant.
+    /// Sessions that were created up to an instant have been revoked, and the creation time in the
+    /// new session's identifier is not later than that instant.
     Revoked {
+        /// The last instant that the revocation covers.
+        up_to: Timestamp,
+    },
+    /// Sessions whose user authenticated up to an instant have been revoked, and the user of the
+    /// new session authenticated no later.
+    AuthenticationRevoked {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
     },
@@ -83,7 +87,11 @@ impl Creation {
                 false => CreationDecision::RequestIdReused,
             });
         }
-        if let Some(up_to) = state.covered_up_to(session)? {
+        let covering = state.covering(session)?;
+        if let Some(up_to) = covering.authenticated_up_to {
+            return Ok(CreationDecision::AuthenticationRevoked { up_to });
+        }
+        if let Some(up_to) = covering.created_up_to {
             return Ok(CreationDecision::Revoked { up_to });
         }
         let mut evicted = vec![];

@@ -9,6 +9,8 @@ pub mod certificate_name;
 pub mod change;
 pub mod claims;
 pub mod creation;
+pub mod cut_off;
+pub mod cut_off_entry;
 pub mod device;
 pub mod disk;
 pub mod factors;

@@ -26,8 +26,13 @@ pub enum Operation {
     Introspect,
     /// SessionService.Revoke of a token, a session, a subject; `/oauth2/revoke` (RFC 7009)
     Revoke,
-    /// SessionService.Revoke of a tenant
+    /// SessionService.Revoke of a tenant, or of those of its sessions that a client or an instant
+    /// selects
     RevokeTenant,
+    /// SessionService.Revoke of sessions of all tenants
+    RevokeEverywhere,
+    /// SessionService.ListRevocations
+    ListRevocations,
     /// SessionService.GetSession
     GetSession,
     /// SessionService.ListSessions
@@ -63,15 +68,15 @@ pub enum CostClass {
 
 use Operation::{
     BatchValidate, Check, CountSessions, CreateSession, ForwardAuth, GetSession, Introspect,
-    ListAudit, ListKeys, ListSessions, Reauthenticate, Refresh, Revoke, RevokeKey, RevokeTenant,
-    RotateKey, UpdateSession, Validate,
+    ListAudit, ListKeys, ListRevocations, ListSessions, Reauthenticate, Refresh, Revoke,
+    RevokeEverywhere, RevokeKey, RevokeTenant, RotateKey, UpdateSession, Validate,
 };
 
 /// The operations, each with the roles that may perform it. Admins may perform all of them.
 ///
 /// Health checks, the public keys (GetJwks), and reflection, where it is enabled, need no
 /// authentication.
-pub const TABLE: [(Operation, &[Role]); 18] = [
+pub const TABLE: [(Operation, &[Role]); 20] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
     (Reauthenticate, &[Issuer]),
@@ -87,6 +92,8 @@ pub const TABLE: [(Operation, &[Role]); 18] = [
     (Introspect, &[Validator]),
     (Revoke, &[Revoker]),
     (RevokeTenant, &[]),
+    (RevokeEverywhere, &[]),
+    (ListRevocations, &[Revoker]),
     (ListKeys, &[]),
     (RotateKey, &[]),
     (RevokeKey, &[]),
@@ -119,6 +126,8 @@ impl Operation {
             Introspect => "introspection",
             Revoke => "Revoke",
             RevokeTenant => "Revoke of a tenant",
+            RevokeEverywhere => "Revoke of all tenants",
+            ListRevocations => "ListRevocations",
             GetSession => "GetSession",
             ListSessions => "ListSessions",
             CountSessions => "CountSessions",
@@ -132,7 +141,7 @@ impl Operation {
     /// Returns whether the operation affects all tenants and audiences. A caller that is limited to
     /// some of them may not perform it.
     pub const fn concerns_everybody(self) -> bool {
-        matches!(self, ListKeys | RotateKey | RevokeKey)
+        matches!(self, RevokeEverywhere | ListKeys | RotateKey | RevokeKey)
     }
 
     /// Returns the cost class of the operation.
@@ -140,10 +149,12 @@ impl Operation {
         match self {
             Validate | Check | ForwardAuth | Introspect => CostClass::Light,
             BatchValidate => CostClass::Batch,
-            GetSession | ListSessions | CountSessions | ListAudit | ListKeys => CostClass::Read,
+            GetSession | ListSessions | CountSessions | ListRevocations | ListAudit | ListKeys => {
+                CostClass::Read
+            }
             CreateSession => CostClass::Creation,
             Refresh | Reauthenticate | UpdateSession => CostClass::Refresh,
-            Revoke | RevokeTenant | RotateKey | RevokeKey => CostClass::Change,
+            Revoke | RevokeTenant | RevokeEverywhere | RotateKey | RevokeKey => CostClass::Change,
         }
     }
 }

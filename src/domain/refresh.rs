@@ -93,8 +93,7 @@ pub enum RefreshDecision {
 
 impl RefreshDecision {
     /// Decides an attempt. `session` is the session that the attempt names, if it exists.
-    /// `is_covered` returns whether a cut-off of the session's tenant or subject covers the
-    /// session. Such a session has ended, although the job that marks it as ended may not have
+    /// `is_covered` returns whether a cut-off covers the session. Such a session has ended, although the job that marks it as ended may not have
     /// reached its row yet.
     pub fn of<E>(
         attempt: &RefreshAttempt,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{
+    cut_off::{CutOff, CutOffKey, Scope},
     ids::{SessionId, TokenId},
     session::{EndReason, Ended, Session},
     text::{Note, Subject, Tenant},
@@ -38,103 +39,29 @@ pub enum Revoked {
     /// One access token, or all access tokens that rest on one authentication
     /// ([`AuthenticationId::token_id`](super::ids::AuthenticationId::token_id)).
     Token(TokenId),
-    /// Every session of a tenant that was created in or before the millisecond of `up_to`.
-    Tenant {
-        /// The tenant.
-        tenant: Tenant,
-        /// The latest time of creation that is covered.
-        up_to: Timestamp,
-    },
-    /// Every session of a subject that the cut-off covers.
-    Subject {
-        /// The subject's tenant.
-        tenant: Tenant,
-        /// The subject.
-        subject: Subject,
+    /// Every session that a cut-off covers.
+    Sessions {
+        /// The sessions among which the cut-off chooses.
+        key: CutOffKey,
         /// The sessions that are covered.
         cut_off: CutOff,
     },
 }
 
-/// The cut-off of a tenant or subject whose sessions were all revoked. It covers sessions by the
-/// millisecond of their creation, which is part of their identifiers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CutOff {
-    /// The latest time of creation that is covered.
-    pub up_to: Timestamp,
-    /// A session that is not covered, although it was created before the cut-off.
-    pub spared: Option<SessionId>,
-}
-
-impl CutOff {
-    /// Returns whether the cut-off covers a session.
-    pub fn covers(&self, session: SessionId) -> bool {
-        session.created_millis() <= self.up_to.millis() && self.spared != Some(session)
-    }
-
-    /// Returns the cut-off that covers exactly the sessions that at least one of the two covers.
-    pub fn union(self, other: Self) -> Self {
-        let (earlier, later) =
-            if self.up_to <= other.up_to { (self, other) } else { (other, self) };
-        Self { spared: later.spared.filter(|spared| !earlier.covers(*spared)), ..later }
-    }
-}
-
-/// Returns the latest instant of those cut-offs that cover a session, if any does. The cut-offs are
-/// those of the session's tenant and of its subject.
-pub fn covered_up_to(
-    cut_offs: impl IntoIterator<Item = CutOff>,
-    session: SessionId,
-) -> Option<Timestamp> {
-    let covering = cut_offs.into_iter().filter(|cut_off| cut_off.covers(session));
-    covering.map(|cut_off| cut_off.up_to).max()
-}
-
-/// The separator between a tenant and a subject. It is a control character, so neither can contain
-/// it.
-const SEPARATOR: char = '\u{1f}';
-
-/// Returns the key under which a cut-off of a tenant, or of one of its subjects, is kept.
-pub fn cut_off_key(tenant: &str, subject: Option<&str>) -> String {
-    match subject {
-        None => tenant.to_owned(),
-        Some(subject) => format!("{tenant}{SEPARATOR}{subject}"),
-    }
-}
-
-/// Splits a [`cut_off_key`] into the tenant and the subject.
-pub fn read_cut_off_key(key: &str) -> (&str, Option<&str>) {
-    match key.split_once(SEPARATOR) {
-        None => (key, None),
-        Some((tenant, subject)) => (tenant, Some(subject)),
-    }
-}
-
 impl Revoked {
-    /// Returns the cut-off, if the value revokes all sessions of a tenant or a subject.
+    /// Returns the cut-off, if the value revokes the sessions that one covers.
     pub fn cut_off(&self) -> Option<CutOff> {
         match self {
             Self::Session(_) | Self::Token(_) => None,
-            Self::Tenant { up_to, .. } => Some(CutOff { up_to: *up_to, spared: None }),
-            Self::Subject { cut_off, .. } => Some(*cut_off),
+            Self::Sessions { cut_off, .. } => Some(*cut_off),
         }
     }
 
     /// Replaces the cut-off, if the value has one.
     fn with_cut_off(self, cut_off: CutOff) -> Self {
         match self {
-            Self::Tenant { tenant, .. } => Self::Tenant { tenant, up_to: cut_off.up_to },
-            Self::Subject { tenant, subject, .. } => Self::Subject { tenant, subject, cut_off },
+            Self::Sessions { key, .. } => Self::Sessions { key, cut_off },
             other @ (Self::Session(_) | Self::Token(_)) => other,
-        }
-    }
-
-    /// Creates the value for all sessions of a tenant, or of one of its subjects, that a cut-off
-    /// covers.
-    pub fn all(tenant: Tenant, subject: Option<Subject>, cut_off: CutOff) -> Self {
-        match subject {
-            None => Self::Tenant { tenant, up_to: cut_off.up_to },
-            Some(subject) => Self::Subject { tenant, subject, cut_off },
         }
     }
 }
@@ -216,20 +143,19 @@ impl BlacklistEntry {
         }
     }
 
-    /// Creates the entry that stops all sessions of a tenant, or of one of its subjects, that a
-    /// cut-off covers, including sessions without a row. The entry is kept for the longest lifetime
-    /// of a token, and in any case until all these sessions have been marked as ended.
+    /// Creates the entry that stops all sessions that a cut-off covers, including sessions without
+    /// a row. The entry is kept for the longest lifetime of a token, and in any case until all
+    /// these sessions have been marked as ended.
     pub fn for_all(
-        tenant: &Tenant,
-        subject: Option<&Subject>,
+        key: &CutOffKey,
         cut_off: CutOff,
         ended: &Ended,
         longest_token: Duration,
     ) -> Self {
         Self {
-            revoked: Revoked::all(tenant.clone(), subject.cloned(), cut_off),
-            tenant: tenant.clone(),
-            subject: subject.cloned(),
+            revoked: Revoked::Sessions { key: key.clone(), cut_off },
+            tenant: key.scope().tenant().cloned().unwrap_or_default(),
+            subject: key.scope().subject().cloned(),
             session_id: None,
             reason: ended.reason,
             note: ended.note.clone(),
@@ -283,34 +209,40 @@ impl BlacklistEntry {
     }
 }
 
-/// The state of a tenant or a subject before a revocation of all its sessions.
+/// The state of the sessions of a scope before they are revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// The newest session, live or ended.
+    /// The newest session of the scope, live or ended. For a client it may be a session with
+    /// another client.
     pub newest: Option<SessionId>,
-    /// The cut-off of its blacklist entry, if it has one.
+    /// The cut-off of the blacklist entry, if there is one.
     pub covered: Option<CutOff>,
 }
 
 impl Coverage {
-    /// Returns the cut-off of a revocation at `now`, united with the existing cut-off. The result
-    /// is later than `now` if the clock has been set back since the newest session was created, or
-    /// since the existing cut-off was made.
+    /// Returns the cut-off of a revocation at `now` of all sessions that exist, united with the
+    /// existing cut-off. The result is later than `now` if the clock has been set back since the
+    /// newest session was created, or since the existing cut-off was made.
     pub fn cut_off(&self, now: Timestamp, spared: Option<SessionId>) -> CutOff {
         let newest =
             self.newest.map(|id| Timestamp::from_micros(id.created_millis().saturating_mul(1000)));
         let up_to = newest.map_or(now, |newest| newest.max(now));
         let up_to = self.covered.map_or(up_to, |covered| covered.up_to.max(up_to));
-        let cut_off = CutOff { up_to, spared };
+        self.with(CutOff { up_to, spared })
+    }
+
+    /// Returns a cut-off, united with the existing one.
+    pub fn with(&self, cut_off: CutOff) -> CutOff {
         self.covered.map_or(cut_off, |covered| covered.union(cut_off))
     }
 
-    /// Returns whether a cut-off is the first one, or covers the newest session, which the existing
-    /// cut-off does not cover. Repeating a revocation changes nothing unless a session was created
-    /// in between.
+    /// Returns whether a cut-off by creation is the first one, or covers the newest session, which
+    /// the existing cut-off does not cover. Repeating a revocation changes nothing unless a session
+    /// was created in between.
     pub fn is_changed_by(&self, cut_off: CutOff) -> bool {
         let Some(covered) = self.covered else { return true };
-        self.newest.is_some_and(|newest| cut_off.covers(newest) && !covered.covers(newest))
+        self.newest
+            .is_some_and(|newest| cut_off.covers_created(newest) && !covered.covers_created(newest))
     }
 }
 
@@ -321,9 +253,9 @@ pub struct Revocation {
     pub target: RevocationTarget,
     /// The time, the reason and the note.
     pub ended: Ended,
-    /// True if new entries may be added to the blacklist. If the blacklist is full, this is false,
-    /// and a revocation that would add an entry is not carried out.
-    pub may_add: bool,
+    /// The number of entries that may be added to the blacklist. A revocation that would add more
+    /// is not carried out.
+    pub room: usize,
     /// The longest lifetime of an access token. Tokens whose session is not in the database are
     /// assumed to have this lifetime.
     pub longest_token: Duration,
@@ -345,13 +277,12 @@ impl Revocation {
     ) -> Self {
         let session_id = match &revoked {
             Revoked::Session(id) => Some(*id),
-            Revoked::Token(_) | Revoked::Tenant { .. } | Revoked::Subject { .. } => None,
+            Revoked::Token(_) | Revoked::Sessions { .. } => None,
         };
         let unfinished = revoked.cut_off().is_some();
         let (tenant, subject) = match (&revoked, owner) {
-            (Revoked::Tenant { tenant, .. }, _) => (tenant.clone(), None),
-            (Revoked::Subject { tenant, subject, .. }, _) => {
-                (tenant.clone(), Some(subject.clone()))
+            (Revoked::Sessions { key, .. }, _) => {
+                (key.scope().tenant().cloned().unwrap_or_default(), key.scope().subject().cloned())
             }
             (_, Some((tenant, subject))) => (tenant, Some(subject)),
             (_, None) => (Tenant::default(), None),
@@ -371,7 +302,34 @@ impl Revocation {
             Some(id) => (RevocationTarget::Session(id), Some(entry)),
             None => (RevocationTarget::Lost(entry), None),
         };
-        Self { target, ended, may_add: true, longest_token: Duration::ZERO, fallback_entry }
+        Self { target, ended, room: usize::MAX, longest_token: Duration::ZERO, fallback_entry }
+    }
+}
+
+impl RevocationTarget {
+    /// Returns whether the sessions that end are counted in the transaction of the revocation.
+    pub fn is_counted(&self) -> bool {
+        !matches!(self, Self::Subjects { .. } | Self::Sessions { .. })
+    }
+
+    /// Returns the keys of the cut-offs that a revocation of the target makes.
+    pub fn cut_off_keys(&self) -> Vec<CutOffKey> {
+        let of_subject = |tenant: &Tenant, subject: &Subject| {
+            CutOffKey::created(Scope::Subject(tenant.clone(), subject.clone()))
+        };
+        match self {
+            Self::Session(_) | Self::Token { .. } => vec![],
+            Self::Subject { tenant, subject, .. } => vec![of_subject(tenant, subject)],
+            Self::Subjects { tenant, subjects } => {
+                subjects.iter().map(|subject| of_subject(tenant, subject)).collect()
+            }
+            Self::Tenant(tenant) => vec![CutOffKey::created(Scope::Tenant(tenant.clone()))],
+            Self::Sessions { key, .. } => vec![key.clone()],
+            Self::Lost(entry) => match &entry.revoked {
+                Revoked::Sessions { key, .. } => vec![key.clone()],
+                Revoked::Session(_) | Revoked::Token(_) => vec![],
+            },
+        }
     }
 }
 
@@ -398,8 +356,22 @@ pub enum RevocationTarget {
         /// The session that is spared, if any.
         except: Option<SessionId>,
     },
+    /// All live sessions of several subjects.
+    Subjects {
+        /// The tenant of the subjects.
+        tenant: Tenant,
+        /// The subjects.
+        subjects: Vec<Subject>,
+    },
     /// All current sessions of a tenant.
     Tenant(Tenant),
+    /// The sessions of a scope that exist, or that a given cut-off covers.
+    Sessions {
+        /// The scope, and the time that the cut-off compares.
+        key: CutOffKey,
+        /// The latest time that is covered; none for the sessions that exist.
+        up_to: Option<Timestamp>,
+    },
     /// Tokens or sessions whose entry the database has lost. Only this entry is written, and no
     /// session is ended.
     Lost(BlacklistEntry),
@@ -453,34 +425,6 @@ mod tests {
             let after = Coverage { covered: Some(cut_off), ..coverage };
             let again = after.cut_off(START, spared.map(session_at));
             assert!(!after.is_changed_by(again), "a repetition changes nothing: {after:?}");
-        }
-    }
-
-    /// A session that the later cut-off spares is still covered if the earlier one covers it.
-    #[test]
-    fn the_union_of_two_cut_offs_covers_exactly_what_either_of_them_covers() {
-        let spared = [None, Some(1), Some(3), Some(5), Some(9)];
-        let cut_offs = || {
-            [0, 2_000, 4_000, 6_000]
-                .into_iter()
-                .flat_map(|micros| spared.map(|spared| up_to(micros, spared)))
-        };
-        for one in cut_offs() {
-            for other in cut_offs() {
-                for session in (0..10).map(session_at) {
-                    let either = one.covers(session) || other.covers(session);
-                    assert_eq!(
-                        one.union(other).covers(session),
-                        either,
-                        "{one:?} {other:?} {session:?}"
-                    );
-                }
-                assert_eq!(
-                    one.union(other).union(other),
-                    one.union(other),
-                    "applying it twice changes nothing"
-                );
-            }
         }
     }
 

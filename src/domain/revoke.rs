@@ -5,10 +5,12 @@
 //! that state. Then it writes what was decided.
 
 use super::{
+    cut_off::{Basis, CutOff, CutOffKey, Scope},
     ids::SessionId,
-    revocation::{BlacklistEntry, Coverage, CutOff, Revocation, RevocationTarget, Revoked},
+    revocation::{BlacklistEntry, Coverage, Revocation, RevocationTarget, Revoked},
     session::Session,
     text::{Subject, Tenant},
+    time::Timestamp,
 };
 
 /// The largest number of a subject's sessions that are ended in the transaction of its revocation.
@@ -23,12 +25,11 @@ pub trait RevocationState {
     /// Reads a session, whatever its state.
     fn session(&mut self, id: SessionId) -> Result<Option<Session>, Self::Error>;
 
-    /// Returns whether the blacklist has an entry for the same token, session, subject or tenant.
+    /// Returns whether the blacklist has an entry for the same token, session or scope.
     fn has_entry(&mut self, revoked: &Revoked) -> Result<bool, Self::Error>;
 
-    /// Reads the state of a tenant, or of one of its subjects.
-    fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>)
-    -> Result<Survey, Self::Error>;
+    /// Reads the state of the sessions of a scope.
+    fn survey(&mut self, key: &CutOffKey) -> Result<Survey, Self::Error>;
 
     /// Reads up to [`MOST_ENDED_AT_ONCE`] live sessions of a subject, the oldest first.
     fn live_sessions(
@@ -38,10 +39,10 @@ pub trait RevocationState {
     ) -> Result<OldestLive, Self::Error>;
 }
 
-/// The state of a tenant or a subject before all its sessions are revoked.
+/// The state of the sessions of a scope before they are revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// The newest session of the tenant or subject, and the cut-off of its blacklist entry.
+    /// The newest session of the scope, and the cut-off of its blacklist entry.
     pub coverage: Coverage,
     /// The number of live sessions that the blacklist entry does not cover, if they were counted.
     pub uncovered: Option<UncoveredCount>,
@@ -79,19 +80,20 @@ pub struct OldestLive {
 /// The decision on a revocation: what it does, and what the caller is told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RevocationDecision {
-    /// The blacklist entry to be written. It replaces an older entry for the same target.
-    pub entry: Option<BlacklistEntry>,
+    /// The blacklist entries to be written. Each replaces an older entry for the same target.
+    pub entries: Vec<BlacklistEntry>,
     /// The sessions that end, in their ended state.
     pub ended: Vec<Session>,
     /// True if the database has the session to be revoked, or the session of the token. Always true
-    /// for subjects and tenants.
+    /// for cut-offs.
     pub found: bool,
-    /// True if nothing is done because the blacklist has no room for another entry.
+    /// True if nothing is done because the blacklist has no room for the entries.
     pub full: bool,
     /// True if the revocation stops anything that was not stopped before.
     pub changed: bool,
     /// The number of live sessions that end. For a tenant or a subject, sessions that its entry
-    /// already covered are not counted, because they had ended before.
+    /// already covered are not counted, because they had ended before. Zero for the targets whose
+    /// sessions only the job that ends covered sessions counts.
     pub sessions: i64,
 }
 
@@ -129,19 +131,23 @@ impl Revocation {
             RevocationTarget::Subject { tenant, subject, except } => {
                 self.end_subject(tenant, subject, *except, state)
             }
+            RevocationTarget::Subjects { tenant, subjects } => {
+                self.cut_off_subjects(tenant, subjects, state)
+            }
             RevocationTarget::Tenant(tenant) => self.end_tenant(tenant, state),
+            RevocationTarget::Sessions { key, up_to } => self.cut_off_scope(key, *up_to, state),
             RevocationTarget::Lost(entry) => self.add(entry.clone(), false, state),
         }
     }
 
     /// Ends a live session and stops its tokens.
     fn end(&self, session: Session) -> RevocationDecision {
-        if !self.may_add {
+        if self.room == 0 {
             return RevocationDecision::no_room(true);
         }
         let (session, entry) = BlacklistEntry::end(session, self.ended.clone());
         RevocationDecision {
-            entry: Some(entry),
+            entries: vec![entry],
             ended: vec![session],
             changed: true,
             sessions: 1,
@@ -174,11 +180,11 @@ impl Revocation {
         state: &mut S,
     ) -> Result<RevocationDecision, S::Error> {
         let is_new = !state.has_entry(&entry.revoked)?;
-        if is_new && !self.may_add {
+        if is_new && self.room == 0 {
             return Ok(RevocationDecision::no_room(found));
         }
         Ok(RevocationDecision {
-            entry: Some(entry),
+            entries: vec![entry],
             changed: is_new,
             ..RevocationDecision::nothing(found)
         })
@@ -189,19 +195,73 @@ impl Revocation {
         tenant: &Tenant,
         state: &mut S,
     ) -> Result<RevocationDecision, S::Error> {
-        let survey = state.survey(tenant, None)?;
+        let key = CutOffKey::created(Scope::Tenant(tenant.clone()));
+        let survey = state.survey(&key)?;
         let Survey { coverage, .. } = survey;
-        if coverage.covered.is_none() && !self.may_add {
+        if coverage.covered.is_none() && self.room == 0 {
             return Ok(RevocationDecision::no_room(true));
         }
         let cut_off = coverage.cut_off(self.ended.at, None);
-        let entry = BlacklistEntry::for_all(tenant, None, cut_off, &self.ended, self.longest_token);
+        let entry = self.entry(&key, cut_off);
         Ok(RevocationDecision {
-            entry: Some(entry),
+            entries: vec![entry],
             changed: coverage.is_changed_by(cut_off),
             sessions: survey.uncovered().unwrap_or_default(),
             ..RevocationDecision::nothing(true)
         })
+    }
+
+    /// Writes one entry for each of several subjects. Their sessions are ended by the job that ends
+    /// covered sessions, because they may be too many for one transaction.
+    fn cut_off_subjects<S: RevocationState>(
+        &self,
+        tenant: &Tenant,
+        subjects: &[Subject],
+        state: &mut S,
+    ) -> Result<RevocationDecision, S::Error> {
+        let mut decision = RevocationDecision::nothing(true);
+        let mut added = 0;
+        for subject in subjects {
+            let key = CutOffKey::created(Scope::Subject(tenant.clone(), subject.clone()));
+            let Survey { coverage, .. } = state.survey(&key)?;
+            let cut_off = coverage.cut_off(self.ended.at, None);
+            added += usize::from(coverage.covered.is_none());
+            decision.changed |= coverage.is_changed_by(cut_off);
+            decision.entries.push(self.entry(&key, cut_off));
+        }
+        Ok(if added > self.room { RevocationDecision::no_room(true) } else { decision })
+    }
+
+    /// Writes the entry of a scope. Nothing is counted, because there may be very many sessions.
+    fn cut_off_scope<S: RevocationState>(
+        &self,
+        key: &CutOffKey,
+        up_to: Option<Timestamp>,
+        state: &mut S,
+    ) -> Result<RevocationDecision, S::Error> {
+        let Survey { coverage, .. } = state.survey(key)?;
+        if coverage.covered.is_none() && self.room == 0 {
+            return Ok(RevocationDecision::no_room(true));
+        }
+        let (cut_off, changed) = match (up_to, key.basis()) {
+            (None, Basis::Creation) => {
+                let cut_off = coverage.cut_off(self.ended.at, None);
+                (cut_off, coverage.is_changed_by(cut_off))
+            }
+            (up_to, _) => {
+                let cut_off = coverage.with(CutOff::up_to(up_to.unwrap_or(self.ended.at)));
+                (cut_off, coverage.covered != Some(cut_off))
+            }
+        };
+        Ok(RevocationDecision {
+            entries: vec![self.entry(key, cut_off)],
+            changed,
+            ..RevocationDecision::nothing(true)
+        })
+    }
+
+    fn entry(&self, key: &CutOffKey, cut_off: CutOff) -> BlacklistEntry {
+        BlacklistEntry::for_all(key, cut_off, &self.ended, self.longest_token)
     }
 
     /// Writes the entry of a subject, and ends up to [`MOST_ENDED_AT_ONCE`] of its sessions. The
@@ -213,33 +273,31 @@ impl Revocation {
         except: Option<SessionId>,
         state: &mut S,
     ) -> Result<RevocationDecision, S::Error> {
-        let survey = state.survey(tenant, Some(subject))?;
+        let key = CutOffKey::created(Scope::Subject(tenant.clone(), subject.clone()));
+        let survey = state.survey(&key)?;
         let Survey { coverage, .. } = survey;
-        if coverage.covered.is_none() && !self.may_add {
+        if coverage.covered.is_none() && self.room == 0 {
             return Ok(RevocationDecision::no_room(true));
         }
         let cut_off = coverage.cut_off(self.ended.at, except);
         let live = state.live_sessions(tenant, subject)?;
-        let mut entry = BlacklistEntry::for_all(
-            tenant,
-            Some(subject),
-            cut_off,
-            &self.ended,
-            self.longest_token,
-        );
+        let mut entry = self.entry(&key, cut_off);
         entry.unfinished = live.has_more;
         let (mut ended, mut uncovered) = (vec![], 0);
-        for session in live.sessions.into_iter().filter(|session| cut_off.covers(session.id)) {
+        for session in
+            live.sessions.into_iter().filter(|session| cut_off.covers_created(session.id))
+        {
             entry.expires_at =
                 entry.expires_at.max(BlacklistEntry::expiry_for(&session, self.ended.at));
-            let was_covered = coverage.covered.is_some_and(|covered| covered.covers(session.id));
+            let was_covered =
+                coverage.covered.is_some_and(|covered| covered.covers_created(session.id));
             uncovered += i64::from(!was_covered);
             ended.push(session.end(self.ended.clone()));
         }
         let sessions =
             if live.has_more { survey.uncovered().unwrap_or(uncovered) } else { uncovered };
         Ok(RevocationDecision {
-            entry: Some(entry),
+            entries: vec![entry],
             ended,
             changed: coverage.is_changed_by(cut_off) || sessions > 0,
             sessions,

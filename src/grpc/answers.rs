@@ -7,10 +7,14 @@ use super::{
 use crate::{
     authority::{
         issue::{Issued, Tokens},
+        revoke::Revocations,
         validate::Answer,
+        wide_revoke::{DryRun, revocation_id},
     },
     domain::{
         audit::AuditEntry,
+        cut_off::Basis,
+        cut_off_entry::CutOffEntry,
         inactive::InactiveReason,
         metadata::Metadata,
         policy::{OnRefresh, RefreshMode, Replay, SessionPolicy},
@@ -74,6 +78,53 @@ pub fn add_metadata(
                 ..Default::default()
             };
         }
+    }
+}
+
+/// Converts the result of a revocation.
+pub fn revoked(revoked: Revocations) -> proto::RevokeResponse {
+    proto::RevokeResponse {
+        revoked_sessions: revoked.sessions,
+        effective_at: Some(timestamp(revoked.effective_at)),
+        revocation_ids: revoked.cut_offs.iter().map(revocation_id).collect(),
+        dry_run: None,
+    }
+}
+
+/// Converts the result of a dry run.
+pub fn dry_run(dry_run: DryRun) -> proto::RevokeResponse {
+    let (confirmation, expires_at) = dry_run.confirmation.unzip();
+    let dry_run = proto::DryRun {
+        sessions: dry_run.sessions,
+        is_lower_bound: dry_run.is_lower_bound,
+        confirmation: confirmation.unwrap_or_default(),
+        confirmation_expires_at: expires_at.map(timestamp),
+    };
+    proto::RevokeResponse { dry_run: Some(dry_run), ..Default::default() }
+}
+
+/// Converts the blacklist entry of a revocation of many sessions.
+pub fn revocation(entry: CutOffEntry) -> proto::Revocation {
+    use proto::revocation::Instant;
+
+    let revocation_id = revocation_id(&entry.key);
+    let before = timestamp(entry.before());
+    let scope = entry.key.scope();
+    proto::Revocation {
+        revocation_id,
+        tenant: scope.tenant().map(|tenant| tenant.to_string()).unwrap_or_default(),
+        all_tenants: scope.tenant().is_none(),
+        subject: scope.subject().map(|subject| subject.to_string()).unwrap_or_default(),
+        client_id: scope.client_id().map(|client_id| client_id.to_string()).unwrap_or_default(),
+        instant: Some(match entry.key.basis() {
+            Basis::Creation => Instant::CreatedBefore(before),
+            Basis::Authentication => Instant::AuthenticatedBefore(before),
+        }),
+        revoked_at: Some(timestamp(entry.ended.at)),
+        reason: end_reason(entry.ended.reason).into(),
+        note: entry.ended.note.into_string(),
+        ended_sessions: entry.ended_sessions,
+        is_finished: !entry.unfinished,
     }
 }
 
@@ -168,6 +219,9 @@ pub fn audit_record(entry: &AuditEntry) -> proto::AuditRecord {
         note: record.note.to_string(),
         ended_sessions: record.sessions,
         left_out: entry.left_out,
+        client_id: record.client_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        created_before: record.created_before.map(timestamp),
+        authenticated_before: record.authenticated_before.map(timestamp),
     }
 }
 

@@ -39,7 +39,7 @@ const OTHER: &str = "/other/other";
 
 /// The paths of all methods with their accesses, the most frequent method first. The last entry
 /// stands for every other path.
-pub const METHODS: [(&str, Access); 22] = [
+pub const METHODS: [(&str, Access); 23] = [
     ("/countersign.v1.SessionService/Validate", Access::Allowed(Operation::Validate)),
     (CHECK, Access::Allowed(Operation::Check)),
     (BATCH_VALIDATE, Access::Allowed(Operation::BatchValidate)),
@@ -52,6 +52,7 @@ pub const METHODS: [(&str, Access); 22] = [
     ("/countersign.v1.SessionService/ListSessions", Access::Allowed(Operation::ListSessions)),
     ("/countersign.v1.SessionService/CountSessions", Access::Allowed(Operation::CountSessions)),
     ("/countersign.v1.AuditService/ListAudit", Access::Allowed(Operation::ListAudit)),
+    ("/countersign.v1.SessionService/ListRevocations", Access::Allowed(Operation::ListRevocations)),
     ("/countersign.v1.KeyService/GetJwks", Access::Open),
     ("/countersign.v1.KeyService/ListKeys", Access::Allowed(Operation::ListKeys)),
     ("/countersign.v1.KeyService/RotateKey", Access::Allowed(Operation::RotateKey)),
@@ -109,11 +110,14 @@ mod tests {
             "only GetJwks"
         );
         for (operation, _) in TABLE {
-            // The first two are HTTP requests. The third arrives as a Revoke; its use case checks
-            // the permission, because only it knows that the target is a tenant.
+            // The first two are HTTP requests. The others arrive as a Revoke; its use case checks
+            // the permission, because only it knows the target.
             let has_none = matches!(
                 operation,
-                Operation::ForwardAuth | Operation::Introspect | Operation::RevokeTenant
+                Operation::ForwardAuth
+                    | Operation::Introspect
+                    | Operation::RevokeTenant
+                    | Operation::RevokeEverywhere
             );
             let methods =
                 METHODS.iter().filter(|(_, access)| *access == Access::Allowed(operation)).count();

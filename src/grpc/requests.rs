@@ -1,6 +1,9 @@
 //! Converts messages to domain types. An error names the field that is wrong.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Display,
+};
 
 use serde_json::{Map, Value};
 
@@ -16,15 +19,18 @@ use crate::{
         new_session::NewSession,
         refresh::Exchange,
         revoke::{MAX_TOKEN_BYTES, RevokeOrder, RevokeTarget},
+        sessions_target::{Boundary, SessionsTarget},
         validate::Question,
+        wide_revoke::{MAX_CONFIRMATION_BYTES, MAX_LISTED, MAX_SUBJECTS},
     },
     domain::{
         claims::CustomClaims,
+        cut_off::Scope,
         factors::{FactorDemand, FactorTimes},
         ids::SessionId,
         metadata::Metadata,
         session::Device,
-        text::{Amr, Tenant},
+        text::{Amr, ClientId, Subject, Tenant},
     },
     proto,
 };
@@ -391,7 +397,7 @@ impl TryFrom<proto::RevokeRequest> for RevokeOrder {
         let Some(target) = request.target else {
             return Err(AuthorityError::field(
                 "target",
-                "must be one of token, session_id, subject and tenant",
+                "must be one of token, session_id, subject, tenant, subjects and sessions",
             ));
         };
         if token_only && !matches!(target, proto::revoke_request::Target::Token(_)) {
@@ -400,33 +406,121 @@ impl TryFrom<proto::RevokeRequest> for RevokeOrder {
                 "TOKEN_ONLY goes with an access token only",
             ));
         }
-        let target = match target {
-            proto::revoke_request::Target::Token(token) => {
-                required("token", &token)?;
-                if token.len() > MAX_TOKEN_BYTES {
-                    let problem =
-                        format!("has {} bytes, at most {MAX_TOKEN_BYTES} are allowed", token.len());
-                    return Err(AuthorityError::field("token", problem));
-                }
-                RevokeTarget::Token { token, token_only }
-            }
-            proto::revoke_request::Target::SessionId(id) => {
-                RevokeTarget::Session(session_id("session_id", &id)?)
-            }
-            proto::revoke_request::Target::Tenant(tenant) => {
-                RevokeTarget::Tenant(text::<Tenant>("tenant", tenant)?)
-            }
-            proto::revoke_request::Target::Subject(subject) => RevokeTarget::Subject {
-                tenant: text("subject.tenant", subject.tenant)?,
-                subject: text("subject.subject", subject.subject)?,
-                except: match subject.except_session_id.as_str() {
-                    "" => None,
-                    id => Some(session_id("subject.except_session_id", id)?),
-                },
-            },
-        };
-        Ok(Self { target, reason, note: text("note", request.note)? })
+        let target = revoke_target(target, token_only)?;
+        let confirmation = request.confirmation;
+        if confirmation.len() > MAX_CONFIRMATION_BYTES {
+            let problem = format!(
+                "has {} bytes, at most {MAX_CONFIRMATION_BYTES} are allowed",
+                confirmation.len()
+            );
+            return Err(AuthorityError::field("confirmation", problem));
+        }
+        if request.dry_run && !confirmation.is_empty() {
+            return Err(AuthorityError::field("confirmation", "does not go with dry_run"));
+        }
+        Ok(Self { target, reason, note: text("note", request.note)?, confirmation })
     }
+}
+
+/// Converts the target of a revocation.
+fn revoke_target(target: proto::revoke_request::Target, token_only: bool) -> Result<RevokeTarget> {
+    match target {
+        proto::revoke_request::Target::Token(token) => {
+            required("token", &token)?;
+            if token.len() > MAX_TOKEN_BYTES {
+                let problem =
+                    format!("has {} bytes, at most {MAX_TOKEN_BYTES} are allowed", token.len());
+                return Err(AuthorityError::field("token", problem));
+            }
+            Ok(RevokeTarget::Token { token, token_only })
+        }
+        proto::revoke_request::Target::SessionId(id) => {
+            Ok(RevokeTarget::Session(session_id("session_id", &id)?))
+        }
+        proto::revoke_request::Target::Tenant(tenant) => {
+            Ok(RevokeTarget::Tenant(text::<Tenant>("tenant", tenant)?))
+        }
+        proto::revoke_request::Target::Subject(subject) => Ok(RevokeTarget::Subject {
+            tenant: text("subject.tenant", subject.tenant)?,
+            subject: text("subject.subject", subject.subject)?,
+            except: match subject.except_session_id.as_str() {
+                "" => None,
+                id => Some(session_id("subject.except_session_id", id)?),
+            },
+        }),
+        proto::revoke_request::Target::Subjects(subjects) => subjects_target(subjects),
+        proto::revoke_request::Target::Sessions(sessions) => {
+            Ok(RevokeTarget::Sessions(sessions_target(sessions)?))
+        }
+    }
+}
+
+fn subjects_target(target: proto::SubjectsTarget) -> Result<RevokeTarget> {
+    const FIELD: &str = "subjects.subjects";
+    if target.subjects.is_empty() {
+        return Err(AuthorityError::field(FIELD, "must not be empty"));
+    }
+    let tenant = text("subjects.tenant", target.tenant)?;
+    let subjects: Vec<Subject> = texts(FIELD, target.subjects, MAX_SUBJECTS)?;
+    let mut seen = HashSet::new();
+    match subjects.iter().position(|subject| !seen.insert(subject)) {
+        None => Ok(RevokeTarget::Subjects { tenant, subjects }),
+        Some(index) => Err(AuthorityError::field(
+            format!("{FIELD}[{index}]"),
+            "is given a second time: give each subject once",
+        )),
+    }
+}
+
+fn sessions_target(target: proto::SessionsTarget) -> Result<SessionsTarget> {
+    use proto::sessions_target::{Instant, Where};
+
+    let client_id: Option<ClientId> = optional("sessions.client_id", target.client_id)?;
+    let boundary = match target.instant {
+        None => Boundary::Now,
+        Some(Instant::CreatedBefore(at)) => {
+            Boundary::CreatedBefore(instant("sessions.created_before", at)?)
+        }
+        Some(Instant::AuthenticatedBefore(at)) => {
+            Boundary::AuthenticatedBefore(instant("sessions.authenticated_before", at)?)
+        }
+    };
+    let scope = match (target.r#where, client_id) {
+        (None, _) => {
+            return Err(AuthorityError::field(
+                "sessions.where",
+                "must be one of tenant and all_tenants",
+            ));
+        }
+        (Some(Where::AllTenants(false)), _) => {
+            return Err(AuthorityError::field(
+                "sessions.all_tenants",
+                "must be true, or tenant must be given",
+            ));
+        }
+        (Some(Where::Tenant(_)), None) if boundary == Boundary::Now => {
+            return Err(AuthorityError::field(
+                "sessions",
+                "names a whole tenant: give client_id or an instant, or use the target tenant",
+            ));
+        }
+        (Some(Where::AllTenants(true)), None) => Scope::Everywhere,
+        (Some(Where::AllTenants(true)), Some(client_id)) => Scope::ClientEverywhere(client_id),
+        (Some(Where::Tenant(tenant)), client_id) => {
+            let tenant = text("sessions.tenant", tenant)?;
+            match client_id {
+                None => Scope::Tenant(tenant),
+                Some(client_id) => Scope::Client(tenant, client_id),
+            }
+        }
+    };
+    Ok(SessionsTarget { scope, boundary })
+}
+
+/// Returns the identifiers in a ListRevocations request.
+pub fn revocation_ids(request: proto::ListRevocationsRequest) -> Result<HashSet<String>> {
+    at_most("revocation_ids", request.revocation_ids.len(), MAX_LISTED)?;
+    Ok(request.revocation_ids.into_iter().collect())
 }
 
 /// Returns the identifier in a GetSession request.

@@ -8,7 +8,6 @@ use tonic::{Request, Response, Status};
 
 use super::{
     answers,
-    common::timestamp,
     overload::admission::{actor, counted, reserve},
     page::{FIELD_BYTES, Page},
     requests::{self, View},
@@ -16,7 +15,7 @@ use super::{
 use crate::{
     authority::{
         error::AuthorityError, inspect::SessionCount, metadata::ActiveToken, ready::Ready,
-        validate::Validation,
+        revoke::RevokeOrder, validate::Validation,
     },
     callers::{Callers, meter::Work},
     domain::session::Session,
@@ -210,11 +209,26 @@ impl SessionService for Sessions {
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeResponse>, Status> {
         let by = actor(&request)?.clone();
-        let revoked = self.ready.get()?.revoke(&by, request.into_inner().try_into()?).await?;
-        Ok(Response::new(proto::RevokeResponse {
-            revoked_sessions: revoked.sessions,
-            effective_at: Some(timestamp(revoked.effective_at)),
-        }))
+        let request = request.into_inner();
+        let is_dry_run = request.dry_run;
+        let order = RevokeOrder::try_from(request)?;
+        let response = match is_dry_run {
+            true => answers::dry_run(self.ready.get()?.dry_run(&by, order.target).await?),
+            false => answers::revoked(self.ready.get()?.revoke(&by, order).await?),
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn list_revocations(
+        &self,
+        request: Request<proto::ListRevocationsRequest>,
+    ) -> Result<Response<proto::ListRevocationsResponse>, Status> {
+        let by = actor(&request)?.clone();
+        let reserved = reserve(&request)?;
+        let ids = requests::revocation_ids(request.into_inner())?;
+        let entries = self.ready.get()?.revocations(&by, &ids).await?;
+        let revocations = entries.into_iter().map(answers::revocation).collect();
+        counted(proto::ListRevocationsResponse { revocations }, reserved)
     }
 
     async fn get_session(

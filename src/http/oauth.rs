@@ -106,6 +106,7 @@ async fn revoked(state: &HttpState, request: Request) -> Result<Response, Respon
     let authority = state.ready.get().map_err(|error| failed(&error))?;
     let order = RevokeOrder {
         target: RevokeTarget::Token { token, token_only: false },
+        confirmation: String::new(),
         reason: EndReason::Unspecified,
         note: Note::try_from(format!("by {REVOKE_PATH}")).unwrap_or_default(),
     };

@@ -30,6 +30,7 @@ impl Collector for AuthorityCollector {
         encode_token_cache(&mut page, authority)?;
         encode_keys(&mut page, authority)?;
         encode_sweeps(&mut page, authority)?;
+        encode_cut_offs(&mut page, authority)?;
         encode_sizes(&mut page, authority)?;
         encode_queues(&mut page, authority)?;
         encode_connections(&mut page, authority)
@@ -97,6 +98,14 @@ fn encode_sweeps(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
     let help = "End of the last sweep of this replica that did all that was due, in seconds since \
                 1970; 0 before the first one.";
     page.unit("sweep_last_success_timestamp", help, &Unit::Seconds, &sweeps.last_success)
+}
+
+fn encode_cut_offs(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
+    let cut_offs = &authority.counts().cut_offs;
+    let help = "Revocations of many sessions whose sessions this replica is marking as ended.";
+    page.encode("revocations_unfinished", help, &cut_offs.unfinished)?;
+    let help = "Sessions that this replica has marked as ended after such revocations.";
+    page.encode("covered_sessions_ended", help, &cut_offs.ended_sessions)
 }
 
 fn encode_sizes(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {

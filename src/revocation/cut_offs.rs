@@ -1,28 +1,66 @@
-//! The part of the index that holds cut-offs: revocations of all sessions of a tenant or a subject
-//! that were created up to an instant.
+//! The part of the index that holds cut-offs: revocations of all sessions of a scope up to an
+//! instant.
 
 use std::{
+    borrow::Borrow,
     collections::HashSet,
-    hash::RandomState,
+    hash::{Hash, Hasher, RandomState},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use dashmap::DashMap;
 
 use crate::domain::{
-    ids::SessionId,
-    revocation::{CutOff, Revoked, cut_off_key, read_cut_off_key},
-    text::{Subject, Tenant},
+    cut_off::{Coverable, CutOff, CutOffKey, CutOffKind, KeyRef},
+    revocation::Revoked,
     time::Timestamp,
 };
 
 /// The cut-offs, each with the instant after which it may be dropped.
 #[derive(Debug)]
 pub struct CutOffs {
-    by_key: DashMap<String, (CutOff, Timestamp)>,
-    tenants: AtomicUsize,
-    subjects: AtomicUsize,
+    by_key: DashMap<CutOffKey, (CutOff, Timestamp)>,
+    /// The number of cut-offs of each kind, in the order of [`CutOffKind::ALL`].
+    counts: [AtomicUsize; CutOffKind::ALL.len()],
 }
+
+/// A key by which the map is looked up. It allows a look-up by a [`KeyRef`], for which no text has
+/// to be copied.
+trait Key {
+    fn borrowed(&self) -> KeyRef<'_>;
+}
+
+impl Key for CutOffKey {
+    fn borrowed(&self) -> KeyRef<'_> {
+        self.borrowed()
+    }
+}
+
+impl Key for KeyRef<'_> {
+    fn borrowed(&self) -> KeyRef<'_> {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn Key + 'a> for CutOffKey {
+    fn borrow(&self) -> &(dyn Key + 'a) {
+        self
+    }
+}
+
+impl Hash for dyn Key + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.borrowed().hash(state);
+    }
+}
+
+impl PartialEq for dyn Key + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.borrowed() == other.borrowed()
+    }
+}
+
+impl Eq for dyn Key + '_ {}
 
 impl CutOffs {
     /// Creates an empty collection whose map has this many shards. Each shard has a lock of its
@@ -30,48 +68,39 @@ impl CutOffs {
     pub fn new(shards: usize) -> Self {
         Self {
             by_key: DashMap::with_hasher_and_shard_amount(RandomState::new(), shards),
-            tenants: AtomicUsize::new(0),
-            subjects: AtomicUsize::new(0),
+            counts: Default::default(),
         }
     }
 
     /// Adds a cut-off. Sessions that an earlier cut-off covers stay covered.
-    pub fn apply(
-        &self,
-        tenant: &str,
-        subject: Option<&str>,
-        cut_off: CutOff,
-        expires_at: Timestamp,
-    ) {
+    pub fn apply(&self, key: &CutOffKey, cut_off: CutOff, expires_at: Timestamp) {
         let mut is_new = false;
-        let mut existing = self.by_key.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
+        let mut existing = self.by_key.entry(key.clone()).or_insert_with(|| {
             is_new = true;
             (cut_off, expires_at)
         });
         *existing = (existing.0.union(cut_off), existing.1.max(expires_at));
         drop(existing);
-        if is_new {
-            self.count(subject.is_some()).fetch_add(1, Ordering::Release);
+        if is_new && let Some(count) = self.counts.get(key.kind() as usize) {
+            count.fetch_add(1, Ordering::Release);
         }
     }
 
-    fn count(&self, is_subject: bool) -> &AtomicUsize {
-        if is_subject { &self.subjects } else { &self.tenants }
-    }
-
-    /// Returns whether a session is covered by the cut-off of its tenant or of its subject. While
-    /// there are no cut-offs, the counters save the look-ups.
-    pub fn cover(&self, session: SessionId, tenant: &str, subject: &str) -> bool {
-        let is_covered =
-            |key: &str| self.by_key.get(key).is_some_and(|existing| existing.0.covers(session));
-        (self.tenants.load(Ordering::Acquire) > 0 && is_covered(tenant))
-            || (self.subjects.load(Ordering::Acquire) > 0
-                && is_covered(&cut_off_key(tenant, Some(subject))))
+    /// Returns whether a cut-off covers a session. While there are no cut-offs of a kind, its
+    /// counter saves the look-up.
+    pub fn cover(&self, session: &Coverable<'_>) -> bool {
+        CutOffKind::ALL.into_iter().zip(&self.counts).any(|(kind, count)| {
+            count.load(Ordering::Acquire) > 0
+                && self
+                    .by_key
+                    .get(&session.key(kind) as &dyn Key)
+                    .is_some_and(|existing| existing.0.covers(kind, session))
+        })
     }
 
     /// Returns the number of cut-offs.
     pub fn len(&self) -> usize {
-        self.tenants.load(Ordering::Relaxed) + self.subjects.load(Ordering::Relaxed)
+        self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// Returns the cut-offs that `other` does not cover completely, with their expiries.
@@ -85,27 +114,18 @@ impl CutOffs {
             if existing.is_some_and(|existing| existing.union(cut_off) == existing) {
                 return None;
             }
-            let (tenant, subject) = read_cut_off_key(entry.key());
-            let tenant = Tenant::try_from(tenant.to_owned()).ok()?;
-            let subject =
-                subject.map(|subject| Subject::try_from(subject.to_owned())).transpose().ok()?;
-            Some((Revoked::all(tenant, subject, cut_off), expires_at))
+            Some((Revoked::Sessions { key: entry.key().clone(), cut_off }, expires_at))
         })
     }
 
-    /// Drops the cut-offs that expired up to `until`, except those whose key ([`cut_off_key`]) is
-    /// in `kept`.
-    pub fn purge(&self, until: Timestamp, kept: &HashSet<String>) {
-        let mut gone = [0, 0];
+    /// Drops the cut-offs that expired up to `until`, except those whose key is in `kept`.
+    pub fn purge(&self, until: Timestamp, kept: &HashSet<CutOffKey>) {
         self.by_key.retain(|key, (_, expires_at)| {
             let keep = *expires_at > until || kept.contains(key);
-            let [tenants, subjects] = &mut gone;
-            let count = if read_cut_off_key(key).1.is_some() { subjects } else { tenants };
-            *count += usize::from(!keep);
+            if !keep && let Some(count) = self.counts.get(key.kind() as usize) {
+                count.fetch_sub(1, Ordering::Release);
+            }
             keep
         });
-        let [tenants, subjects] = gone;
-        self.tenants.fetch_sub(tenants, Ordering::Release);
-        self.subjects.fetch_sub(subjects, Ordering::Release);
     }
 }

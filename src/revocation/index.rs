@@ -10,8 +10,9 @@ use dashmap::DashMap;
 
 use crate::{
     domain::{
+        cut_off::{Coverable, CutOffKey},
         ids::{AuthenticationId, SessionId, TokenId},
-        revocation::{CutOff, RETENTION_MARGIN, Revoked},
+        revocation::{RETENTION_MARGIN, Revoked},
         time::Timestamp,
     },
     store::FeedEntry,
@@ -19,7 +20,7 @@ use crate::{
 
 use super::cut_offs::CutOffs;
 
-/// The sessions, tokens, subjects and tenants that are no longer accepted. All calls share the
+/// The sessions, tokens and cut-offs that are no longer accepted. All calls share the
 /// index, but there is no lock that every call takes.
 ///
 /// Session and token identifiers share one map. They are UUIDs of different versions, so they never
@@ -67,12 +68,8 @@ impl Index {
         match &entry.revoked {
             Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
             Revoked::Token(id) => self.insert_id(*id.bytes(), entry.expires_at),
-            Revoked::Tenant { tenant, up_to } => {
-                let cut_off = CutOff { up_to: *up_to, spared: None };
-                self.cut_offs.apply(tenant, None, cut_off, entry.expires_at);
-            }
-            Revoked::Subject { tenant, subject, cut_off } => {
-                self.cut_offs.apply(tenant, Some(subject), *cut_off, entry.expires_at);
+            Revoked::Sessions { key, cut_off } => {
+                self.cut_offs.apply(key, *cut_off, entry.expires_at);
             }
         }
     }
@@ -92,22 +89,21 @@ impl Index {
         }
     }
 
-    /// Returns whether an entry stops a token. The entry may be for the token, the authentication
-    /// that it rests on, its session, its subject or its tenant. Without an authentication, the
-    /// token rests on that with which the session was created.
+    /// Returns whether an entry stops a token of a session. The entry may be for the token, the
+    /// authentication that it rests on, or its session, or be a cut-off that covers the session.
+    /// Without an authentication, the token rests on that with which the session was created.
     pub fn stops(
         &self,
-        session: SessionId,
+        session: &Coverable<'_>,
         token: TokenId,
         authentication: Option<AuthenticationId>,
-        tenant: &str,
-        subject: &str,
     ) -> bool {
-        let authentication = authentication.unwrap_or_else(|| AuthenticationId::first_of(session));
-        self.ids.contains_key(session.bytes())
+        let authentication =
+            authentication.unwrap_or_else(|| AuthenticationId::first_of(session.id));
+        self.ids.contains_key(session.id.bytes())
             || self.ids.contains_key(token.bytes())
             || self.ids.contains_key(authentication.bytes())
-            || self.cut_offs.cover(session, tenant, subject)
+            || self.cut_offs.cover(session)
     }
 
     /// Returns the number of entries.
@@ -159,7 +155,7 @@ impl Index {
     /// The tokens that a dropped entry stops are below the watermark, so they count as expired
     /// whatever the clock says. Fractions of a second in the expiry of an entry make no difference,
     /// because tokens expire at whole seconds.
-    pub fn purge(&self, until: Timestamp, kept: &HashSet<String>) {
+    pub fn purge(&self, until: Timestamp, kept: &HashSet<CutOffKey>) {
         let mut gone = 0;
         self.ids.retain(|_, second| {
             let keep = i64::from(*second) - 1 > until.seconds();
@@ -178,8 +174,9 @@ mod tests {
 
     use super::*;
     use crate::domain::{
+        cut_off::{CutOff, Scope},
         revocation::Seq,
-        text::{Subject, Tenant},
+        text::{ClientId, Subject, Tenant},
     };
 
     const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
@@ -197,7 +194,23 @@ mod tests {
     /// Returns the revocation of all sessions of the subject "alice", or of all but one.
     fn of_alice(tenant: &Tenant, up_to: Timestamp, spared: Option<SessionId>) -> Revoked {
         let subject = Subject::try_from("alice".to_owned()).unwrap();
-        Revoked::Subject { tenant: tenant.clone(), subject, cut_off: CutOff { up_to, spared } }
+        let key = CutOffKey::created(Scope::Subject(tenant.clone(), subject));
+        Revoked::Sessions { key, cut_off: CutOff { up_to, spared } }
+    }
+
+    fn of_tenant(tenant: &Tenant, up_to: Timestamp) -> Revoked {
+        let key = CutOffKey::created(Scope::Tenant(tenant.clone()));
+        Revoked::Sessions { key, cut_off: CutOff::up_to(up_to) }
+    }
+
+    /// A session of the client "web", whose user authenticated a second before its creation.
+    fn coverable<'a>(id: SessionId, tenant: &'a str, subject: &'a str) -> Coverable<'a> {
+        let authenticated_at = NOW.minus(Duration::from_secs(1));
+        Coverable { id, tenant, subject, client_id: "web", authenticated_at }
+    }
+
+    fn stops(index: &Index, id: SessionId, token: [u8; 16], tenant: &str, subject: &str) -> bool {
+        index.stops(&coverable(id, tenant, subject), TokenId::new(token), None)
     }
 
     #[test]
@@ -205,9 +218,9 @@ mod tests {
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         let stops = |revoked| {
             let index = Index::default();
-            assert!(!index.stops(session(NOW), TokenId::new(TOKEN), None, "acme", "alice"));
+            assert!(!stops(&index, session(NOW), TOKEN, "acme", "alice"));
             index.apply(&entry(revoked, NOW));
-            index.stops(session(NOW), TokenId::new(TOKEN), None, "acme", "alice")
+            stops(&index, session(NOW), TOKEN, "acme", "alice")
         };
         let before = NOW.minus(Duration::from_millis(1));
         assert!(stops(of_alice(&tenant, NOW, None)));
@@ -216,13 +229,42 @@ mod tests {
         assert!(!stops(of_alice(&Tenant::default(), NOW, None)));
         assert!(stops(Revoked::Session(session(NOW))));
         assert!(stops(Revoked::Token(TokenId::new(TOKEN))));
-        assert!(stops(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }));
-        assert!(!stops(Revoked::Tenant {
-            tenant: tenant.clone(),
-            up_to: NOW.minus(Duration::from_millis(1))
-        }));
-        assert!(!stops(Revoked::Tenant { tenant: Tenant::default(), up_to: NOW }));
+        assert!(stops(of_tenant(&tenant, NOW)));
+        assert!(!stops(of_tenant(&tenant, before)));
+        assert!(!stops(of_tenant(&Tenant::default(), NOW)));
         assert!(!stops(Revoked::Session(session(NOW.plus(Duration::from_millis(1))))));
+    }
+
+    #[test]
+    fn a_token_is_stopped_by_the_cut_offs_of_its_client_and_of_its_authentication() {
+        let tenant = |name: &str| Tenant::try_from(name.to_owned()).unwrap();
+        let client_id = |name: &str| ClientId::try_from(name.to_owned()).unwrap();
+        let before = |instant: Timestamp| CutOff::up_to(instant.minus(Duration::from_micros(1)));
+        let stops = |key, cut_off| {
+            let index = Index::default();
+            index.apply(&entry(Revoked::Sessions { key, cut_off }, NOW));
+            let is_stopped = stops(&index, session(NOW), TOKEN, "acme", "alice");
+            index.purge(NOW, &HashSet::new());
+            assert!(index.is_empty() && !stops(&index, session(NOW), TOKEN, "acme", "alice"));
+            is_stopped
+        };
+        for (scope, is_ours) in [
+            (Scope::Everywhere, true),
+            (Scope::Tenant(tenant("acme")), true),
+            (Scope::Tenant(tenant("")), false),
+            (Scope::Client(tenant("acme"), client_id("web")), true),
+            (Scope::Client(tenant("acme"), client_id("app")), false),
+            (Scope::Client(tenant(""), client_id("web")), false),
+            (Scope::ClientEverywhere(client_id("web")), true),
+            (Scope::ClientEverywhere(client_id("app")), false),
+        ] {
+            let created = CutOffKey::created(scope.clone());
+            assert_eq!(stops(created.clone(), CutOff::up_to(NOW)), is_ours, "{created:?}");
+            assert!(!stops(created, before(NOW)));
+            let authenticated = CutOffKey::authenticated(scope).unwrap();
+            assert_eq!(stops(authenticated.clone(), before(NOW)), is_ours, "{authenticated:?}");
+            assert!(!stops(authenticated, before(NOW.minus(Duration::from_secs(1)))));
+        }
     }
 
     #[test]
@@ -233,7 +275,7 @@ mod tests {
         assert_eq!(index.len(), 1);
         index.purge(NOW, &HashSet::new());
         assert!(index.is_empty());
-        assert!(!index.stops(session(NOW), TokenId::new(TOKEN), None, "", ""));
+        assert!(!stops(&index, session(NOW), TOKEN, "", ""));
     }
 
     #[test]
@@ -241,7 +283,7 @@ mod tests {
         let index = Index::default();
         for _ in 0..3 {
             index.apply(&entry(Revoked::Session(session(NOW)), NOW));
-            index.apply(&entry(Revoked::Tenant { tenant: Tenant::default(), up_to: NOW }, NOW));
+            index.apply(&entry(of_tenant(&Tenant::default(), NOW), NOW));
             index.apply(&entry(of_alice(&Tenant::default(), NOW, None), NOW));
         }
         assert_eq!(index.len(), 3);
@@ -251,7 +293,7 @@ mod tests {
     fn entries_that_are_missing_from_another_index_are_found() {
         let acme = Tenant::try_from("acme".to_owned()).unwrap();
         let (token, later) = (TokenId::new(TOKEN), NOW.plus(Duration::from_secs(9)));
-        let tenant_up_to = |up_to| Revoked::Tenant { tenant: acme.clone(), up_to };
+        let tenant_up_to = |up_to| of_tenant(&acme, up_to);
         let index = Index::default();
         for revoked in [Revoked::Session(session(NOW)), Revoked::Token(token), tenant_up_to(later)]
         {
@@ -261,7 +303,7 @@ mod tests {
         other.apply(&entry(Revoked::Session(session(NOW)), NOW));
         other.apply(&entry(tenant_up_to(NOW), NOW));
         let mut missing = index.missing_from(&other);
-        missing.sort_by_key(|(revoked, _)| matches!(revoked, Revoked::Tenant { .. }));
+        missing.sort_by_key(|(revoked, _)| matches!(revoked, Revoked::Sessions { .. }));
         let rounded_up = later.plus(Duration::from_secs(1));
         assert_eq!(missing, [(Revoked::Token(token), rounded_up), (tenant_up_to(later), later)]);
         assert_eq!(other.missing_from(&index), []);
@@ -269,12 +311,7 @@ mod tests {
         // session that they spare.
         let alices = |spared| of_alice(&acme, NOW, spared);
         other.apply(&entry(alices(Some(session(NOW))), later));
-        assert!(
-            index
-                .missing_from(&other)
-                .iter()
-                .all(|(revoked, _)| !matches!(revoked, Revoked::Subject { .. }))
-        );
+        assert!(index.missing_from(&other).iter().all(|(revoked, _)| *revoked != alices(None)));
         index.apply(&entry(alices(None), later));
         assert!(index.missing_from(&other).contains(&(alices(None), later)));
         other.apply(&entry(alices(None), later));
@@ -282,7 +319,7 @@ mod tests {
 
         index.apply(&entry(tenant_up_to(NOW), NOW));
         assert!(
-            index.stops(session(later), TokenId::new([3; 16]), None, "acme", "bob"),
+            stops(&index, session(later), [3; 16], "acme", "bob"),
             "the older cut-off does not undo the newer one"
         );
         index.raise_purge_watermark(later);
@@ -312,11 +349,11 @@ mod tests {
     fn purge_keeps_an_expired_cut_off_whose_key_it_is_told_to_keep() {
         let index = Index::default();
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
-        index.apply(&entry(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }, NOW));
+        index.apply(&entry(of_tenant(&tenant, NOW), NOW));
         let later = NOW.plus(Duration::from_secs(10));
-        index.purge(later, &HashSet::from([tenant.to_string()]));
-        assert!(index.stops(session(NOW), TokenId::new([3; 16]), None, "acme", "bob"));
+        index.purge(later, &HashSet::from([CutOffKey::created(Scope::Tenant(tenant.clone()))]));
+        assert!(stops(&index, session(NOW), [3; 16], "acme", "bob"));
         index.purge(later, &HashSet::new());
-        assert!(!index.stops(session(NOW), TokenId::new([3; 16]), None, "acme", "bob"));
+        assert!(!stops(&index, session(NOW), [3; 16], "acme", "bob"));
     }
 }

@@ -43,6 +43,12 @@ pub struct AuditColumns {
     pub note: String,
     /// The identifier of the call.
     pub x_request_id: Option<String>,
+    /// The client.
+    pub client_id: Option<String>,
+    /// The instant before which the revoked sessions were created.
+    pub created_before: Option<Timestamp>,
+    /// The instant before which the users of the revoked sessions authenticated.
+    pub authenticated_before: Option<Timestamp>,
 }
 
 impl TryFrom<AuditColumns> for AuditEntry {
@@ -70,6 +76,9 @@ impl TryFrom<AuditColumns> for AuditEntry {
             reason,
             note: text("note", columns.note)?,
             sessions: columns.sessions,
+            client_id: columns.client_id.map(|client| text("client_id", client)).transpose()?,
+            created_before: columns.created_before,
+            authenticated_before: columns.authenticated_before,
             ..AuditRecord::new(action, columns.at, caller, peer.transpose()?)
         };
         Ok(Self { id: columns.id, record, left_out: columns.left_out })

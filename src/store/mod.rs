@@ -10,8 +10,6 @@ pub mod ring;
 pub mod sizes;
 pub mod sqlite;
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -22,21 +20,22 @@ use self::{
     sizes::Sizes,
 };
 
-pub use crate::domain::creation::Creation;
 use crate::domain::{
     audit::AuditEntry,
     change::{ChangeRefusal, SessionChange},
+    cut_off::{CutOff, CutOffKey},
     ids::SessionId,
     key::RefreshKeyId,
     metadata::SessionMetadata,
     refresh::{RefreshAttempt, RefreshRefusal},
-    revocation::{BlacklistEntry, CutOff, FeedPosition, Revocation, Revoked, Seq},
+    revocation::{FeedPosition, Revocation, Revoked, Seq},
     revoke::RevocationDecision,
     search::{AuditPlace, AuditQuery, Part, SessionQuery},
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
 };
+pub use crate::domain::{creation::Creation, cut_off_entry::CutOffEntry};
 
 /// An error of a method of [`Store`]. Unless the variant says otherwise, a write that failed with
 /// it may have taken effect all the same.
@@ -71,10 +70,15 @@ pub enum Created {
     RequestIdReused,
     /// The subject already has as many live sessions as its quota allows.
     QuotaExceeded,
-    /// All sessions of the tenant or of the subject were revoked up to an instant, and the
-    /// identifier of the new session is not later than that instant. The creation needs a later
-    /// identifier.
+    /// Sessions that were created up to an instant were revoked, and the identifier of the new
+    /// session is not later than that instant. The creation needs a later identifier.
     Revoked {
+        /// The last instant that the revocation covers.
+        up_to: Timestamp,
+    },
+    /// Sessions whose user authenticated up to an instant were revoked, and the user of the new
+    /// session authenticated no later.
+    AuthenticationRevoked {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
     },
@@ -97,7 +101,8 @@ impl Created {
             Self::Repeated(_)
             | Self::RequestIdReused
             | Self::QuotaExceeded
-            | Self::Revoked { .. } => None,
+            | Self::Revoked { .. }
+            | Self::AuthenticationRevoked { .. } => None,
         }
     }
 }
@@ -188,19 +193,20 @@ impl Changed {
 /// The outcome of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationOutcome {
-    /// True if there is such a session; always true for subjects and tenants.
+    /// True if there is such a session; always true for cut-offs.
     pub found: bool,
-    /// True if nothing was done because there was no room for another entry.
+    /// True if nothing was done because there was no room for the entries.
     pub full: bool,
     /// True if an entry was written. If an entry for the same revocation existed already, it may
     /// have been written again, so that it gets a new position in the feed.
     pub wrote: bool,
     /// True if the revocation stops anything that was not stopped before: a session ended, there
-    /// was no entry for the session or token yet, or the entry of a tenant or subject covers a
-    /// session that it did not cover before.
+    /// was no entry for the session or token yet, or a cut-off covers a session that it did not
+    /// cover before.
     pub changed: bool,
     /// The number of live sessions that ended. If a tenant or a subject was revoked, the sessions
-    /// that its entry covered before are not counted.
+    /// that its entry covered before are not counted. Zero for the targets whose sessions only the
+    /// job that ends covered sessions counts.
     pub sessions: i64,
     /// The tenant and the subject of the entry that was written, if the entry concerns one subject.
     pub owner: Option<(Tenant, Subject)>,
@@ -213,13 +219,16 @@ pub struct RevocationOutcome {
 
 impl RevocationOutcome {
     /// Returns the outcome of a decision that has been written. `position` is the position of the
-    /// decision's entry, or the head of the feed if the decision has no entry.
+    /// last of the decision's entries, or the head of the feed if the decision has no entry.
     pub fn new(decision: &RevocationDecision, position: FeedPosition) -> Self {
-        let entry = decision.entry.as_ref();
+        let entry = match decision.entries.as_slice() {
+            [entry] => Some(entry),
+            _ => None,
+        };
         Self {
             found: decision.found,
             full: decision.full,
-            wrote: entry.is_some(),
+            wrote: !decision.entries.is_empty(),
             changed: decision.changed,
             sessions: decision.sessions,
             owner: entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?))),
@@ -239,38 +248,24 @@ pub struct FeedEntry {
     pub expires_at: Timestamp,
 }
 
-/// A blacklist entry of a tenant or subject. Sessions that it covers may still have to be marked as
-/// ended in their rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfinished {
-    /// The position of the entry in the feed. It changes if the tenant or subject is revoked again.
-    pub seq: Seq,
-    /// The tenant.
-    pub tenant: Tenant,
-    /// The subject; none if the entry covers the whole tenant.
-    pub subject: Option<Subject>,
-    /// The sessions that are to be ended.
-    pub cut_off: CutOff,
-    /// The time, reason and note with which the sessions end.
-    pub ended: Ended,
-    /// The instant from which the entry may be deleted.
-    pub expires_at: Timestamp,
+/// A walk through the sessions that a cut-off may cover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// The instant at which the walk began.
+    pub began_at: Timestamp,
+    /// The last session that has been read; none at the beginning.
+    pub after: Option<SessionId>,
 }
 
-impl Unfinished {
-    /// Returns the entry with a later expiry.
-    pub fn until(&self, expires_at: Timestamp) -> BlacklistEntry {
-        BlacklistEntry {
-            expires_at,
-            ..BlacklistEntry::for_all(
-                &self.tenant,
-                self.subject.as_ref(),
-                self.cut_off,
-                &self.ended,
-                Duration::ZERO,
-            )
-        }
-    }
+/// A batch of sessions that were read, to count those that a revocation would end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountedBatch {
+    /// The last session of the batch.
+    pub last: SessionId,
+    /// The number of sessions that were read.
+    pub looked_at: i64,
+    /// The number of live sessions among them that the revocation would end.
+    pub sessions: i64,
 }
 
 /// A batch of sessions that were read, and ended if they were live.
@@ -342,22 +337,39 @@ pub trait Store: Send + Sync + 'static {
     async fn count_sessions(&self, query: SessionQuery)
     -> Result<Part<i64, SessionId>, StoreError>;
 
-    /// Reads the entries of tenants and subjects whose sessions [`Store::end_covered_sessions`]
-    /// ends.
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError>;
+    /// Reads the entries of cut-offs whose sessions [`Store::end_covered_sessions`] ends.
+    async fn unfinished(&self) -> Result<Vec<CutOffEntry>, StoreError>;
 
-    /// Ends a batch of the live sessions that an entry covers. These sessions get no entries of
-    /// their own, because this entry stops their tokens. If one of their tokens expires later than
-    /// the entry, the entry is written again with a later expiry.
+    /// Ends a batch of the live sessions that an entry covers, and adds their number to the progress
+    /// of the entry. These sessions get no entries of their own, because this entry stops their
+    /// tokens. If one of their tokens expires later than the entry, the entry is written again with
+    /// a later expiry.
     ///
-    /// Reads no more than `limit` sessions after `after`. Returns none if there were none to read,
-    /// and then marks the entry as finished.
+    /// Reads no more than `limit` sessions, after those that the walk has read. Returns none if
+    /// there were none to read, and then marks the entry as finished.
     async fn end_covered_sessions(
         &self,
-        entry: Unfinished,
-        after: Option<SessionId>,
+        entry: CutOffEntry,
+        walk: Walk,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError>;
+
+    /// Reads the entries of those cut-offs whose sessions [`Store::end_covered_sessions`] ends or has
+    /// ended, the newest first.
+    async fn cut_offs(&self) -> Result<Vec<CutOffEntry>, StoreError>;
+
+    /// Counts, in a batch of sessions, those that are live at `now` and that a cut-off would end.
+    /// Sessions that another cut-off covers already count too until their rows are marked as ended.
+    ///
+    /// Reads no more than `limit` sessions after `after`. Returns none if there were none to read.
+    async fn count_covered(
+        &self,
+        key: CutOffKey,
+        cut_off: CutOff,
+        now: Timestamp,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<CountedBatch>, StoreError>;
 
     /// Ends a batch of live sessions of all tenants that were created up to the end of the
     /// millisecond of `until`, and writes no blacklist entries for them. This may be used only if
@@ -395,8 +407,9 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Deletes at most `limit` blacklist entries that expired before `until`, and records the
-    /// latest expiry among them. The entry of a tenant or subject is kept, and marked as
-    /// unfinished, as long as sessions that it covers still have to be marked as ended.
+    /// latest expiry among them. The entry of a cut-off is kept, and marked as unfinished, as long
+    /// as sessions that it covers may still have to be marked as ended. The entry of a wide cut-off
+    /// is deleted only after a walk through its sessions that began after its expiry.
     async fn delete_expired_revocations(
         &self,
         until: Timestamp,

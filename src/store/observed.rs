@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::{
-    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, Store,
-    StoreError, SweptRevocations, Unfinished,
+    Changed, CountedBatch, Created, Creation, CutOffEntry, EndedBatch, RecordedExpiries, Refreshed,
+    RevocationOutcome, Store, StoreError, SweptRevocations, Walk,
     counts::StoreCounts,
     replicas::{Members, Register, RenewalClient},
     ring::{RingChange, SealedRing},
@@ -19,6 +19,7 @@ use crate::{
     domain::{
         audit::AuditEntry,
         change::SessionChange,
+        cut_off::{CutOff, CutOffKey},
         ids::{Incarnation, SessionId},
         key::RefreshKeyId,
         metadata::SessionMetadata,
@@ -37,7 +38,7 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 29] = [
+const OPERATIONS: [&str; 31] = [
     "create_session",
     "refresh_session",
     "change_session",
@@ -48,6 +49,8 @@ const OPERATIONS: [&str; 29] = [
     "count_sessions",
     "unfinished",
     "end_covered_sessions",
+    "cut_offs",
+    "count_covered",
     "end_all_sessions",
     "newest",
     "now",
@@ -180,18 +183,34 @@ impl Store for ObservedStore {
         self.observe("count_sessions", self.store.count_sessions(query)).await
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+    async fn unfinished(&self) -> Result<Vec<CutOffEntry>> {
         self.observe("unfinished", self.store.unfinished()).await
     }
 
     async fn end_covered_sessions(
         &self,
-        entry: Unfinished,
-        after: Option<SessionId>,
+        entry: CutOffEntry,
+        walk: Walk,
         limit: i64,
     ) -> Result<Option<EndedBatch>> {
-        self.observe("end_covered_sessions", self.store.end_covered_sessions(entry, after, limit))
+        self.observe("end_covered_sessions", self.store.end_covered_sessions(entry, walk, limit))
             .await
+    }
+
+    async fn cut_offs(&self) -> Result<Vec<CutOffEntry>> {
+        self.observe("cut_offs", self.store.cut_offs()).await
+    }
+
+    async fn count_covered(
+        &self,
+        key: CutOffKey,
+        cut_off: CutOff,
+        now: Timestamp,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<CountedBatch>> {
+        let counting = self.store.count_covered(key, cut_off, now, after, limit);
+        self.observe("count_covered", counting).await
     }
 
     async fn end_all_sessions(

@@ -2,6 +2,7 @@
 //! token is still valid is decided elsewhere.
 
 pub mod access;
+pub mod confirmation;
 mod factor_times;
 pub mod refresh;
 pub mod verified_cache;

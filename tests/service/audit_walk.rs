@@ -11,8 +11,8 @@ use countersign::{
     app,
     proto::{
         CreateSessionRequest, DESCRIPTORS, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
-        SubjectTarget, UpdateSessionRequest, key_service_client::KeyServiceClient,
-        revoke_request::Target,
+        SessionsTarget, SubjectTarget, UpdateSessionRequest, key_service_client::KeyServiceClient,
+        revoke_request::Target, sessions_target,
     },
 };
 use countersign_test_support::{
@@ -80,17 +80,23 @@ fn effect(operation: &str) -> Option<Effect> {
         "rpc Refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
         "rpc Reauthenticate" => Records(&["session_reauthenticated"], Change::Reauthenticate),
         "rpc UpdateSession" => Records(&["session_updated"], Change::Update),
-        "rpc Revoke" => {
-            Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
-        }
+        "rpc Revoke" => Records(
+            &["session_revoked", "subject_revoked", "tenant_revoked", "sessions_revoked"],
+            Change::Revoke,
+        ),
         "rpc RotateKey" => {
             Records(&["key_rotated", "key_published", "key_retired"], Change::RotateKey)
         }
         "rpc RevokeKey" => Records(&["key_revoked"], Change::RevokeKey),
-        "rpc Validate" | "rpc BatchValidate" | "rpc GetSession" | "rpc ListSessions"
-        | "rpc CountSessions" | "rpc ListAudit" | "rpc GetJwks" | "rpc ListKeys" => {
-            Nothing("it reads")
-        }
+        "rpc Validate"
+        | "rpc BatchValidate"
+        | "rpc GetSession"
+        | "rpc ListSessions"
+        | "rpc CountSessions"
+        | "rpc ListRevocations"
+        | "rpc ListAudit"
+        | "rpc GetJwks"
+        | "rpc ListKeys" => Nothing("it reads"),
 
         // The use cases.
         "use case create_session" => {
@@ -99,9 +105,10 @@ fn effect(operation: &str) -> Option<Effect> {
         "use case refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
         "use case reauthenticate" => Records(&["session_reauthenticated"], Change::Reauthenticate),
         "use case update_session" => Records(&["session_updated"], Change::Update),
-        "use case revoke" => {
-            Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
-        }
+        "use case revoke" => Records(
+            &["session_revoked", "subject_revoked", "tenant_revoked", "sessions_revoked"],
+            Change::Revoke,
+        ),
         "use case rotate_key" => Records(&["key_rotated"], Change::RotateKey),
         "use case revoke_key" => Records(&["key_revoked"], Change::RevokeKey),
         "use case rotate_what_is_due" => {
@@ -111,13 +118,15 @@ fn effect(operation: &str) -> Option<Effect> {
             Records(&["session_expired"], Change::ExpireAndSweep)
         }
         "use case end_covered_sessions" => {
-            Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
+            Nothing("the revocation that covers the sessions was recorded")
         }
         "use case session"
         | "use case sessions"
         | "use case count_sessions"
         | "use case audit_records"
         | "use case metadata_of"
+        | "use case revocations"
+        | "use case dry_run"
         | "use case list_keys"
         | "use case validate"
         | "use case sample_sizes" => Nothing("it reads"),
@@ -131,7 +140,7 @@ fn effect(operation: &str) -> Option<Effect> {
             Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule)
         }
         "task the task that ends revoked sessions" => {
-            Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
+            Nothing("the revocation that covers the sessions was recorded")
         }
         "task the reload of certificates and settings" => {
             Nothing("tests/process/tls.rs looks for its records")
@@ -148,16 +157,17 @@ fn effect(operation: &str) -> Option<Effect> {
         "store create_session" => Records(&["session_evicted"], Change::CreateOneTooMany),
         "store refresh_session" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
         "store change_session" => Records(&["session_updated"], Change::Update),
-        "store revoke" => {
-            Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
-        }
+        "store revoke" => Records(
+            &["session_revoked", "subject_revoked", "tenant_revoked", "sessions_revoked"],
+            Change::Revoke,
+        ),
         "store change_ring" => Records(&["key_rotated"], Change::RotateKey),
         "store record_expiries" => Records(&["session_expired"], Change::ExpireAndSweep),
         "store end_all_sessions" => {
             Nothing("only `restore` calls it, and tests/process/audit.rs tests that")
         }
         "store end_covered_sessions" => {
-            Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
+            Nothing("the revocation that covers the sessions was recorded")
         }
         "store delete_expired_revocations"
         | "store delete_old_sessions"
@@ -171,6 +181,8 @@ fn effect(operation: &str) -> Option<Effect> {
         | "store sessions"
         | "store metadata_of"
         | "store unfinished"
+        | "store cut_offs"
+        | "store count_covered"
         | "store ring"
         | "store is_refresh_key_in_use"
         | "store newest"
@@ -302,6 +314,12 @@ impl Change {
                 };
                 server.create(other).await.unwrap();
                 server.revoke(revocation(Target::Tenant("globex".to_owned()))).await.unwrap();
+                let sessions = SessionsTarget {
+                    r#where: Some(sessions_target::Where::Tenant("globex".to_owned())),
+                    client_id: "web".to_owned(),
+                    instant: None,
+                };
+                server.revoke(revocation(Target::Sessions(sessions))).await.unwrap();
             }
             Self::RotateKey => {
                 keys()

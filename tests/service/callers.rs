@@ -7,8 +7,9 @@ use countersign::{
     callers::api_key::ApiKey,
     proto::{
         self, BatchValidateRequest, CountSessionsRequest, CreateSessionRequest, GetJwksRequest,
-        GetSessionRequest, InactiveReason, ListAuditRequest, ListKeysRequest, ListSessionsRequest,
-        RefreshRequest, RevokeKeyRequest, RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
+        GetSessionRequest, InactiveReason, ListAuditRequest, ListKeysRequest,
+        ListRevocationsRequest, ListSessionsRequest, RefreshRequest, RevokeKeyRequest,
+        RevokeRequest, RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
         audit_service_client::AuditServiceClient, key_service_client::KeyServiceClient,
         revoke_request::Target,
     },
@@ -19,7 +20,7 @@ use tonic::{Code, Request, Status, service::interceptor::InterceptedService};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
-use super::{changes::again, gateways};
+use super::{changes::again, gateways, wide};
 use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, ShowKey, SignedIn, request, revocation},
@@ -30,7 +31,7 @@ const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
 /// belong to `acme`.
 const REACHES: [&str; 3] = ["", "acme", "other"];
 
-const CALLS: [&str; 25] = [
+const CALLS: [&str; 29] = [
     "CreateSession",
     "Refresh",
     "Reauthenticate",
@@ -46,10 +47,14 @@ const CALLS: [&str; 25] = [
     "Revoke session",
     "Revoke subject",
     "Revoke tenant",
+    "Revoke subjects",
+    "Revoke client",
+    "Revoke of all tenants",
     "GetSession",
     "ListSessions",
     "CountSessions",
     "ListAudit",
+    "ListRevocations",
     "ListKeys",
     "RotateKey",
     "RevokeKey",
@@ -135,6 +140,19 @@ async fn make(server: &Server, key: &str, call: &str, session: &SignedIn) -> Str
                 .await
         }
         "Revoke tenant" => revoke(Target::Tenant(tenant)).await,
+        "Revoke subjects" => {
+            let subjects = vec![subject];
+            revoke(Target::Subjects(proto::SubjectsTarget { tenant, subjects })).await
+        }
+        "Revoke client" => revoke(wide::client(&tenant, "web").target.unwrap()).await,
+        "Revoke of all tenants" => {
+            let request =
+                RevokeRequest { dry_run: true, ..revocation(wide::everywhere(None, None)) };
+            outcome(sessions.revoke(request).await)
+        }
+        "ListRevocations" => {
+            outcome(sessions.list_revocations(ListRevocationsRequest::default()).await)
+        }
         "GetSession" => {
             outcome(sessions.get_session(GetSessionRequest { session_id: session.id() }).await)
         }
@@ -192,6 +210,8 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
             "Revoke refresh token",
             "Revoke session",
             "Revoke subject",
+            "Revoke subjects",
+            "ListRevocations",
         ],
         "viewer" => &["GetSession", "ListSessions", "CountSessions", "ListAudit"],
         "admin" => &CALLS,
@@ -203,14 +223,17 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
         "GetJwks" | "Health" => "OK",
         "a call that does not exist" => "UNIMPLEMENTED",
         _ if !is_known => "CALLER_NOT_ALLOWED",
-        "ListKeys" | "RotateKey" | "RevokeKey" if is_limited => "CALLER_NOT_ALLOWED",
+        "ListKeys" | "RotateKey" | "RevokeKey" | "Revoke of all tenants" if is_limited => {
+            "CALLER_NOT_ALLOWED"
+        }
+        "ListRevocations" => "OK",
         "RevokeKey" => "KEY_NOT_FOUND",
         _ if !is_foreign => "OK",
         "Validate" | "BatchValidate" => "INACTIVE_REASON_FOREIGN_TENANT",
         "Check" | "forward-auth" | "introspection" => "DENIED",
         "Refresh" => "REFRESH_TOKEN_INVALID",
         "CreateSession" | "ListSessions" | "CountSessions" | "ListAudit" | "Revoke subject"
-        | "Revoke tenant" => "CALLER_NOT_ALLOWED",
+        | "Revoke tenant" | "Revoke subjects" | "Revoke client" => "CALLER_NOT_ALLOWED",
         _ => "SESSION_NOT_FOUND",
     }
 }

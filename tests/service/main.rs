@@ -36,6 +36,7 @@ mod revoke;
 mod secrecy;
 mod setback;
 mod sqlite_only;
+mod wide;
 
 use countersign_test_support::database::Engine;
 
@@ -110,6 +111,16 @@ macro_rules! engine {
             an_update_changes_the_named_fields_and_takes_effect_at_the_next_refresh,
             an_update_can_make_the_access_tokens_inactive_and_leaves_the_refresh_token,
             a_wrong_update_names_the_field_and_changes_nothing,
+        }
+        wide {
+            a_client_can_be_revoked_and_its_later_sessions_are_accepted,
+            sessions_can_be_revoked_by_the_time_of_their_creation,
+            sessions_can_be_revoked_by_the_time_of_their_authentication,
+            several_subjects_are_revoked_and_recorded_each,
+            a_dry_run_counts_and_changes_nothing,
+            sessions_of_all_tenants_are_revoked_only_with_the_confirmation_of_a_dry_run,
+            the_progress_of_a_revocation_is_listed_for_those_who_may_see_it,
+            a_wrong_wide_target_names_the_field_and_changes_nothing,
         }
         clock {
             a_revoked_token_stays_inactive_if_the_clock_goes_back_after_a_sweep,

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use countersign::proto::{
     BatchValidateRequest, CountSessionsRequest, CreateSessionRequest, GetSessionRequest,
-    ListAuditRequest, ListKeysRequest, ListSessionsRequest, ReauthenticateRequest, RefreshRequest,
-    RevokeKeyRequest, RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
-    audit_service_client::AuditServiceClient, key_service_client::KeyServiceClient,
-    reauthenticate_request,
+    ListAuditRequest, ListKeysRequest, ListRevocationsRequest, ListSessionsRequest,
+    ReauthenticateRequest, RefreshRequest, RevokeKeyRequest, RotateKeyRequest,
+    UpdateSessionRequest, ValidateRequest, audit_service_client::AuditServiceClient,
+    key_service_client::KeyServiceClient, reauthenticate_request,
 };
 use countersign_test_support::{
     http_client::{Metrics, ask, get},
@@ -60,6 +60,7 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
     sessions.count_sessions(CountSessionsRequest::default()).await.unwrap();
     let mut audit = AuditServiceClient::new(server.channel.clone());
     audit.list_audit(ListAuditRequest::default()).await.unwrap();
+    sessions.list_revocations(ListRevocationsRequest::default()).await.unwrap();
     let refresh = RefreshRequest { refresh_token: session.refresh, ..Default::default() };
     sessions.refresh(refresh).await.unwrap();
     let update = UpdateSessionRequest {
@@ -100,6 +101,7 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
         (SESSIONS, "ListSessions", "OK"),
         (SESSIONS, "CountSessions", "OK"),
         ("countersign.v1.AuditService", "ListAudit", "OK"),
+        (SESSIONS, "ListRevocations", "OK"),
         (KEYS, "GetJwks", "OK"),
         (KEYS, "ListKeys", "OK"),
         (KEYS, "RotateKey", "FAILED_PRECONDITION"),

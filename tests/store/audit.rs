@@ -123,6 +123,9 @@ pub async fn a_search_finds_the_records_that_meet_every_condition(store: &dyn St
             note: text("laptop stolen"),
             sessions: Some(1),
             call: CallId::read(b"edge-7f/1"),
+            client_id: Some(text("web")),
+            created_before: Some(after(7).plus(TICK)),
+            authenticated_before: Some(after(8)),
             ..revoked.record
         },
         ..revoked

@@ -14,14 +14,14 @@ use std::{
 use countersign::{
     domain::{
         caller::Reach,
+        cut_off::{Coverable, Covering, CutOff, CutOffKey, CutOffKind, Scope},
         ids::{SessionId, TokenId},
         live_policy::LivePolicies,
         policy::{OnQuota, OnRefresh, Policy, RefreshMode, Replay},
         quota::LiveSessions,
         refresh::{RefreshAttempt, RefreshDecision},
         revocation::{
-            BlacklistEntry, Coverage, CutOff, EarlierEntry, Revocation, RevocationTarget, Revoked,
-            covered_up_to,
+            BlacklistEntry, Coverage, EarlierEntry, Revocation, RevocationTarget, Revoked,
         },
         revoke::{
             MOST_ENDED_AT_ONCE, OldestLive, RevocationDecision, RevocationState, Survey,
@@ -52,6 +52,8 @@ fn draw<T>(runner: &mut TestRunner, strategy: &impl Strategy<Value = T>) -> T {
 const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 const SUBJECTS: [&str; 3] = ["alice", "bob", "carol"];
 
+const CLIENTS: [&str; 3] = ["web", "app", "tv"];
+
 /// An instant within four milliseconds of the start.
 fn instant() -> impl Strategy<Value = Timestamp> {
     (0_u64..4_000).prop_map(|micros| START.plus(Duration::from_micros(micros)))
@@ -78,6 +80,9 @@ fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
             let [.., a, b, c, d] = *drawn.id.bytes();
             drawn.id = SessionId::new(at, [0, 0, 0, 0, 0, 0, a, b, c, d]);
             (drawn.tenant, drawn.subject) = (text(TENANTS[tenant]), text(SUBJECTS[subject]));
+            drawn.client_id = text(CLIENTS[n as usize % CLIENTS.len()]);
+            drawn.authentication.at =
+                START.minus(seconds(10)).plus(Duration::from_millis(u64::from(n) * 37 % 12_000));
             drawn.audience = if many { texts(&["api", "billing"]) } else { texts(&["api"]) };
             drawn.policy.on_refresh =
                 if keeps { OnRefresh::KeepAccessToken } else { OnRefresh::RevokeAccessToken };
@@ -170,26 +175,47 @@ fn drawn_attempt(session: &Session) -> impl Strategy<Value = RefreshAttempt> + u
     )
 }
 
-/// Writes entries that revoke tenants and subjects, and ends none of the sessions that they cover.
-/// In the service, a job ends those sessions later.
+/// Writes cut-offs of every kind, and ends none of the sessions that they cover. In the service, a
+/// job ends those sessions later.
 async fn draw_cut_offs(
     store: &dyn Store,
     runner: &mut TestRunner,
     sessions: &[Session],
 ) -> Vec<Revoked> {
-    let tenant: Tenant = text(TENANTS[0]);
-    let up_to = draw(runner, &instant());
-    let mut cut_offs = vec![Revoked::Tenant { tenant, up_to }];
-    for name in &SUBJECTS[..2] {
-        let (tenant, subject): (Tenant, Subject) = (text(TENANTS[1]), text(*name));
+    let tenant = |n: usize| -> Tenant { text(TENANTS[n]) };
+    let client = |n: usize| text(CLIENTS[n]);
+    let mut scopes = vec![Scope::Tenant(tenant(0))];
+    scopes.extend(SUBJECTS[..2].iter().map(|name| Scope::Subject(tenant(1), text(*name))));
+    scopes.extend([Scope::Client(tenant(2), client(0)), Scope::ClientEverywhere(client(1))]);
+    let mut cut_offs = vec![];
+    for scope in scopes {
         let up_to = draw(runner, &instant());
-        let all = CutOff { up_to, spared: None };
+        let all = CutOff::up_to(up_to);
         let spared = sessions.iter().find(|session| {
-            (&session.tenant, &session.subject) == (&tenant, &subject) && all.covers(session.id)
+            Some(&session.tenant) == scope.tenant()
+                && Some(&session.subject) == scope.subject()
+                && all.covers_created(session.id)
         });
         let cut_off = CutOff { up_to, spared: spared.map(|session| session.id) };
-        cut_offs.push(Revoked::Subject { tenant, subject, cut_off });
+        cut_offs.push(Revoked::Sessions { key: CutOffKey::created(scope), cut_off });
     }
+    // Few sessions are created or authenticated this early.
+    let early = START.plus(Duration::from_micros(300));
+    let key = CutOffKey::created(Scope::Everywhere);
+    cut_offs.push(Revoked::Sessions { key, cut_off: CutOff::up_to(early) });
+    for (scope, seconds) in [
+        (Scope::Everywhere, 1),
+        (Scope::Tenant(tenant(1)), 2),
+        (Scope::Client(tenant(1), client(0)), 3),
+        (Scope::ClientEverywhere(client(2)), 2),
+    ] {
+        let key = CutOffKey::authenticated(scope).unwrap();
+        let before = START.minus(Duration::from_secs(10 - seconds));
+        let cut_off = CutOff::up_to(before.minus(Duration::from_micros(1)));
+        cut_offs.push(Revoked::Sessions { key, cut_off });
+    }
+    let kinds: BTreeSet<_> = cut_offs.iter().map(|revoked| kind_of(revoked).as_str()).collect();
+    assert_eq!(kinds.len(), CutOffKind::ALL.len(), "a kind is missing: {kinds:?}");
     for revoked in &cut_offs {
         let lost = Revocation::of_lost(revoked.clone(), None, ended(START), after(9_999));
         store.revoke(lost).await.unwrap();
@@ -197,16 +223,23 @@ async fn draw_cut_offs(
     cut_offs
 }
 
-/// Returns the cut-offs that revoke a session's tenant or subject.
-fn cut_offs_of(session: &Session, cut_offs: &[Revoked]) -> Vec<CutOff> {
-    let is_about = |revoked: &&Revoked| match revoked {
-        Revoked::Tenant { tenant, .. } => *tenant == session.tenant,
-        Revoked::Subject { tenant, subject, .. } => {
-            (tenant, subject) == (&session.tenant, &session.subject)
+fn kind_of(revoked: &Revoked) -> CutOffKind {
+    match revoked {
+        Revoked::Sessions { key, .. } => key.kind(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Returns which of the cut-offs cover a session.
+fn covering(session: &Session, cut_offs: &[Revoked]) -> Covering {
+    let coverable = Coverable::from(session);
+    let of_session = cut_offs.iter().filter_map(|revoked| match revoked {
+        Revoked::Sessions { key, cut_off } if coverable.key(key.kind()) == key.borrowed() => {
+            Some((key.kind(), *cut_off))
         }
-        Revoked::Session(_) | Revoked::Token(_) => false,
-    };
-    cut_offs.iter().filter(is_about).filter_map(Revoked::cut_off).collect()
+        _ => None,
+    });
+    Covering::of(coverable, of_session)
 }
 
 pub async fn random_refreshes_are_decided_as_the_domain_decides(store: &dyn Store) {
@@ -227,7 +260,7 @@ pub async fn random_refreshes_are_decided_as_the_domain_decides(store: &dyn Stor
     let mut seen = BTreeSet::new();
     for ((session, attempt), refreshed) in attempts.iter().zip(join_all(refreshes).await) {
         let is_covered = |session: &Session| -> Result<bool, Infallible> {
-            Ok(covered_up_to(cut_offs_of(session, &cut_offs), session.id).is_some())
+            Ok(covering(session, &cut_offs).is_covered())
         };
         let Ok(expected) = RefreshDecision::of(attempt, Some(session.clone()), is_covered);
         let case = format!("{attempt:?} of {session:?}");
@@ -274,7 +307,7 @@ pub async fn random_refreshes_are_decided_as_the_domain_decides(store: &dyn Stor
 }
 
 pub async fn random_creations_are_decided_as_the_domain_decides(store: &dyn Store) {
-    const SESSIONS: u32 = 300;
+    const SESSIONS: u32 = 600;
     let mut runner = TestRunner::deterministic();
     let drawn: Vec<_> = (0..SESSIONS).map(|n| draw(&mut runner, &drawn_session(n))).collect();
     let cut_offs = draw_cut_offs(store, &mut runner, &drawn).await;
@@ -284,9 +317,11 @@ pub async fn random_creations_are_decided_as_the_domain_decides(store: &dyn Stor
     let created = join_all(creations).await;
     let mut covered = 0;
     for (session, created) in drawn.iter().zip(&created) {
-        let expected = match covered_up_to(cut_offs_of(session, &cut_offs), session.id) {
-            Some(up_to) => Created::Revoked { up_to },
-            None => Created::New { eviction: None },
+        let covering = covering(session, &cut_offs);
+        let expected = match (covering.authenticated_up_to, covering.created_up_to) {
+            (Some(up_to), _) => Created::AuthenticationRevoked { up_to },
+            (None, Some(up_to)) => Created::Revoked { up_to },
+            (None, None) => Created::New { eviction: None },
         };
         assert_eq!(created.as_ref().unwrap(), &expected, "{session:?} under {cut_offs:?}");
         covered += usize::from(expected != Created::New { eviction: None });
@@ -301,7 +336,7 @@ pub async fn random_creations_are_decided_as_the_domain_decides(store: &dyn Stor
     let mut evictions = BTreeSet::new();
     for n in 0..60 {
         let (tenant, max, evicts) =
-            draw(&mut runner, &(0..TENANTS.len(), 1_u32..60, any::<bool>()));
+            draw(&mut runner, &(0..TENANTS.len(), 1_u32..40, any::<bool>()));
         let at = after(draw(&mut runner, &(590_u64..606)));
         let mut new = session(SESSIONS + n);
         (new.tenant, new.subject) = (text(TENANTS[tenant]), text(SUBJECTS[2]));
@@ -365,8 +400,8 @@ pub async fn random_entries_replace_earlier_ones_as_the_domain_decides(store: &d
             let spared = spared.map(|n| SessionId::new(millis(near), [n; 10]));
             let up_to = millis(up_to).plus(Duration::from_micros(u64::from(n % 2)));
             let cut_off = CutOff { up_to, spared };
-            let (tenant, subject) = (tenant.clone(), subject.clone());
-            let revoked = Revoked::Subject { tenant, subject, cut_off };
+            let key = CutOffKey::created(Scope::Subject(tenant.clone(), subject.clone()));
+            let revoked = Revoked::Sessions { key, cut_off };
             let ended = Ended { at: after(at), reason, note: text(note) };
             (revoked, ended, after(9_000 + expires))
         };
@@ -425,20 +460,20 @@ impl Model {
         match revoked {
             Revoked::Session(id) => format!("session {id}"),
             Revoked::Token(id) => format!("token {id}"),
-            Revoked::Tenant { tenant, .. } => format!("tenant {}", &**tenant),
-            Revoked::Subject { tenant, subject, .. } => {
-                format!("subject {} {}", &**tenant, &**subject)
+            Revoked::Sessions { key, .. } => {
+                format!("{} {}", key.kind().as_str(), key.borrowed().text())
             }
         }
     }
 
     fn of<'a>(
         &'a self,
-        tenant: &'a Tenant,
+        tenant: Option<&'a Tenant>,
         subject: Option<&'a Subject>,
     ) -> impl Iterator<Item = &'a Session> {
         self.sessions.values().filter(move |session| {
-            session.tenant == *tenant && subject.is_none_or(|subject| session.subject == *subject)
+            tenant.is_none_or(|tenant| session.tenant == *tenant)
+                && subject.is_none_or(|subject| session.subject == *subject)
         })
     }
 
@@ -453,7 +488,7 @@ impl Model {
         for session in &decision.ended {
             self.sessions.insert(session.id, session.clone());
         }
-        if let Some(entry) = decision.entry.clone() {
+        for entry in decision.entries.clone() {
             let key = Self::key(&entry.revoked);
             let entry = match self.entries.get(&key) {
                 Some(earlier) => in_place_of(entry, earlier),
@@ -476,14 +511,15 @@ impl RevocationState for Model {
         Ok(self.entries.contains_key(&Self::key(revoked)))
     }
 
-    fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>) -> Result<Survey, Infallible> {
-        let cut_off = CutOff { up_to: START, spared: None };
-        let key = Self::key(&Revoked::all(tenant.clone(), subject.cloned(), cut_off));
+    fn survey(&mut self, key: &CutOffKey) -> Result<Survey, Infallible> {
+        let (tenant, subject) = (key.scope().tenant(), key.scope().subject());
+        let cut_off = CutOff::up_to(START);
+        let key = Self::key(&Revoked::Sessions { key: key.clone(), cut_off });
         let covered = self.entries.get(&key).and_then(|entry| entry.revoked.cut_off());
         let is_uncovered = |session: &&Session| {
             session.is_live(self.now)
                 && Some(session.id) != self.except
-                && !covered.is_some_and(|covered| covered.covers(session.id))
+                && !covered.is_some_and(|covered| covered.covers_created(session.id))
         };
         let uncovered = self.of(tenant, subject).filter(is_uncovered).count();
         let newest = self.of(tenant, subject).map(|session| session.id).max();
@@ -501,7 +537,7 @@ impl RevocationState for Model {
         tenant: &Tenant,
         subject: &Subject,
     ) -> Result<OldestLive, Infallible> {
-        let live = self.of(tenant, Some(subject)).filter(|session| session.is_live(self.now));
+        let live = self.of(Some(tenant), Some(subject)).filter(|session| session.is_live(self.now));
         let mut sessions: Vec<_> = live.cloned().collect();
         let has_more = sessions.len() > MOST_ENDED_AT_ONCE;
         sessions.truncate(MOST_ENDED_AT_ONCE);
@@ -511,9 +547,13 @@ impl RevocationState for Model {
 
 /// A revocation of any kind, whose target may or may not exist.
 fn drawn_revocation(sessions: Vec<Session>) -> impl Strategy<Value = Revocation> {
-    let target = (0..6_usize, 0..sessions.len() + 3, any::<bool>());
-    let rest = (0_u64..4_000, prop_oneof![9 => Just(true), 1 => Just(false)], any::<bool>());
-    (target, rest).prop_map(move |((kind, n, spares), (micros, may_add, has_fallback))| {
+    let target = (0..8_usize, 0..sessions.len() + 3, any::<bool>());
+    let rest = (
+        0_u64..4_000,
+        prop_oneof![9 => Just(usize::MAX), 1 => Just(0), 1 => Just(1)],
+        any::<bool>(),
+    );
+    (target, rest).prop_map(move |((kind, n, spares), (micros, room, has_fallback))| {
         let unknown = session(u32::MAX - u32::try_from(n).unwrap());
         let named = sessions.get(n).unwrap_or(&unknown);
         let at = match kind {
@@ -532,10 +572,37 @@ fn drawn_revocation(sessions: Vec<Session>) -> impl Strategy<Value = Revocation>
                 let except = spares.then_some(named.id);
                 RevocationTarget::Subject { tenant, subject, except }
             }
+            5 => {
+                let other = sessions.get(n / 2).unwrap_or(&unknown).subject.clone();
+                let mut subjects = vec![subject];
+                subjects.extend((other != subjects[0]).then_some(other));
+                RevocationTarget::Subjects { tenant, subjects }
+            }
+            6 => {
+                let client_id = named.client_id.clone();
+                let scope = match n % 4 {
+                    0 => Scope::Everywhere,
+                    1 => Scope::ClientEverywhere(client_id),
+                    2 => Scope::Client(tenant, client_id),
+                    _ => Scope::Tenant(tenant),
+                };
+                let before = START.plus(Duration::from_secs(micros / 1000));
+                let last = before.minus(Duration::from_micros(1));
+                let (key, up_to) = match (spares, micros % 2) {
+                    (true, _) => (CutOffKey::authenticated(scope).unwrap(), Some(last)),
+                    (false, 0) => (CutOffKey::created(scope), Some(last)),
+                    (false, _) => (CutOffKey::created(scope), None),
+                };
+                RevocationTarget::Sessions { key, up_to }
+            }
             _ => {
-                let cut_off = CutOff { up_to: at, spared: spares.then_some(named.id) };
-                let subject = spares.then_some(subject);
-                let revoked = Revoked::all(tenant, subject, cut_off);
+                let spared = named.id;
+                let cut_off = CutOff { up_to: at, spared: spares.then_some(spared) };
+                let key = CutOffKey::created(match spares {
+                    true => Scope::Subject(tenant, subject),
+                    false => Scope::Tenant(tenant),
+                });
+                let revoked = Revoked::Sessions { key, cut_off };
                 return Revocation::of_lost(revoked, None, ended, after(9_000));
             }
         };
@@ -549,7 +616,7 @@ fn drawn_revocation(sessions: Vec<Session>) -> impl Strategy<Value = Revocation>
         Revocation {
             target,
             ended,
-            may_add,
+            room,
             longest_token: LONGEST_TOKEN,
             fallback_entry: (has_fallback && kind <= 2).then_some(fallback),
         }

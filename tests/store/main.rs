@@ -24,6 +24,7 @@ mod sqlite_only;
 mod support;
 mod sweeping;
 mod tenants;
+mod wide;
 
 /// Makes a test of each rule on one engine. The rules after the semicolon also get the database,
 /// because they read or change tables in ways that the contract does not offer.
@@ -148,6 +149,14 @@ macro_rules! conformance {
                 a_late_job_does_not_undo_a_newer_revocation_of_the_tenant,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant,
                 all_sessions_end_in_batches_up_to_an_instant,
+            }
+            wide {
+                a_cut_off_of_a_client_ends_only_its_sessions_and_counts_them,
+                a_cut_off_by_authentication_ends_earlier_authentications_in_all_tenants,
+                a_batch_looks_at_no_more_sessions_than_it_may,
+                the_progress_of_a_cut_off_lasts_until_the_same_sessions_are_revoked_again,
+                a_wide_entry_is_deleted_only_after_a_walk_that_began_after_its_expiry,
+                several_subjects_are_revoked_together_or_not_at_all,
             }
             feed {
                 the_feed_returns_entries_page_by_page_in_the_order_of_their_sequence_numbers,

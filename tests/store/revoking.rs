@@ -2,11 +2,10 @@
 
 use countersign::{
     domain::{
+        cut_off::{CutOff, CutOffKey, Scope},
         ids::TokenId,
         refresh::RefreshRefusal,
-        revocation::{
-            BlacklistEntry, CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked,
-        },
+        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
         search::{SessionQuery, SessionSearch},
         session::{EndReason, Ended, Session},
         text::Tenant,
@@ -46,7 +45,7 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
         .revoke(Revocation {
             target,
             ended: ended.clone(),
-            may_add: true,
+            room: usize::MAX,
             longest_token: LONGEST_TOKEN,
             fallback_entry: None,
         })
@@ -86,7 +85,7 @@ pub async fn a_second_revocation_does_not_change_an_ended_session(store: &dyn St
         .revoke(Revocation {
             target,
             ended,
-            may_add: true,
+            room: usize::MAX,
             longest_token: LONGEST_TOKEN,
             fallback_entry: None,
         })
@@ -139,7 +138,8 @@ pub async fn all_sessions_of_a_subject_end_except_the_spared_one(store: &dyn Sto
 /// spared one.
 fn alices_up_to(up_to: Timestamp, spared: Option<&Session>) -> Revoked {
     let cut_off = CutOff { up_to, spared: spared.map(|session| session.id) };
-    Revoked::Subject { tenant: Tenant::default(), subject: text("alice"), cut_off }
+    let key = CutOffKey::created(Scope::Subject(Tenant::default(), text("alice")));
+    Revoked::Sessions { key, cut_off }
 }
 
 pub async fn a_subject_revoked_twice_has_one_entry_and_no_more_sessions_end(store: &dyn Store) {
@@ -342,7 +342,7 @@ pub async fn an_authentic_token_is_stopped_even_if_its_session_is_unknown_or_see
         let order = Revocation {
             target,
             ended: ended(at),
-            may_add: true,
+            room: usize::MAX,
             longest_token: LONGEST_TOKEN,
             fallback_entry: Some(fallback_entry.clone()),
         };
@@ -373,7 +373,7 @@ pub async fn a_revocation_that_would_add_an_entry_to_a_full_blacklist_does_nothi
         let order = Revocation {
             target,
             ended: ended(after(5)),
-            may_add: false,
+            room: 0,
             longest_token: LONGEST_TOKEN,
             fallback_entry: None,
         };

@@ -28,7 +28,8 @@ use countersign::{
         who::Who,
     },
     store::{
-        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, Store, StoreError, Unfinished,
+        Created, Creation, CutOffEntry, FeedEntry, Refreshed, RevocationOutcome, Store, StoreError,
+        Walk,
         replicas::{Answer, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
     },
 };
@@ -286,7 +287,7 @@ pub async fn revoke(
         .revoke(Revocation {
             target,
             ended: ended(at),
-            may_add: true,
+            room: usize::MAX,
             longest_token: LONGEST_TOKEN,
             fallback_entry: None,
         })
@@ -318,12 +319,19 @@ pub async fn revoke_token(
     revoke(store, target, at).await.unwrap()
 }
 
+/// Returns a walk that began at the start and has come to this session.
+pub fn walk(after: Option<SessionId>) -> Walk {
+    Walk { began_at: START, after }
+}
+
 /// Ends the sessions that an entry covers, at most `limit` at a time. Returns the number of calls
 /// that this took.
-pub async fn end_covered(store: &dyn Store, entry: &Unfinished, limit: i64) -> usize {
+pub async fn end_covered(store: &dyn Store, entry: &CutOffEntry, limit: i64) -> usize {
     let mut last = None;
     let mut calls = 1;
-    while let Some(batch) = store.end_covered_sessions(entry.clone(), last, limit).await.unwrap() {
+    while let Some(batch) =
+        store.end_covered_sessions(entry.clone(), walk(last), limit).await.unwrap()
+    {
         let next = batch.last;
         assert!(Some(next) > last, "the cursor went back");
         last = Some(next);

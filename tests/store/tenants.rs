@@ -5,29 +5,36 @@ use std::{sync::Arc, time::Duration};
 
 use countersign::{
     domain::{
+        cut_off::{CutOff, CutOffKey, Scope},
         ids::SessionId,
         live_policy::LivePolicies,
         policy::{Replay, SessionPolicy},
         refresh::{RefreshAttempt, RefreshRefusal},
-        revocation::{
-            BlacklistEntry, CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked,
-        },
+        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
         session::{EndReason, Ended, Session},
         text::Tenant,
         time::Timestamp,
     },
-    store::{Created, EndedBatch, FeedEntry, Refreshed, Store, Unfinished},
+    store::{Created, CutOffEntry, EndedBatch, FeedEntry, Refreshed, Store},
 };
 use futures_util::future::join_all;
 
 use crate::support::{
     LONGEST_TOKEN, after, assert_unchanged, attempt, create, create_all, end_covered, ended,
     entries, live_policy, read, record_expiries, revoke, revoke_session, revoke_tenant,
-    revoke_token, rich_session, seconds, session, text, unlimited,
+    revoke_token, rich_session, seconds, session, text, unlimited, walk,
 };
 
 fn acme() -> Tenant {
     text("acme")
+}
+
+fn key_of(tenant: &Tenant) -> CutOffKey {
+    CutOffKey::created(Scope::Tenant(tenant.clone()))
+}
+
+fn acme_up_to(up_to: Timestamp) -> Revoked {
+    Revoked::Sessions { key: key_of(&acme()), cut_off: CutOff::up_to(up_to) }
 }
 
 fn of_acme(n: u32) -> Session {
@@ -39,7 +46,7 @@ async fn up_to(store: &dyn Store) -> Timestamp {
     let entries = entries(store).await;
     match &entries[..] {
         [entry] => match &entry.revoked {
-            Revoked::Tenant { up_to, .. } => *up_to,
+            Revoked::Sessions { key, cut_off } if *key == key_of(&acme()) => cut_off.up_to,
             other => panic!("expected a revocation of a tenant, not {other:?}"),
         },
         other => panic!("one entry, not {other:?}"),
@@ -61,7 +68,7 @@ pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: 
     let entries = entries(store).await;
     assert_eq!(entries.len(), 1, "one entry, however many sessions there are");
     assert_eq!(outcome.position.seq, entries[0].seq);
-    assert_eq!(entries[0].revoked, Revoked::Tenant { tenant: acme(), up_to: up_to(store).await });
+    assert_eq!(entries[0].revoked, acme_up_to(up_to(store).await));
     assert!(up_to(store).await >= after(10));
     assert_unchanged(store, &there).await;
 }
@@ -92,7 +99,7 @@ pub async fn a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position(store: 
     let tenants = store.unfinished().await.unwrap();
     end_covered(store, &tenants[0], 10).await;
     assert_eq!(
-        store.end_covered_sessions(tenants[0].clone(), None, 10).await.unwrap(),
+        store.end_covered_sessions(tenants[0].clone(), walk(None), 10).await.unwrap(),
         None,
         "none is left"
     );
@@ -211,7 +218,7 @@ pub async fn unfinished_revocations_of_tenants_are_listed_with_how_their_session
         .revoke(Revocation {
             target,
             ended: ended.clone(),
-            may_add: true,
+            room: usize::MAX,
             longest_token: LONGEST_TOKEN,
             fallback_entry: None,
         })
@@ -220,14 +227,17 @@ pub async fn unfinished_revocations_of_tenants_are_listed_with_how_their_session
     let tenants = store.unfinished().await.unwrap();
     let up_to = tenants[0].cut_off.up_to;
     let FeedEntry { seq, expires_at, .. } = entries(store).await.pop().unwrap();
-    let cut_off = CutOff { up_to, spared: None };
-    assert_eq!(
-        tenants,
-        [Unfinished { seq, tenant: acme(), subject: None, cut_off, ended, expires_at }]
-    );
-    assert!(
-        entries(store).await.iter().any(|e| e.revoked == Revoked::Tenant { tenant: acme(), up_to })
-    );
+    let expected = CutOffEntry {
+        seq,
+        key: key_of(&acme()),
+        cut_off: CutOff::up_to(up_to),
+        ended,
+        expires_at,
+        ended_sessions: 0,
+        unfinished: true,
+    };
+    assert_eq!(tenants, [expected]);
+    assert!(entries(store).await.iter().any(|e| e.revoked == acme_up_to(up_to)));
 }
 
 pub async fn covered_sessions_end_in_batches_and_later_sessions_do_not_end(store: &dyn Store) {
@@ -244,7 +254,7 @@ pub async fn covered_sessions_end_in_batches_and_later_sessions_do_not_end(store
     let entries_before = entries(store).await;
     let tenants = store.unfinished().await.unwrap();
 
-    let first = store.end_covered_sessions(tenants[0].clone(), None, 3).await.unwrap();
+    let first = store.end_covered_sessions(tenants[0].clone(), walk(None), 3).await.unwrap();
     assert_eq!(
         first,
         Some(EndedBatch { last: up_to[2].id, sessions: 3 }),
@@ -252,7 +262,7 @@ pub async fn covered_sessions_end_in_batches_and_later_sessions_do_not_end(store
     );
     let first = first.map(|batch| batch.last);
     assert_unchanged(store, &up_to[3..]).await;
-    let second = store.end_covered_sessions(tenants[0].clone(), first, 3).await.unwrap();
+    let second = store.end_covered_sessions(tenants[0].clone(), walk(first), 3).await.unwrap();
     assert_eq!(second, Some(EndedBatch { last: up_to[5].id, sessions: 3 }));
     assert_unchanged(store, &up_to[6..]).await;
 
@@ -288,7 +298,7 @@ pub async fn a_tenant_revocation_does_not_change_sessions_that_had_ended_before(
         .revoke(Revocation {
             target,
             ended,
-            may_add: true,
+            room: usize::MAX,
             longest_token: LONGEST_TOKEN,
             fallback_entry: None,
         })
@@ -376,12 +386,12 @@ pub async fn a_late_job_does_not_undo_a_newer_revocation_of_the_tenant(store: &d
     let order = Revocation {
         target,
         ended: newer.clone(),
-        may_add: true,
+        room: usize::MAX,
         longest_token: LONGEST_TOKEN,
         fallback_entry,
     };
     store.revoke(order).await.unwrap();
-    store.end_covered_sessions(before.clone(), None, 10).await.unwrap();
+    store.end_covered_sessions(before.clone(), walk(None), 10).await.unwrap();
     assert!(
         entries(store).await[0].expires_at > before.expires_at,
         "the entry is kept for as long as the first session needs it"

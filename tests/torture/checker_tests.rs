@@ -44,6 +44,10 @@ fn not_now() -> Answer {
     Answer::NotNow("NOT_CURRENT".to_owned())
 }
 
+fn client() -> Target {
+    Target::Client { tenant: "acme".to_owned(), client_id: "alice".to_owned() }
+}
+
 fn subject() -> Target {
     Target::Subject { tenant: "acme".to_owned(), subject: "alice".to_owned() }
 }
@@ -146,8 +150,8 @@ fn an_expired_answer_is_right_if_tokens_expire_but_a_revoked_token_is_never_acti
 }
 
 #[test]
-fn a_revocation_of_a_subject_or_tenant_covers_the_sessions_known_before_it() {
-    for target in [subject(), Target::Tenant("acme".to_owned())] {
+fn a_revocation_of_a_subject_client_or_tenant_covers_the_sessions_known_before_it() {
+    for target in [subject(), client(), Target::Tenant("acme".to_owned())] {
         let while_created = revoke(1, 20, target.clone(), Answer::Done);
         fine([while_created.clone(), validate(21, 30, Answer::Active)]);
         fine([while_created, validate(21, 30, REVOKED)]);
@@ -168,6 +172,8 @@ fn a_revocation_of_a_subject_or_tenant_covers_the_sessions_known_before_it() {
     let others = [
         Target::Subject { tenant: "acme".to_owned(), subject: "bob".to_owned() },
         Target::Subject { tenant: "other".to_owned(), subject: "alice".to_owned() },
+        Target::Client { tenant: "acme".to_owned(), client_id: "bob".to_owned() },
+        Target::Client { tenant: "other".to_owned(), client_id: "alice".to_owned() },
         Target::Tenant("other".to_owned()),
     ];
     for other in others {

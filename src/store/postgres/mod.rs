@@ -35,12 +35,12 @@ use self::{
     feed::{entries, renewals::PostgresRenewalClient, wake_up},
     open_error::OpenError,
     sessions::{
-        create, expiries, metadata, oldest_live::OldestLive, reads, refresh, search, sweep,
+        covered, create, expiries, metadata, oldest_live::OldestLive, reads, refresh, search, sweep,
     },
 };
 use super::{
-    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, Store,
-    StoreError, SweptRevocations, Unfinished,
+    Changed, CountedBatch, Created, Creation, CutOffEntry, EndedBatch, RecordedExpiries, Refreshed,
+    RevocationOutcome, Store, StoreError, SweptRevocations, Walk,
     batch::{BatchOutcome, GroupCommit, Shape},
     counts::StoreCounts,
     replicas::{Members, RenewalClient},
@@ -50,6 +50,7 @@ use super::{
 use crate::domain::{
     audit::AuditEntry,
     change::SessionChange,
+    cut_off::{CutOff, CutOffKey},
     ids::SessionId,
     key::RefreshKeyId,
     metadata::SessionMetadata,
@@ -368,17 +369,32 @@ impl Store for PostgresStore {
         with_connection!(self, audit::search::records, query)
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
+    async fn unfinished(&self) -> Result<Vec<CutOffEntry>, StoreError> {
         with_connection!(self, entries::unfinished)
     }
 
     async fn end_covered_sessions(
         &self,
-        entry: Unfinished,
-        after: Option<SessionId>,
+        entry: CutOffEntry,
+        walk: Walk,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
-        with_connection!(self, sweep::end_covered_sessions, &entry, after, limit)
+        with_connection!(self, covered::end, &entry, walk, limit)
+    }
+
+    async fn cut_offs(&self) -> Result<Vec<CutOffEntry>, StoreError> {
+        with_connection!(self, entries::cut_offs)
+    }
+
+    async fn count_covered(
+        &self,
+        key: CutOffKey,
+        cut_off: CutOff,
+        now: Timestamp,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<CountedBatch>, StoreError> {
+        with_connection!(self, covered::count, (&key, cut_off), now, after, limit)
     }
 
     async fn end_all_sessions(

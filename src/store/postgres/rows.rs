@@ -16,12 +16,13 @@ use super::schema::{blacklist, sessions, signing_keys};
 use crate::{
     domain::{
         claims::CustomClaims,
+        cut_off::{CutOff, CutOffKey, CutOffKind},
         factors::FactorTimes,
         ids::{AuthenticationId, SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         metadata::Metadata,
         policy::{OnRefresh, RefreshMode, Replay, SessionPolicy},
-        revocation::{CutOff, Revoked, Seq, cut_off_key, read_cut_off_key},
+        revocation::{Revoked, Seq},
         session::{
             Authentication, Device, EndReason, Ended, IdentifiedRequest, Lineage, LineageSecret,
             RequestFingerprint, Session,
@@ -30,7 +31,7 @@ use crate::{
         time::{Timestamp, micros},
         who::Who,
     },
-    store::{StoreError, Unfinished},
+    store::{CutOffEntry, StoreError},
 };
 
 /// The instant from which PostgreSQL counts time, in microseconds of Unix time:
@@ -337,16 +338,13 @@ impl TryFrom<SessionRow> for Session {
 
 const SESSION: &str = "session";
 const TOKEN: &str = "token";
-const TENANT: &str = "tenant";
-const SUBJECT: &str = "subject";
 
 /// Returns the kind and the key that identify an entry.
 pub fn revoked_key(revoked: &Revoked) -> (&'static str, String) {
     match revoked {
         Revoked::Session(id) => (SESSION, id.to_string()),
         Revoked::Token(id) => (TOKEN, id.to_string()),
-        Revoked::Tenant { tenant, .. } => (TENANT, cut_off_key(tenant, None)),
-        Revoked::Subject { tenant, subject, .. } => (SUBJECT, cut_off_key(tenant, Some(subject))),
+        Revoked::Sessions { key, .. } => (key.kind().as_str(), key.borrowed().text()),
     }
 }
 
@@ -361,23 +359,32 @@ pub fn revoked(
     match (kind, up_to) {
         (SESSION, None) => Ok(Revoked::Session(key.parse().map_err(not_an_id)?)),
         (TOKEN, None) => Ok(Revoked::Token(key.parse().map_err(not_an_id)?)),
-        (TENANT | SUBJECT, Some(up_to)) => {
-            let (tenant, subject) = read_cut_off_key(&key);
-            let tenant = text("blacklist.key", tenant.to_owned())?;
-            let subject =
-                subject.map(|subject| text("blacklist.key", subject.to_owned())).transpose()?;
-            let spared = session_id
-                .filter(|_| subject.is_some())
-                .map(|id| SessionId::from_bytes(id.into_bytes()));
-            Ok(Revoked::all(tenant, subject, CutOff { up_to: timestamp(up_to), spared }))
+        (kind, Some(up_to)) => {
+            let (key, cut_off) = cut_off(kind, &key, up_to, session_id)?;
+            Ok(Revoked::Sessions { key, cut_off })
         }
-        _ => Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
+        (kind, None) => Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
     }
+}
+
+/// Reads the columns of the entry of a cut-off.
+pub fn cut_off(
+    kind: &str,
+    key: &str,
+    up_to: PgTimestamp,
+    session_id: Option<Uuid>,
+) -> Result<(CutOffKey, CutOff), StoreError> {
+    let kind = named("blacklist.kind", kind, CutOffKind::from_name)?;
+    let key = CutOffKey::read(kind, key).map_err(|problem| damaged("blacklist.key", problem))?;
+    let spared = session_id
+        .filter(|_| kind == CutOffKind::Subject)
+        .map(|id| SessionId::from_bytes(id.into_bytes()));
+    Ok((key, CutOff { up_to: timestamp(up_to), spared }))
 }
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = blacklist)]
-pub struct UnfinishedRow {
+pub struct CutOffRow {
     seq: i64,
     session_id: Option<Uuid>,
     up_to: Option<PgTimestamp>,
@@ -387,27 +394,21 @@ pub struct UnfinishedRow {
     key: String,
     reason: String,
     note: String,
+    unfinished: bool,
+    ended_sessions: i64,
 }
 
-impl TryFrom<UnfinishedRow> for Unfinished {
+impl TryFrom<CutOffRow> for CutOffEntry {
     type Error = StoreError;
 
-    fn try_from(row: UnfinishedRow) -> Result<Self, StoreError> {
-        let revoked = revoked(&row.kind, row.key, row.up_to, row.session_id)?;
-        let cut_off = revoked
-            .cut_off()
-            .ok_or_else(|| damaged("blacklist.unfinished", "is set for one token"))?;
-        let (tenant, subject) = match revoked {
-            Revoked::Tenant { tenant, .. } => (tenant, None),
-            Revoked::Subject { tenant, subject, .. } => (tenant, Some(subject)),
-            Revoked::Session(_) | Revoked::Token(_) => {
-                return Err(damaged("blacklist.unfinished", "is set for one token"));
-            }
-        };
+    fn try_from(row: CutOffRow) -> Result<Self, StoreError> {
+        let up_to = row
+            .up_to
+            .ok_or_else(|| damaged("blacklist.up_to", "is not set for the entry of a cut-off"))?;
+        let (key, cut_off) = cut_off(&row.kind, &row.key, up_to, row.session_id)?;
         Ok(Self {
             seq: Seq(row.seq),
-            tenant,
-            subject,
+            key,
             cut_off,
             ended: Ended {
                 at: timestamp(row.revoked_at),
@@ -415,6 +416,8 @@ impl TryFrom<UnfinishedRow> for Unfinished {
                 note: text("blacklist.note", row.note)?,
             },
             expires_at: timestamp(row.expires_at),
+            ended_sessions: row.ended_sessions,
+            unfinished: row.unfinished,
         })
     }
 }

@@ -125,6 +125,7 @@ diesel::table! {
         reason -> Text,
         note -> Text,
         unfinished -> Bool,
+        ended_sessions -> BigInt,
     }
 }
 
@@ -144,6 +145,9 @@ diesel::table! {
         reason -> Nullable<Text>,
         note -> Text,
         x_request_id -> Nullable<Text>,
+        client_id -> Nullable<Text>,
+        created_before -> Nullable<Timestamptz>,
+        authenticated_before -> Nullable<Timestamptz>,
     }
 }
 

@@ -88,9 +88,9 @@ impl<Row> Query for Statement<'_, Row> {
     type SqlType = Row;
 }
 
-/// Expands to the lowest session identifier that the entry of a tenant or subject no longer covers.
-/// An entry covers a session if the time of creation in the session's identifier, in milliseconds
-/// (`SessionId::created_millis`), is not later than `up_to`.
+/// Expands to the lowest session identifier that the entry of a cut-off by creation no longer
+/// covers. Such an entry covers a session if the time of creation in the session's identifier, in
+/// milliseconds (`SessionId::created_millis`), is not later than `up_to`.
 macro_rules! first_uncovered {
     ($entry:literal) => {
         concat!(
@@ -110,8 +110,11 @@ macro_rules! first_uncovered {
 }
 pub(super) use first_uncovered;
 
-/// Expands to the condition that a session is covered neither by the entry of its tenant nor by the
-/// entry of its subject.
+/// Expands to the condition that no cut-off covers a session. Its parts are the conditions for the
+/// entry of its tenant, for that of its subject, and for wide entries. Most of the time there are
+/// no wide entries. Then one look into the index of the kinds for all rows of a statement is all
+/// that they cost, because their kinds are the first ones in the index
+/// (`CutOffKind::WIDE_BEFORE`).
 macro_rules! is_uncovered {
     ($session:literal) => {
         concat!(
@@ -143,11 +146,66 @@ macro_rules! is_uncovered {
             ".tenant || chr(31) || ",
             $session,
             ".subject
-            ) IS NOT TRUE "
+            ) IS NOT TRUE
+            AND (
+                (SELECT min(kind) FROM blacklist WHERE kind < 'b') IS NULL
+                OR NOT EXISTS (
+                    SELECT
+                    FROM (
+                        VALUES ",
+            wide_keys!($session),
+            "
+                    ) AS wide (kind, key)
+                    JOIN blacklist AS b
+                        ON b.kind = wide.kind COLLATE \"C\" AND b.key = wide.key COLLATE \"C\"
+                    WHERE CASE
+                        WHEN starts_with(b.kind, 'all_authenticated')
+                        THEN ",
+            $session,
+            ".authenticated_at <= b.up_to
+                        ELSE ",
+            $session,
+            ".id < ",
+            first_uncovered!("b"),
+            "
+                    END
+                )
+            ) "
         )
     };
 }
 pub(super) use is_uncovered;
+
+/// Expands to the kinds and keys of the wide entries that may cover a session, as
+/// `Coverable::key` and `KeyRef::text` define them.
+macro_rules! wide_keys {
+    ($session:literal) => {
+        concat!(
+            "('all_everywhere', ''),
+            ('all_authenticated_everywhere', ''),
+            ('all_authenticated_of_tenant', ",
+            $session,
+            ".tenant),
+            ('all_of_client', ",
+            $session,
+            ".tenant || chr(31) || ",
+            $session,
+            ".client_id),
+            ('all_authenticated_of_client', ",
+            $session,
+            ".tenant || chr(31) || ",
+            $session,
+            ".client_id),
+            ('all_of_client_everywhere', ",
+            $session,
+            ".client_id),
+            ('all_authenticated_of_client_everywhere', ",
+            $session,
+            ".client_id)"
+        )
+    };
+}
+pub(super) use wide_keys;
 
 #[cfg(test)]
 mod tests {

@@ -28,6 +28,9 @@ struct AuditRow<'a> {
     sessions: Option<i64>,
     left_out: i64,
     x_request_id: Option<&'a str>,
+    client_id: Option<&'a str>,
+    created_before: Option<i64>,
+    authenticated_before: Option<i64>,
 }
 
 impl<'a> From<&'a AuditEntry> for AuditRow<'a> {
@@ -47,6 +50,9 @@ impl<'a> From<&'a AuditEntry> for AuditRow<'a> {
             sessions: record.sessions,
             left_out: *left_out,
             x_request_id: record.call.as_ref().map(CallId::as_str),
+            client_id: record.client_id.as_deref(),
+            created_before: record.created_before.map(Timestamp::micros),
+            authenticated_before: record.authenticated_before.map(Timestamp::micros),
         }
     }
 }

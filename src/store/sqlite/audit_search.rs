@@ -35,6 +35,9 @@ struct FoundRow {
     reason: Option<String>,
     note: String,
     x_request_id: Option<String>,
+    client_id: Option<String>,
+    created_before: Option<i64>,
+    authenticated_before: Option<i64>,
 }
 
 fn id(column: &str, bytes: &[u8]) -> Result<[u8; 16], StoreError> {
@@ -64,6 +67,9 @@ impl FoundRow {
             reason: self.reason,
             note: self.note,
             x_request_id: self.x_request_id,
+            client_id: self.client_id,
+            created_before: self.created_before.map(Timestamp::from_micros),
+            authenticated_before: self.authenticated_before.map(Timestamp::from_micros),
         })
     }
 }
@@ -98,6 +104,9 @@ pub async fn search(
             audit::reason,
             audit::note,
             audit::x_request_id,
+            audit::client_id,
+            audit::created_before,
+            audit::authenticated_before,
         ))
         .load(reader)
         .await?;

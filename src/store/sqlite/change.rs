@@ -5,7 +5,7 @@ use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl, SqliteConnection, dsl};
 use super::{
     rows::to_json,
     schema::sessions,
-    writes::{covered_up_to, find, insert_entry, newest_position, write_end, write_rotation},
+    writes::{covering, find, insert_entry, newest_position, write_end, write_rotation},
 };
 use crate::{
     domain::{
@@ -22,8 +22,9 @@ pub fn change(
     change: &SessionChange,
 ) -> Result<Changed, StoreError> {
     let session = find(connection, change.session_id)?;
-    let decision = change
-        .decide(session, |session| covered_up_to(connection, session).map(|up_to| up_to.is_some()));
+    let decision = change.decide(session, |session| {
+        covering(connection, session).map(|covering| covering.is_covered())
+    });
     match decision? {
         ChangeDecision::Refuse(refusal) => Ok(Changed::Refused(refusal)),
         ChangeDecision::Keep { session, may_have_entry } => {

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     domain::{
         creation::{Creation, CreationDecision, CreationState},
+        cut_off::Covering,
         ids::SessionId,
         quota::{LiveSessions, MOST_READ, Tally},
         session::{Ended, Session},
@@ -46,6 +47,9 @@ fn create(state: &mut State<'_>, creation: &Creation) -> Result<Created> {
         CreationDecision::RequestIdReused => return Ok(Created::RequestIdReused),
         CreationDecision::QuotaExceeded => return Ok(Created::QuotaExceeded),
         CreationDecision::Revoked { up_to } => return Ok(Created::Revoked { up_to }),
+        CreationDecision::AuthenticationRevoked { up_to } => {
+            return Ok(Created::AuthenticationRevoked { up_to });
+        }
     };
     let eviction = evict(state.connection, &evicted, &creation.eviction())?;
     dsl::insert_into(sessions::table)
@@ -79,8 +83,8 @@ impl CreationState for State<'_> {
         earlier.map(Session::try_from).transpose()
     }
 
-    fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>> {
-        writes::covered_up_to(self.connection, session)
+    fn covering(&mut self, session: &Session) -> Result<Covering> {
+        writes::covering(self.connection, session)
     }
 
     fn live_sessions(&mut self, creation: &Creation) -> Result<Option<&mut LiveSessions>> {

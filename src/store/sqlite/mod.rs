@@ -6,6 +6,7 @@ mod audit_search;
 pub mod backup;
 mod change;
 mod connection;
+mod covered;
 mod create;
 pub mod error;
 mod expiries;
@@ -48,14 +49,14 @@ use tokio::sync::{Mutex, watch};
 use self::{
     error::OpenError,
     renewals::SqliteRenewalClient,
-    rows::{SessionRow, UnfinishedRow},
+    rows::{CutOffRow, SessionRow},
     schema::{blacklist, sessions},
     stamp::Stamping,
     writes::CountedRevocation,
 };
 use super::{
-    Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, Store,
-    StoreError, SweptRevocations, Unfinished,
+    Changed, CountedBatch, Created, Creation, CutOffEntry, EndedBatch, RecordedExpiries, Refreshed,
+    RevocationOutcome, Store, StoreError, SweptRevocations, Walk,
     batch::{BatchOutcome, Failure, GroupCommit, Retry, Shape},
     counts::{ConnectionCounts, StoreCounts, Waiting},
     replicas::RenewalClient,
@@ -65,6 +66,7 @@ use super::{
 use crate::domain::{
     audit::AuditEntry,
     change::SessionChange,
+    cut_off::{CutOff, CutOffKey},
     disk,
     ids::SessionId,
     key::RefreshKeyId,
@@ -379,6 +381,8 @@ impl Store for SqliteStore {
             }
             RevocationTarget::Session(_)
             | RevocationTarget::Token { .. }
+            | RevocationTarget::Subjects { .. }
+            | RevocationTarget::Sessions { .. }
             | RevocationTarget::Lost(_) => None,
         };
         self.revocations.write(CountedRevocation { revocation, uncovered }).await
@@ -420,27 +424,49 @@ impl Store for SqliteStore {
         audit_search::search(&mut *self.reader().await?, query).await
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
+    async fn unfinished(&self) -> Result<Vec<CutOffEntry>, StoreError> {
         let rows = blacklist::table
             .filter(dsl::sql::<Bool>("unfinished"))
             .order(blacklist::seq.asc())
-            .select(UnfinishedRow::as_select())
+            .select(CutOffRow::as_select())
             .load(&mut self.reader().await?)
             .await?;
-        rows.into_iter().map(Unfinished::try_from).collect()
+        rows.into_iter().map(CutOffEntry::try_from).collect()
     }
 
     async fn end_covered_sessions(
         &self,
-        entry: Unfinished,
-        after: Option<SessionId>,
+        entry: CutOffEntry,
+        walk: Walk,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
         self.writer
-            .transaction(move |connection| {
-                writes::end_covered_sessions(connection, &entry, after, limit)
-            })
+            .transaction(move |connection| covered::end(connection, &entry, walk, limit))
             .await
+    }
+
+    async fn cut_offs(&self) -> Result<Vec<CutOffEntry>, StoreError> {
+        let rows = blacklist::table
+            .filter(dsl::sql::<Bool>("(unfinished OR walked_at IS NOT NULL)"))
+            .order(blacklist::seq.desc())
+            .select(CutOffRow::as_select())
+            .load(&mut self.reader().await?)
+            .await?;
+        rows.into_iter().map(CutOffEntry::try_from).collect()
+    }
+
+    async fn count_covered(
+        &self,
+        key: CutOffKey,
+        cut_off: CutOff,
+        now: Timestamp,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<CountedBatch>, StoreError> {
+        let count = move |connection: &mut SqliteConnection| {
+            Ok(covered::count(connection, (&key, cut_off), now, after, limit))
+        };
+        self.reader().await?.spawn_blocking(count).await?
     }
 
     async fn end_all_sessions(

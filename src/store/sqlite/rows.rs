@@ -8,21 +8,22 @@ use super::schema::{blacklist, sessions, signing_keys};
 use crate::{
     domain::{
         claims::CustomClaims,
+        cut_off::{CutOff, CutOffKey, CutOffKind, KeyRef},
         factors::FactorTimes,
         ids::{AuthenticationId, SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         metadata::Metadata,
         policy::{OnRefresh, RefreshMode, Replay, SessionPolicy},
-        revocation::{BlacklistEntry, CutOff, EarlierEntry, Revoked, Seq, cut_off_key},
+        revocation::{BlacklistEntry, EarlierEntry, Revoked, Seq},
         session::{
             Authentication, Device, EndReason, Ended, IdentifiedRequest, Lineage, LineageSecret,
             RequestFingerprint, Session,
         },
-        text::{Amr, Subject, Tenant},
+        text::Amr,
         time::{Timestamp, micros},
         who::Who,
     },
-    store::{FeedEntry, StoreError, Unfinished},
+    store::{CutOffEntry, FeedEntry, StoreError},
 };
 
 #[derive(Queryable, Selectable, Insertable)]
@@ -237,14 +238,27 @@ fn who(name: Option<String>) -> Result<Option<Who>, StoreError> {
     name.map(read).transpose()
 }
 
+/// Reads the authentication of a session from its columns.
+fn authentication(row: &SessionRow) -> Result<Authentication, StoreError> {
+    let id = row.authentication_id.as_ref();
+    let id = id.map(|id| bytes("sessions.authentication_id", id)).transpose()?;
+    let amr = texts("sessions.amr", &row.amr)?;
+    Ok(Authentication {
+        id: id.map(AuthenticationId::from_bytes),
+        acr: text("sessions.acr", row.acr.clone())?,
+        amr_verified_at: amr_verified_at(&row.amr_verified_at, &amr)?,
+        amr,
+        at: Timestamp::from_micros(row.authenticated_at),
+    })
+}
+
 impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
         let policy = policy(&row)?;
+        let authentication = authentication(&row)?;
         let ended = ended(row.ended_at, row.end_reason, row.end_note)?;
-        let amr = texts("sessions.amr", &row.amr)?;
-        let amr_verified_at = amr_verified_at(&row.amr_verified_at, &amr)?;
         Ok(Self {
             id: SessionId::from_bytes(bytes("sessions.id", &row.id)?),
             tenant: text("sessions.tenant", row.tenant)?,
@@ -255,17 +269,7 @@ impl TryFrom<SessionRow> for Session {
             claims: CustomClaims::try_from(object("sessions.claims", &row.claims)?)
                 .map_err(|error| damaged("sessions.claims", error))?,
             metadata: metadata(&row.metadata)?,
-            authentication: Authentication {
-                id: row
-                    .authentication_id
-                    .map(|id| bytes("sessions.authentication_id", &id))
-                    .transpose()?
-                    .map(AuthenticationId::from_bytes),
-                acr: text("sessions.acr", row.acr)?,
-                amr,
-                amr_verified_at,
-                at: Timestamp::from_micros(row.authenticated_at),
-            },
+            authentication,
             device: Device {
                 user_agent: text("sessions.user_agent", row.user_agent)?,
                 ip_address: text("sessions.ip_address", row.ip_address)?,
@@ -332,10 +336,6 @@ fn object(
 
 const SESSION: &str = "session";
 const TOKEN: &str = "token";
-/// The kind of a tenant's entry. Queries select entries by it.
-pub const TENANT: &str = "tenant";
-/// The kind of a subject's entry.
-pub const SUBJECT: &str = "subject";
 
 #[derive(Insertable)]
 #[diesel(table_name = blacklist)]
@@ -351,6 +351,8 @@ pub struct NewBlacklistRow {
     revoked_at: i64,
     expires_at: i64,
     unfinished: bool,
+    ended_sessions: i64,
+    walked_at: Option<i64>,
 }
 
 /// A row of the blacklist that a new row with the same kind and key replaces.
@@ -364,6 +366,8 @@ pub struct EarlierRow {
     revoked_at: i64,
     expires_at: i64,
     unfinished: bool,
+    ended_sessions: i64,
+    walked_at: Option<i64>,
 }
 
 impl EarlierRow {
@@ -376,11 +380,11 @@ impl EarlierRow {
     }
 
     /// Returns the time, reason and note of the end of the sessions that the entry covers.
-    pub fn end(self) -> Result<Ended, StoreError> {
+    pub fn end(&self) -> Result<Ended, StoreError> {
         Ok(Ended {
             at: Timestamp::from_micros(self.revoked_at),
             reason: named("blacklist.reason", &self.reason, EndReason::from_name)?,
-            note: text("blacklist.note", self.note)?,
+            note: text("blacklist.note", self.note.clone())?,
         })
     }
 }
@@ -390,15 +394,20 @@ pub fn revoked_key(revoked: &Revoked) -> (&'static str, Vec<u8>) {
     match revoked {
         Revoked::Session(id) => (SESSION, id.bytes().to_vec()),
         Revoked::Token(id) => (TOKEN, id.bytes().to_vec()),
-        Revoked::Tenant { tenant, .. } => (TENANT, cut_off_key(tenant, None).into_bytes()),
-        Revoked::Subject { tenant, subject, .. } => {
-            (SUBJECT, cut_off_key(tenant, Some(subject)).into_bytes())
-        }
+        Revoked::Sessions { key, .. } => cut_off_key(&key.borrowed()),
     }
 }
 
-impl From<&BlacklistEntry> for NewBlacklistRow {
-    fn from(entry: &BlacklistEntry) -> Self {
+/// Returns the kind and the key that identify the entry of a cut-off.
+pub fn cut_off_key(key: &KeyRef<'_>) -> (&'static str, Vec<u8>) {
+    (key.kind.as_str(), key.text().into_bytes())
+}
+
+impl NewBlacklistRow {
+    /// Creates the row of an entry, which replaces an earlier row if there is one. The progress of
+    /// an unfinished entry goes on.
+    pub fn new(entry: &BlacklistEntry, earlier: Option<&EarlierRow>) -> Self {
+        let ended_sessions = earlier.filter(|earlier| earlier.unfinished);
         let cut_off = entry.revoked.cut_off();
         let session_id = cut_off.map_or(entry.session_id, |cut_off| cut_off.spared);
         let (kind, key) = revoked_key(&entry.revoked);
@@ -414,6 +423,8 @@ impl From<&BlacklistEntry> for NewBlacklistRow {
             revoked_at: entry.revoked_at.micros(),
             expires_at: entry.expires_at.micros(),
             unfinished: entry.unfinished,
+            ended_sessions: ended_sessions.map_or(0, |earlier| earlier.ended_sessions),
+            walked_at: earlier.and_then(|earlier| earlier.walked_at),
         }
     }
 }
@@ -425,8 +436,6 @@ pub struct FeedRow {
     kind: String,
     key: Vec<u8>,
     up_to: Option<i64>,
-    tenant: String,
-    subject: Option<String>,
     session_id: Option<Vec<u8>>,
     expires_at: i64,
 }
@@ -439,18 +448,11 @@ pub fn cut_off(up_to: i64, session_id: Option<&[u8]>) -> Result<CutOff, StoreErr
     Ok(CutOff { up_to: Timestamp::from_micros(up_to), spared })
 }
 
-/// Returns the tenant of a cut-off, and the subject if the cut-off is that of a subject.
-fn tenant_and_subject(
-    kind: &str,
-    tenant: String,
-    subject: Option<String>,
-) -> Result<(Tenant, Option<Subject>), StoreError> {
-    let subject = match (kind, subject) {
-        (TENANT, _) => None,
-        (SUBJECT, Some(subject)) => Some(text("blacklist.subject", subject)?),
-        (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
-    };
-    Ok((text("blacklist.tenant", tenant)?, subject))
+/// Reads the kind and the key of a cut-off.
+fn read_cut_off_key(kind: &str, key: Vec<u8>) -> Result<CutOffKey, StoreError> {
+    let kind = named("blacklist.kind", kind, CutOffKind::from_name)?;
+    let key = String::from_utf8(key).map_err(|_| damaged("blacklist.key", "is not UTF-8"))?;
+    CutOffKey::read(kind, &key).map_err(|problem| damaged("blacklist.key", problem))
 }
 
 impl TryFrom<FeedRow> for FeedEntry {
@@ -462,11 +464,13 @@ impl TryFrom<FeedRow> for FeedEntry {
                 Revoked::Session(SessionId::from_bytes(bytes("blacklist.key", &row.key)?))
             }
             (TOKEN, None) => Revoked::Token(TokenId::from_bytes(bytes("blacklist.key", &row.key)?)),
-            (kind @ (TENANT | SUBJECT), Some(up_to)) => {
-                let (tenant, subject) = tenant_and_subject(kind, row.tenant, row.subject)?;
-                Revoked::all(tenant, subject, cut_off(up_to, row.session_id.as_deref())?)
+            (kind, Some(up_to)) => Revoked::Sessions {
+                key: read_cut_off_key(kind, row.key)?,
+                cut_off: cut_off(up_to, row.session_id.as_deref())?,
+            },
+            (kind, None) => {
+                return Err(damaged("blacklist.kind", format_args!("holds {kind:?}")));
             }
-            (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
         };
         Ok(Self { seq: Seq(row.seq), revoked, expires_at: Timestamp::from_micros(row.expires_at) })
     }
@@ -474,31 +478,30 @@ impl TryFrom<FeedRow> for FeedEntry {
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = blacklist)]
-pub struct UnfinishedRow {
+pub struct CutOffRow {
     seq: i64,
     kind: String,
+    key: Vec<u8>,
     up_to: Option<i64>,
-    tenant: String,
-    subject: Option<String>,
     session_id: Option<Vec<u8>>,
     reason: String,
     note: String,
     revoked_at: i64,
     expires_at: i64,
+    unfinished: bool,
+    ended_sessions: i64,
 }
 
-impl TryFrom<UnfinishedRow> for Unfinished {
+impl TryFrom<CutOffRow> for CutOffEntry {
     type Error = StoreError;
 
-    fn try_from(row: UnfinishedRow) -> Result<Self, StoreError> {
+    fn try_from(row: CutOffRow) -> Result<Self, StoreError> {
         let up_to = row
             .up_to
-            .ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant or subject"))?;
-        let (tenant, subject) = tenant_and_subject(&row.kind, row.tenant, row.subject)?;
+            .ok_or_else(|| damaged("blacklist.up_to", "is not set for the entry of a cut-off"))?;
         Ok(Self {
             seq: Seq(row.seq),
-            tenant,
-            subject,
+            key: read_cut_off_key(&row.kind, row.key)?,
             cut_off: cut_off(up_to, row.session_id.as_deref())?,
             expires_at: Timestamp::from_micros(row.expires_at),
             ended: Ended {
@@ -506,6 +509,8 @@ impl TryFrom<UnfinishedRow> for Unfinished {
                 reason: named("blacklist.reason", &row.reason, EndReason::from_name)?,
                 note: text("blacklist.note", row.note)?,
             },
+            ended_sessions: row.ended_sessions,
+            unfinished: row.unfinished,
         })
     }
 }

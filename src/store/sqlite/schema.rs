@@ -65,6 +65,8 @@ diesel::table! {
         revoked_at -> BigInt,
         expires_at -> BigInt,
         unfinished -> Bool,
+        ended_sessions -> BigInt,
+        walked_at -> Nullable<BigInt>,
     }
 }
 
@@ -113,6 +115,9 @@ diesel::table! {
         sessions -> Nullable<BigInt>,
         left_out -> BigInt,
         x_request_id -> Nullable<Text>,
+        client_id -> Nullable<Text>,
+        created_before -> Nullable<BigInt>,
+        authenticated_before -> Nullable<BigInt>,
     }
 }
 

@@ -9,32 +9,27 @@ use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
     RunQueryDsl, SelectableHelper, SqliteConnection,
     connection::DefaultLoadingMode,
-    dsl,
-    query_builder::{BoxedSqlQuery, SqlQuery},
-    sql_query,
+    dsl, sql_query,
     sql_types::{BigInt, Binary, Nullable, Text},
-    sqlite::Sqlite,
 };
 
 use super::{
     TIMELINE,
-    rows::{EarlierRow, NewBlacklistRow, SUBJECT, SessionRow, TENANT, cut_off, revoked_key},
+    rows::{EarlierRow, NewBlacklistRow, SessionRow, cut_off, cut_off_key, revoked_key},
     schema::{blacklist, large_subjects, sessions, sweeper},
 };
 use crate::{
     domain::{
+        cut_off::{Coverable, Covering, CutOff, CutOffKey, CutOffKind, KeyRef, Scope},
         ids::SessionId,
         refresh::{RefreshAttempt, RefreshDecision},
-        revocation::{
-            self, BlacklistEntry, Coverage, CutOff, FeedPosition, RETENTION_MARGIN, Revocation,
-            Revoked, Seq, cut_off_key,
-        },
+        revocation::{BlacklistEntry, Coverage, FeedPosition, Revocation, Revoked, Seq},
         revoke::{MOST_ENDED_AT_ONCE, OldestLive, RevocationState, Survey, UncoveredCount},
         session::{Ended, Session},
         text::{Subject, Tenant},
         time::{Timestamp, micros},
     },
-    store::{EndedBatch, Refreshed, RevocationOutcome, StoreError, SweptRevocations, Unfinished},
+    store::{EndedBatch, Refreshed, RevocationOutcome, StoreError, SweptRevocations},
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -50,7 +45,7 @@ pub fn transaction<T>(
 pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> Result<Refreshed> {
     let session = find(connection, attempt.session_id)?;
     let decision = RefreshDecision::of(attempt, session, |session| {
-        covered_up_to(connection, session).map(|up_to| up_to.is_some())
+        covering(connection, session).map(|covering| covering.is_covered())
     });
     match decision? {
         RefreshDecision::Refuse(refusal) => Ok(Refreshed::Refused(refusal)),
@@ -124,9 +119,11 @@ pub fn revoke(
     for session in &decision.ended {
         write_end(connection, session)?;
     }
-    let entry = decision.entry.clone();
-    let position = entry.map(|entry| insert_entry(connection, entry)).transpose()?;
-    Ok(RevocationOutcome::new(&decision, position.unwrap_or(newest)))
+    let mut position = newest;
+    for entry in decision.entries.iter().cloned() {
+        position = insert_entry(connection, entry)?;
+    }
+    Ok(RevocationOutcome::new(&decision, position))
 }
 
 /// The state that the decision about a revocation is based on, at the instant `at`.
@@ -150,8 +147,8 @@ impl RevocationState for State<'_> {
         Ok(present > 0)
     }
 
-    fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>) -> Result<Survey> {
-        let coverage = coverage(self.connection, tenant, subject)?;
+    fn survey(&mut self, key: &CutOffKey) -> Result<Survey> {
+        let coverage = coverage(self.connection, key)?;
         Ok(Survey { coverage, uncovered: self.uncovered })
     }
 
@@ -163,38 +160,36 @@ impl RevocationState for State<'_> {
     }
 }
 
-/// Reads the newest session and the cut-off of a tenant or of a subject.
-fn coverage(
-    connection: &mut SqliteConnection,
-    tenant: &Tenant,
-    subject: Option<&Subject>,
-) -> Result<Coverage> {
+/// Reads the newest session of a scope, and its cut-off. For a client, the newest session may be one
+/// with another client.
+fn coverage(connection: &mut SqliteConnection, key: &CutOffKey) -> Result<Coverage> {
+    let covered = covered(connection, &key.borrowed())?;
+    let Some(tenant) = key.scope().tenant() else {
+        let newest = sessions::table.order(sessions::id.desc()).select(sessions::id);
+        let newest: Option<Vec<u8>> = newest.first(connection).optional()?;
+        return Ok(Coverage { newest: newest.as_deref().map(session_id).transpose()?, covered });
+    };
     let mut newest = None;
     for is_over in [false, true] {
         let of_tenant = sessions::table
             .filter(sessions::tenant.eq(&**tenant).and(sessions::is_over.eq(is_over)))
             .order(sessions::id.desc())
             .select(sessions::id);
-        let id: Option<Vec<u8>> = match subject {
+        let id: Option<Vec<u8>> = match key.scope().subject() {
             None => of_tenant.first(connection),
             Some(subject) => of_tenant.filter(sessions::subject.eq(&**subject)).first(connection),
         }
         .optional()?;
         newest = newest.max(id.as_deref().map(session_id).transpose()?);
     }
-    Ok(Coverage { newest, covered: covered(connection, tenant, subject)? })
+    Ok(Coverage { newest, covered })
 }
 
-/// Returns the cut-off of a tenant or of a subject, if it has one.
-pub fn covered(
-    connection: &mut SqliteConnection,
-    tenant: &str,
-    subject: Option<&Subject>,
-) -> Result<Option<CutOff>> {
-    let kind = if subject.is_some() { SUBJECT } else { TENANT };
-    let key = cut_off_key(tenant, subject.map(|subject| &**subject));
+/// Returns the cut-off with a key, if there is one.
+fn covered(connection: &mut SqliteConnection, key: &KeyRef<'_>) -> Result<Option<CutOff>> {
+    let (kind, key) = cut_off_key(key);
     let entry: Option<(Option<i64>, Option<Vec<u8>>)> = blacklist::table
-        .filter(blacklist::kind.eq(kind).and(blacklist::key.eq(key.as_bytes())))
+        .filter(blacklist::kind.eq(kind).and(blacklist::key.eq(key)))
         .select((blacklist::up_to, blacklist::session_id))
         .get_result(connection)
         .optional()?;
@@ -210,7 +205,11 @@ pub fn count_uncovered(
     except: Option<SessionId>,
     now: Timestamp,
 ) -> Result<UncoveredCount> {
-    let covered = covered(connection, tenant, subject)?;
+    let scope = match subject {
+        None => Scope::Tenant(tenant.clone()),
+        Some(subject) => Scope::Subject(tenant.clone(), subject.clone()),
+    };
+    let covered = covered(connection, &CutOffKey::created(scope).borrowed())?;
     let bytes = |id: SessionId| id.bytes().to_vec();
     let last = covered
         .map(|covered| bytes(SessionId::last_of_millisecond(covered.up_to)))
@@ -230,15 +229,24 @@ pub fn count_uncovered(
     Ok(UncoveredCount { sessions, covered })
 }
 
-/// Returns the last instant up to which the session's tenant or subject was revoked, if the
-/// revocation covers the session.
-pub fn covered_up_to(
-    connection: &mut SqliteConnection,
-    session: &Session,
-) -> Result<Option<Timestamp>> {
-    let of_tenant = covered(connection, &session.tenant, None)?;
-    let of_subject = covered(connection, &session.tenant, Some(&session.subject))?;
-    Ok(revocation::covered_up_to([of_tenant, of_subject].into_iter().flatten(), session.id))
+/// Returns which cut-offs cover a session. Most of the time there are no wide cut-offs, which one
+/// look into the index of the kinds shows.
+pub fn covering(connection: &mut SqliteConnection, session: &Session) -> Result<Covering> {
+    let has_wide = blacklist::table
+        .filter(blacklist::kind.lt(CutOffKind::WIDE_BEFORE))
+        .select(blacklist::seq)
+        .load_iter::<i64, DefaultLoadingMode>(connection)?
+        .next()
+        .transpose()?
+        .is_some();
+    let coverable = Coverable::from(session);
+    let mut cut_offs = vec![];
+    for kind in CutOffKind::ALL.into_iter().filter(|kind| has_wide || !kind.is_wide()) {
+        if let Some(cut_off) = covered(connection, &coverable.key(kind))? {
+            cut_offs.push((kind, cut_off));
+        }
+    }
+    Ok(Covering::of(coverable, cut_offs))
 }
 
 /// Ends a live session, and writes the entry that stops its tokens.
@@ -291,12 +299,12 @@ pub fn insert_entry(
         .select(EarlierRow::as_select())
         .get_result(connection)
         .optional()?;
-    let entry = match earlier {
+    let entry = match &earlier {
         Some(earlier) => entry.in_place_of(&earlier.entry()?, || earlier.end())?,
         None => entry,
     };
     let seq = dsl::replace_into(blacklist::table)
-        .values(NewBlacklistRow::from(&entry))
+        .values(NewBlacklistRow::new(&entry, earlier.as_ref()))
         .returning(blacklist::seq)
         .get_result(connection)?;
     Ok(position(seq))
@@ -326,147 +334,6 @@ fn live_sessions(
         .select(SessionRow::as_select())
         .load_iter::<SessionRow, DefaultLoadingMode>(connection)?;
     rows.take(MOST_ENDED_AT_ONCE + 1).map(|row| row?.try_into()).collect()
-}
-
-pub fn end_covered_sessions(
-    connection: &mut SqliteConnection,
-    entry: &Unfinished,
-    after: Option<SessionId>,
-    limit: i64,
-) -> Result<Option<EndedBatch>> {
-    let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
-    let Some(last) = covered_ids(connection, entry, &after, limit)?.pop() else {
-        // If the tenant or subject was revoked again, its entry has another `seq` now, and so stays
-        // unfinished.
-        dsl::update(blacklist::table.find(entry.seq.0))
-            .set(blacklist::unfinished.eq(false))
-            .execute(connection)?;
-        return Ok(None);
-    };
-    let covered = Covered { entry, after: &after, last: &last };
-    let needed_until = covered.needed_until(connection)?;
-    let sessions = covered.end(connection)?;
-    // The entry is written again with a later expiry, so that the index keeps it for long enough.
-    let needed_until = needed_until.map(|at| at.plus(RETENTION_MARGIN));
-    if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
-    {
-        insert_entry(connection, entry.until(needed_until))?;
-    }
-    Ok(Some(EndedBatch { last: session_id(&last)?, sessions }))
-}
-
-/// Returns the identifiers, in order and beginning after `after`, of sessions that a cut-off covers
-/// and that are not marked as over.
-fn covered_ids(
-    connection: &mut SqliteConnection,
-    entry: &Unfinished,
-    after: &[u8],
-    limit: i64,
-) -> Result<Vec<Vec<u8>>> {
-    let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
-    let covered = sessions::table
-        .filter(sessions::tenant.eq(&*entry.tenant).and(sessions::is_over.eq(false)))
-        .filter(sessions::id.gt(after).and(sessions::id.le(last.bytes().as_slice())))
-        .order(sessions::id.asc())
-        .limit(limit)
-        .select(sessions::id);
-    Ok(match &entry.subject {
-        None => covered.load(connection)?,
-        Some(subject) => covered.filter(sessions::subject.eq(&**subject)).load(connection)?,
-    })
-}
-
-type Statement<'a> = BoxedSqlQuery<'a, Sqlite, SqlQuery>;
-
-/// The sessions that a cut-off covers and that are not marked as over, in a range of their
-/// identifiers.
-struct Covered<'a> {
-    entry: &'a Unfinished,
-    /// The range begins after this identifier.
-    after: &'a [u8],
-    /// The range ends with this identifier.
-    last: &'a [u8],
-}
-
-impl<'a> Covered<'a> {
-    /// Returns the SQL condition for these sessions.
-    fn condition(&self) -> &'static str {
-        match self.entry.subject {
-            None => "tenant = ? AND is_over = FALSE AND id > ? AND id <= ?",
-            Some(_) => "tenant = ? AND subject = ? AND is_over = FALSE AND id > ? AND id <= ?",
-        }
-    }
-
-    /// Binds the values of the condition.
-    fn bind(&self, statement: Statement<'a>) -> Statement<'a> {
-        let statement = statement.bind::<Text, _>(&*self.entry.tenant);
-        let statement = match &self.entry.subject {
-            None => statement,
-            Some(subject) => statement.bind::<Text, _>(&**subject),
-        };
-        statement.bind::<Binary, _>(self.after).bind::<Binary, _>(self.last)
-    }
-
-    /// Returns the latest instant at which a token of these sessions may be valid. Sessions that
-    /// have expired count too, because a token may have been issued with a clock that was ahead.
-    fn needed_until(&self, connection: &mut SqliteConnection) -> Result<Option<Timestamp>> {
-        let condition = self.condition();
-        let statement = sql_query(format!(
-            "SELECT max(
-                max(
-                    min(
-                        max(
-                            ?,
-                            refreshed_at + refresh_grace,
-                            CASE replay
-                                WHEN 'until_used' THEN refreshed_at + replay_limit
-                                ELSE 0
-                            END
-                        ) + access_token_ttl,
-                        idle_expires_at
-                    ),
-                    coalesce(earlier_tokens_expire_at, 0)
-                )
-            ) AS at
-            FROM sessions
-            WHERE {condition}"
-        ))
-        .into_boxed::<Sqlite>()
-        .bind::<BigInt, _>(self.entry.ended.at.micros());
-        let needed_until: NeededUntil = self.bind(statement).get_result(connection)?;
-        Ok(needed_until.at.map(Timestamp::from_micros))
-    }
-
-    /// Ends those of the sessions that are live, and returns their number. The rows are not
-    /// converted to sessions, because a damaged row must not keep the other sessions from ending.
-    fn end(&self, connection: &mut SqliteConnection) -> Result<usize> {
-        let (condition, ended) = (self.condition(), &self.entry.ended);
-        let statement = sql_query(format!(
-            "UPDATE sessions
-            SET ended_at = ?,
-                end_reason = ?,
-                end_note = ?,
-                revision = min(revision + 1, 4294967295),
-                is_over = TRUE
-            WHERE {condition} AND id IS NOT ? AND idle_expires_at > ?"
-        ))
-        .into_boxed::<Sqlite>()
-        .bind::<BigInt, _>(ended.at.micros())
-        .bind::<Text, _>(ended.reason.as_str())
-        .bind::<Text, _>(&*ended.note);
-        let spared = self.entry.cut_off.spared.map(|id| id.bytes().to_vec());
-        Ok(self
-            .bind(statement)
-            .bind::<Nullable<Binary>, _>(spared)
-            .bind::<BigInt, _>(ended.at.micros())
-            .execute(connection)?)
-    }
-}
-
-#[derive(QueryableByName)]
-struct NeededUntil {
-    #[diesel(sql_type = Nullable<BigInt>)]
-    at: Option<i64>,
 }
 
 pub fn session_id(bytes: &[u8]) -> Result<SessionId> {
@@ -543,8 +410,8 @@ pub fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations> {
-    // As in `end_covered_sessions`, the entry of a tenant or subject covers a session if the time
-    // of creation in the session's identifier, in milliseconds, is not later than `up_to`.
+    // The entry of a tenant or subject covers a session if the time of creation in the session's
+    // identifier, in milliseconds, is not later than `up_to`.
     sql_query(
         "UPDATE blacklist AS b
         SET unfinished = TRUE
@@ -564,6 +431,16 @@ pub fn delete_expired_revocations(
                         AND s.idle_expires_at > b.revoked_at
                 )
             )",
+    )
+    .bind::<BigInt, _>(until.micros())
+    .execute(connection)?;
+    // For the entry of a wide cut-off, no index finds such a session. So it is kept until the job
+    // has walked through all sessions once more.
+    sql_query(
+        "UPDATE blacklist
+        SET unfinished = TRUE
+        WHERE kind < 'b' AND expires_at < ? AND NOT unfinished
+            AND (walked_at IS NULL OR walked_at < expires_at)",
     )
     .bind::<BigInt, _>(until.micros())
     .execute(connection)?;

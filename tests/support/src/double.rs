@@ -15,6 +15,7 @@ use countersign::{
     domain::{
         audit::AuditEntry,
         change::SessionChange,
+        cut_off::{CutOff, CutOffKey},
         ids::SessionId,
         key::RefreshKeyId,
         metadata::SessionMetadata,
@@ -25,8 +26,8 @@ use countersign::{
         time::Timestamp,
     },
     store::{
-        Changed, Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
-        Store, StoreError, SweptRevocations, Unfinished,
+        Changed, CountedBatch, Created, Creation, CutOffEntry, EndedBatch, RecordedExpiries,
+        Refreshed, RevocationOutcome, Store, StoreError, SweptRevocations, Walk,
         counts::StoreCounts,
         replicas::{Members, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::{RingChange, SealedRing},
@@ -306,17 +307,32 @@ impl Store for Double {
         self.real.audit(query).await
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+    async fn unfinished(&self) -> Result<Vec<CutOffEntry>> {
         self.real.unfinished().await
     }
 
     async fn end_covered_sessions(
         &self,
-        entry: Unfinished,
-        after: Option<SessionId>,
+        entry: CutOffEntry,
+        walk: Walk,
         limit: i64,
     ) -> Result<Option<EndedBatch>> {
-        self.real.end_covered_sessions(entry, after, limit).await
+        self.real.end_covered_sessions(entry, walk, limit).await
+    }
+
+    async fn cut_offs(&self) -> Result<Vec<CutOffEntry>> {
+        self.real.cut_offs().await
+    }
+
+    async fn count_covered(
+        &self,
+        key: CutOffKey,
+        cut_off: CutOff,
+        now: Timestamp,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<CountedBatch>> {
+        self.real.count_covered(key, cut_off, now, after, limit).await
     }
 
     async fn end_all_sessions(

@@ -25,14 +25,14 @@ pub async fn append(
     statement::<()>(
         "INSERT INTO audit (
             at, id, session_id, sessions, left_out, peer, action, caller, tenant, subject, kid,
-            reason, note, x_request_id
+            reason, note, x_request_id, client_id, created_before, authenticated_before
         )
         SELECT
             at, id, session_id, sessions, left_out, peer::inet, action, caller, tenant, subject,
-            kid, reason, note, x_request_id
-        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
+            kid, reason, note, x_request_id, client_id, created_before, authenticated_before
+        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
             at, id, session_id, sessions, left_out, peer, action, caller, tenant, subject, kid,
-            reason, note, x_request_id
+            reason, note, x_request_id, client_id, created_before, authenticated_before
         )
         ON CONFLICT (at, id) DO NOTHING",
     )
@@ -57,6 +57,13 @@ pub async fn append(
     .bind::<Array<Text>, _>(column(entries, |entry| &*entry.record.note))
     .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| {
         entry.record.call.as_ref().map(CallId::as_str)
+    }))
+    .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| entry.record.client_id.as_deref()))
+    .bind::<Array<Nullable<Timestamptz>>, _>(column(entries, |entry| {
+        entry.record.created_before.map(instant)
+    }))
+    .bind::<Array<Nullable<Timestamptz>>, _>(column(entries, |entry| {
+        entry.record.authenticated_before.map(instant)
     }))
     .execute(&mut **connection)
     .await?;

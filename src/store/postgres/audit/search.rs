@@ -43,6 +43,9 @@ struct AuditRow {
     reason: Option<String>,
     note: String,
     x_request_id: Option<String>,
+    client_id: Option<String>,
+    created_before: Option<PgTimestamp>,
+    authenticated_before: Option<PgTimestamp>,
 }
 
 impl From<AuditRow> for AuditColumns {
@@ -62,6 +65,9 @@ impl From<AuditRow> for AuditColumns {
             reason: row.reason,
             note: row.note,
             x_request_id: row.x_request_id,
+            client_id: row.client_id,
+            created_before: row.created_before.map(timestamp),
+            authenticated_before: row.authenticated_before.map(timestamp),
         }
     }
 }
@@ -96,6 +102,9 @@ pub async fn records(
             audit::reason,
             audit::note,
             audit::x_request_id,
+            audit::client_id,
+            audit::created_before,
+            audit::authenticated_before,
         ))
         .load(&mut **connection)
         .await?;

@@ -1,36 +1,46 @@
-//! Reads the cut-offs of tenants and subjects, for decisions about sessions that they may cover.
+//! Reads cut-offs, for decisions about sessions that they may cover.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use diesel::{BoolExpressionMethods, ExpressionMethods, QueryDsl, data_types::PgTimestamp};
+use diesel::{
+    data_types::PgTimestamp,
+    sql_types::{Array, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::super::{
     connection::{fault::Fault, pool::PooledConnection},
-    rows::revoked,
-    schema::blacklist,
+    rows::cut_off,
+    sql::statement,
 };
 use crate::domain::{
-    revocation::{self, CutOff, cut_off_key},
+    cut_off::{Coverable, Covering, CutOff, CutOffKey, CutOffKind, KeyRef},
     session::Session,
-    time::Timestamp,
 };
 
-/// The cut-offs that exist, by the keys of their blacklist entries.
-pub struct CutOffs(HashMap<String, CutOff>);
+/// The cut-offs that exist, each by the name of its kind and the text of its key.
+pub struct CutOffs(HashMap<(&'static str, String), CutOff>);
 
 impl CutOffs {
-    /// Returns the last instant up to which the session's tenant or subject was revoked, if the
-    /// revocation covers the session.
-    pub fn covered_up_to(&self, session: &Session) -> Option<Timestamp> {
-        let keys = [
-            cut_off_key(&session.tenant, None),
-            cut_off_key(&session.tenant, Some(&session.subject)),
-        ];
-        let cut_offs = keys.iter().filter_map(|key| self.0.get(key)).copied();
-        revocation::covered_up_to(cut_offs, session.id)
+    /// Returns which of the cut-offs cover a session.
+    pub fn covering(&self, session: &Session) -> Covering {
+        let coverable = Coverable::from(session);
+        let cut_offs = CutOffKind::ALL.into_iter().filter_map(|kind| {
+            let cut_off = self.0.get(&named(&coverable.key(kind)))?;
+            Some((kind, *cut_off))
+        });
+        Covering::of(coverable, cut_offs)
     }
+
+    /// Returns the cut-off with a key, if it exists.
+    pub fn get(&self, key: &CutOffKey) -> Option<CutOff> {
+        self.0.get(&named(&key.borrowed())).copied()
+    }
+}
+
+fn named(key: &KeyRef<'_>) -> (&'static str, String) {
+    (key.kind.as_str(), key.text())
 }
 
 /// Reads the cut-offs that may cover these sessions.
@@ -38,26 +48,45 @@ pub async fn read<'a>(
     connection: &mut PooledConnection<'_>,
     sessions: impl IntoIterator<Item = &'a Session>,
 ) -> Result<CutOffs, Fault> {
-    let mut keys: Vec<String> = sessions
-        .into_iter()
-        .flat_map(|session| {
-            [
-                cut_off_key(&session.tenant, None),
-                cut_off_key(&session.tenant, Some(&session.subject)),
-            ]
-        })
-        .collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let rows: Vec<(String, String, Option<PgTimestamp>, Option<Uuid>)> = blacklist::table
-        .filter(blacklist::kind.eq_any(["tenant", "subject"]).and(blacklist::key.eq_any(keys)))
-        .select((blacklist::kind, blacklist::key, blacklist::up_to, blacklist::session_id))
-        .load(&mut **connection)
-        .await?;
+    let keys = sessions.into_iter().flat_map(|session| {
+        let coverable = Coverable::from(session);
+        CutOffKind::ALL.map(|kind| named(&coverable.key(kind)))
+    });
+    find(connection, keys.collect()).await
+}
+
+/// Reads the cut-offs with these keys.
+pub async fn with_keys<'a>(
+    connection: &mut PooledConnection<'_>,
+    keys: impl IntoIterator<Item = &'a CutOffKey>,
+) -> Result<CutOffs, Fault> {
+    find(connection, keys.into_iter().map(|key| named(&key.borrowed())).collect()).await
+}
+
+async fn find(
+    connection: &mut PooledConnection<'_>,
+    keys: HashSet<(&'static str, String)>,
+) -> Result<CutOffs, Fault> {
+    if keys.is_empty() {
+        return Ok(CutOffs(HashMap::new()));
+    }
+    let (kinds, keys): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+    type Row = (String, String, Option<PgTimestamp>, Option<Uuid>);
+    let rows: Vec<Row> = statement::<(Text, Text, Nullable<Timestamptz>, Nullable<SqlUuid>)>(
+        "SELECT b.kind, b.key, b.up_to, b.session_id
+            FROM unnest(?, ?) AS given (kind, key)
+            JOIN blacklist AS b
+                ON b.kind = given.kind COLLATE \"C\" AND b.key = given.key COLLATE \"C\"",
+    )
+    .bind::<Array<Text>, _>(kinds)
+    .bind::<Array<Text>, _>(keys)
+    .load(&mut **connection)
+    .await?;
     let mut cut_offs = HashMap::new();
     for (kind, key, up_to, session_id) in rows {
-        if let Some(cut_off) = revoked(&kind, key.clone(), up_to, session_id)?.cut_off() {
-            cut_offs.insert(key, cut_off);
+        if let Some(up_to) = up_to {
+            let (parsed, cut_off) = cut_off(&kind, &key, up_to, session_id)?;
+            cut_offs.insert((parsed.kind().as_str(), key), cut_off);
         }
     }
     Ok(CutOffs(cut_offs))

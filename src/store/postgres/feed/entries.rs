@@ -10,7 +10,7 @@ use diesel_async::RunQueryDsl;
 
 use super::super::{
     connection::{fault::Fault, pool::PooledConnection},
-    rows::{UnfinishedRow, instant, revoked_key, uuid},
+    rows::{CutOffRow, instant, revoked_key, uuid},
     schema::blacklist,
     sql::{column, first_uncovered, statement},
 };
@@ -19,7 +19,7 @@ use crate::{
         revocation::{BlacklistEntry, EarlierEntry, FeedPosition, Seq, Timeline},
         session::Ended,
     },
-    store::{StoreError, Unfinished},
+    store::{CutOffEntry, StoreError},
 };
 
 type OptionalText = Nullable<Text>;
@@ -80,7 +80,8 @@ const INSERT_ENTRIES: &str = concat!(
             WHEN b.up_to > excluded.up_to THEN b.revoked_at ELSE excluded.revoked_at
         END,
         expires_at = greatest(b.expires_at, excluded.expires_at),
-        unfinished = b.unfinished OR excluded.unfinished
+        unfinished = b.unfinished OR excluded.unfinished,
+        ended_sessions = CASE WHEN b.unfinished THEN b.ended_sessions ELSE 0 END
     RETURNING b.seq, feed_timeline()"
 );
 
@@ -160,16 +161,27 @@ fn merged(earlier: &BlacklistEntry, newer: BlacklistEntry) -> BlacklistEntry {
     merged
 }
 
-/// Reads the entries of tenants and subjects that are marked as unfinished: sessions that they
-/// cover may still have to be marked as ended.
-pub async fn unfinished(connection: &mut PooledConnection<'_>) -> Result<Vec<Unfinished>, Fault> {
-    let rows: Vec<UnfinishedRow> = blacklist::table
+/// Reads the entries of cut-offs that are marked as unfinished: sessions that they cover may still
+/// have to be marked as ended.
+pub async fn unfinished(connection: &mut PooledConnection<'_>) -> Result<Vec<CutOffEntry>, Fault> {
+    let rows: Vec<CutOffRow> = blacklist::table
         .filter(dsl::sql::<Bool>("unfinished"))
         .order(blacklist::seq.asc())
-        .select(UnfinishedRow::as_select())
+        .select(CutOffRow::as_select())
         .load(&mut **connection)
         .await?;
-    Ok(rows.into_iter().map(Unfinished::try_from).collect::<Result<_, _>>()?)
+    Ok(rows.into_iter().map(CutOffEntry::try_from).collect::<Result<_, _>>()?)
+}
+
+/// Reads the entries of cut-offs that are marked as unfinished or were so before, the newest first.
+pub async fn cut_offs(connection: &mut PooledConnection<'_>) -> Result<Vec<CutOffEntry>, Fault> {
+    let rows: Vec<CutOffRow> = blacklist::table
+        .filter(dsl::sql::<Bool>("(unfinished OR walked_at IS NOT NULL)"))
+        .order(blacklist::seq.desc())
+        .select(CutOffRow::as_select())
+        .load(&mut **connection)
+        .await?;
+    Ok(rows.into_iter().map(CutOffEntry::try_from).collect::<Result<_, _>>()?)
 }
 
 /// Reads the last position given out in the feed.

@@ -35,7 +35,7 @@ pub struct BatchState {
 pub struct EntryIndex(usize);
 
 impl BatchState {
-    /// Takes sessions as they were read, and reads the cut-offs of their tenants and subjects.
+    /// Takes sessions as they were read, and reads the cut-offs that may cover them.
     pub async fn of(
         connection: &mut PooledConnection<'_>,
         current: HashMap<SessionId, Session>,
@@ -49,9 +49,9 @@ impl BatchState {
         self.current.get(&id).cloned()
     }
 
-    /// Returns whether a revocation of the tenant or the subject covers a session.
+    /// Returns whether a cut-off covers a session.
     pub fn is_covered(&self, session: &Session) -> Result<bool, Infallible> {
-        Ok(self.cut_offs.covered_up_to(session).is_some())
+        Ok(self.cut_offs.covering(session).is_covered())
     }
 
     /// Takes over the session and the entry of a decision.

@@ -39,9 +39,10 @@ use super::{
 use crate::{
     domain::{
         creation::{Creation, CreationDecision, CreationState},
+        cut_off::Covering,
         ids::SessionId,
         quota::{LiveSessions, MOST_READ, Tally},
-        revocation::{BlacklistEntry, FeedPosition, cut_off_key},
+        revocation::{BlacklistEntry, FeedPosition},
         session::{Ended, Session},
         time::Timestamp,
     },
@@ -171,6 +172,9 @@ fn created(decision: CreationDecision, positions: &HashMap<SessionId, FeedPositi
         CreationDecision::RequestIdReused => Created::RequestIdReused,
         CreationDecision::QuotaExceeded => Created::QuotaExceeded,
         CreationDecision::Revoked { up_to } => Created::Revoked { up_to },
+        CreationDecision::AuthenticationRevoked { up_to } => {
+            Created::AuthenticationRevoked { up_to }
+        }
     }
 }
 
@@ -207,8 +211,8 @@ impl CreationState for Batch<'_> {
         Ok(request(session).and_then(|request| self.earlier.get(&request)).cloned())
     }
 
-    fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>, Infallible> {
-        Ok(self.cut_offs.covered_up_to(session))
+    fn covering(&mut self, session: &Session) -> Result<Covering, Infallible> {
+        Ok(self.cut_offs.covering(session))
     }
 
     fn live_sessions(
@@ -216,7 +220,7 @@ impl CreationState for Batch<'_> {
         creation: &Creation,
     ) -> Result<Option<&mut LiveSessions>, Infallible> {
         let session = &creation.session;
-        Ok(self.live.of.get_mut(&cut_off_key(&session.tenant, Some(&session.subject))))
+        Ok(self.live.of.get_mut(&owner(&session.tenant, &session.subject)))
     }
 }
 
@@ -254,11 +258,15 @@ async fn earlier(
     Ok(found)
 }
 
-/// The live sessions of subjects with a quota, by the keys of the subjects' blacklist entries.
+/// The live sessions of subjects with a quota, by tenant and subject.
 struct Live<'a> {
-    of: HashMap<String, LiveSessions>,
+    of: HashMap<(String, String), LiveSessions>,
     /// The subjects whose number of sessions is kept in `large_subjects`.
     large: Vec<(&'a str, &'a str)>,
+}
+
+fn owner(tenant: &str, subject: &str) -> (String, String) {
+    (tenant.to_owned(), subject.to_owned())
 }
 
 /// A subject with a quota, for all creations of the batch: the greatest limit, the instant of the
@@ -329,7 +337,7 @@ impl<'a> Live<'a> {
                 Some(count) => LiveSessions::counted(count, oldest.into()),
                 None => LiveSessions::read(oldest.into(), subject.max),
             };
-            live.of.insert(cut_off_key(subject.tenant, Some(subject.subject)), sessions);
+            live.of.insert(owner(subject.tenant, subject.subject), sessions);
         }
         Ok(live)
     }
@@ -337,7 +345,7 @@ impl<'a> Live<'a> {
     /// Writes the new number of sessions of each subject in [`Self::large`].
     async fn keep_counts(&self, connection: &mut PooledConnection<'_>) -> Result<(), Fault> {
         for (tenant, subject) in &self.large {
-            let Some(live) = self.of.get(&cut_off_key(tenant, Some(subject))) else { continue };
+            let Some(live) = self.of.get(&owner(tenant, subject)) else { continue };
             statement::<()>(
                 "UPDATE large_subjects SET sessions = ? WHERE tenant = ? AND subject = ?",
             )

@@ -17,7 +17,7 @@ use super::{
         connection::{fault::Fault, pool::PooledConnection},
         rows::{array, instant, interval, uuid},
         schema::{new_columns, with_new_columns},
-        sql::{Statement, first_uncovered, is_uncovered, statement},
+        sql::{Statement, first_uncovered, is_uncovered, statement, wide_keys},
     },
     jsonb::to_jsonb,
     quota_lock::{SubjectLock, subject_locks},
@@ -160,8 +160,7 @@ pub enum Limits {
 }
 
 /// Writes new sessions, and returns those that were written. A session is left out if its request
-/// was made before, if a revocation of its tenant or subject covers it, or if it might exceed the
-/// quota of its subject.
+/// was made before, if a cut-off covers it, or if it might exceed the quota of its subject.
 ///
 /// All locks are taken before the first row is written, in the order that all transactions keep to.
 pub async fn insert_sessions(

@@ -2,6 +2,7 @@
 
 mod batch_state;
 pub mod change;
+pub mod covered;
 pub mod create;
 pub mod expiries;
 mod insert;

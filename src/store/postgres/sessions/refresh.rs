@@ -20,7 +20,7 @@ use super::{
         feed::entries,
         rows::{SessionRow, array, instant, interval, uuid},
         schema::{new_columns, sessions, with_new_columns},
-        sql::{Statement, first_uncovered, is_uncovered, statement},
+        sql::{Statement, first_uncovered, is_uncovered, statement, wide_keys},
     },
     batch_state::{BatchState, EntryIndex, Positions},
     lock,

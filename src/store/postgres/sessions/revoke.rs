@@ -3,14 +3,14 @@
 //! have left.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, HashSet},
     convert::Infallible,
+    ops::Range,
 };
 
 use async_trait::async_trait;
 use diesel::{
     ExpressionMethods, QueryDsl,
-    data_types::PgTimestamp,
     sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
@@ -20,8 +20,8 @@ use super::{
     super::{
         batch::BatchWrite,
         connection::{fault::Fault, pool::PooledConnection},
-        feed::entries,
-        rows::{instant, revoked_key, timestamp, uuid},
+        feed::{cut_offs, entries},
+        rows::{instant, revoked_key, uuid},
         schema::blacklist,
         sql::statement,
     },
@@ -29,10 +29,9 @@ use super::{
 };
 use crate::{
     domain::{
+        cut_off::{CutOff, CutOffKey, Scope},
         ids::SessionId,
-        revocation::{
-            BlacklistEntry, Coverage, CutOff, Revocation, RevocationTarget, Revoked, cut_off_key,
-        },
+        revocation::{BlacklistEntry, Coverage, Revocation, RevocationTarget, Revoked},
         revoke::{
             MOST_ENDED_AT_ONCE, OldestLive, RevocationDecision, RevocationState, Survey,
             UncoveredCount,
@@ -57,19 +56,16 @@ impl BatchWrite for Revocation {
         let mut surveys = survey_subjects(connection, revocations).await?;
         // The sessions are counted before anything is locked, because it takes a while to count
         // those of a large tenant.
-        for revocation in revocations {
-            let RevocationTarget::Tenant(tenant) = &revocation.target else { continue };
-            if let Entry::Vacant(vacant) = surveys.entry(cut_off_key(tenant, None)) {
-                vacant.insert(survey_tenant(connection, tenant, revocation.ended.at).await?);
-            }
-        }
+        survey_others(connection, revocations, &mut surveys).await?;
         let mut ids: Vec<SessionId> =
             of_subjects.iter().flat_map(|live| &live.ids).copied().collect();
         ids.extend(revocations.iter().filter_map(|revocation| match &revocation.target {
             RevocationTarget::Session(id) => Some(*id),
             RevocationTarget::Token { session_id, .. } => Some(*session_id),
             RevocationTarget::Subject { .. }
+            | RevocationTarget::Subjects { .. }
             | RevocationTarget::Tenant(_)
+            | RevocationTarget::Sessions { .. }
             | RevocationTarget::Lost(_) => None,
         }));
         ids.sort_unstable();
@@ -101,8 +97,9 @@ impl BatchWrite for Revocation {
             None => entries::feed_head(connection).await?,
         };
         connection.commit().await?;
-        let outcomes = decided.into_iter().map(|(decision, entry)| {
-            let position = entry.and_then(|entry| positions.get(entry)).copied();
+        let outcomes = decided.into_iter().map(|(decision, entries)| {
+            let own = positions.get(entries).unwrap_or_default();
+            let position = own.iter().copied().max_by_key(|position| position.seq);
             Ok(RevocationOutcome::new(&decision, position.unwrap_or(head)))
         });
         Ok(outcomes.collect())
@@ -168,35 +165,31 @@ async fn of_subjects(
     Ok(found)
 }
 
-/// The state of tenants and subjects, by the keys of their blacklist entries.
-type Surveys = HashMap<String, Survey>;
+/// The state of the sessions of scopes, by the keys of their blacklist entries.
+type Surveys = HashMap<CutOffKey, Survey>;
 
 /// Reads the state of the subjects that are to be revoked.
 async fn survey_subjects(
     connection: &mut PooledConnection<'_>,
     revocations: &[Revocation],
 ) -> Result<Surveys, Fault> {
-    let mut surveys = Surveys::new();
-    let (mut keys, mut tenants, mut subjects) = (vec![], vec![], vec![]);
-    for revocation in revocations {
-        let RevocationTarget::Subject { tenant, subject, .. } = &revocation.target else {
-            continue;
-        };
-        let key = cut_off_key(tenant, Some(subject));
-        if surveys.insert(key.clone(), Survey::default()).is_none() {
-            keys.push(key);
-            tenants.push(&**tenant);
-            subjects.push(&**subject);
+    let keys = revocations.iter().flat_map(|revocation| match &revocation.target {
+        RevocationTarget::Subject { .. } | RevocationTarget::Subjects { .. } => {
+            revocation.target.cut_off_keys()
         }
-    }
-    if keys.is_empty() {
+        _ => vec![],
+    });
+    let mut surveys: Surveys = keys.map(|key| (key, Survey::default())).collect();
+    if surveys.is_empty() {
         return Ok(surveys);
     }
-    type Row = (String, Option<Uuid>, Option<PgTimestamp>, Option<Uuid>);
-    let rows: Vec<Row> =
-        statement::<(Text, Nullable<SqlUuid>, Nullable<Timestamptz>, Nullable<SqlUuid>)>(
-            "SELECT
-            given.key,
+    let keys: Vec<&CutOffKey> = surveys.keys().collect();
+    let cut_offs = cut_offs::with_keys(connection, keys.iter().copied()).await?;
+    let column = |of: fn(&Scope) -> Option<&str>| -> Vec<&str> {
+        keys.iter().map(|key| of(key.scope()).unwrap_or_default()).collect()
+    };
+    let newest: Vec<Option<Uuid>> = statement::<Nullable<SqlUuid>>(
+        "SELECT
             greatest(
                 (
                     SELECT id FROM sessions AS s
@@ -208,25 +201,57 @@ async fn survey_subjects(
                     WHERE s.tenant = given.tenant AND s.subject = given.subject AND s.is_over
                     ORDER BY id DESC LIMIT 1
                 )
-            ),
-            b.up_to,
-            b.session_id
-        FROM unnest(?, ?, ?) AS given (key, tenant, subject)
-        LEFT JOIN blacklist AS b ON b.kind = 'subject' AND b.key = given.key",
-        )
-        .bind::<Array<Text>, _>(keys)
-        .bind::<Array<Text>, _>(tenants)
-        .bind::<Array<Text>, _>(subjects)
-        .load(&mut **connection)
-        .await?;
-    let session_id = |id: Uuid| SessionId::from_bytes(id.into_bytes());
-    for (key, newest, up_to, spared) in rows {
-        let covered =
-            up_to.map(|up_to| CutOff { up_to: timestamp(up_to), spared: spared.map(session_id) });
-        let coverage = Coverage { newest: newest.map(session_id), covered };
+            )
+        FROM unnest(?, ?) WITH ORDINALITY AS given (tenant, subject, ordinal)
+        ORDER BY given.ordinal",
+    )
+    .bind::<Array<Text>, _>(column(|scope| scope.tenant().map(|tenant| &**tenant)))
+    .bind::<Array<Text>, _>(column(|scope| scope.subject().map(|subject| &**subject)))
+    .load(&mut **connection)
+    .await?;
+    let found: Vec<(CutOffKey, Option<Uuid>)> = keys.into_iter().cloned().zip(newest).collect();
+    for (key, newest) in found {
+        let coverage = coverage(newest, cut_offs.get(&key));
         surveys.insert(key, Survey { coverage, uncovered: None });
     }
     Ok(surveys)
+}
+
+fn coverage(newest: Option<Uuid>, covered: Option<CutOff>) -> Coverage {
+    Coverage { newest: newest.map(|id| SessionId::from_bytes(id.into_bytes())), covered }
+}
+
+/// Reads the state of the tenants and of the other scopes that are to be revoked.
+async fn survey_others(
+    connection: &mut PooledConnection<'_>,
+    revocations: &[Revocation],
+    surveys: &mut Surveys,
+) -> Result<(), Fault> {
+    for revocation in revocations {
+        let counts = match &revocation.target {
+            RevocationTarget::Tenant(_) => true,
+            RevocationTarget::Sessions { .. } => false,
+            _ => continue,
+        };
+        for key in revocation.target.cut_off_keys() {
+            let known = surveys.get(&key);
+            if known.is_some_and(|known| known.uncovered.is_some() || !counts) {
+                continue;
+            }
+            let cut_offs = cut_offs::with_keys(connection, [&key]).await?;
+            let covered = cut_offs.get(&key);
+            let uncovered = match key.scope().tenant() {
+                Some(tenant) if counts => {
+                    let at = revocation.ended.at;
+                    Some(count_uncovered_of_tenant(connection, tenant, covered, at).await?)
+                }
+                _ => None,
+            };
+            let newest = newest(connection, key.scope().tenant()).await?;
+            surveys.insert(key, Survey { coverage: coverage(newest, covered), uncovered });
+        }
+    }
+    Ok(())
 }
 
 /// Counts the live sessions that no cut-off covers, for a subject that has more live sessions than
@@ -239,7 +264,8 @@ async fn count_uncovered(
     let RevocationTarget::Subject { tenant, subject, except } = &revocation.target else {
         return Ok(());
     };
-    let Some(survey) = surveys.get_mut(&cut_off_key(tenant, Some(subject))) else { return Ok(()) };
+    let key = CutOffKey::created(Scope::Subject(tenant.clone(), subject.clone()));
+    let Some(survey) = surveys.get_mut(&key) else { return Ok(()) };
     let covered = survey.coverage.covered;
     let last = covered.map_or(SessionId::from_bytes([0; 16]), |covered| {
         SessionId::last_of_millisecond(covered.up_to)
@@ -265,22 +291,18 @@ async fn count_uncovered(
     Ok(())
 }
 
-async fn survey_tenant(
+/// Counts the live sessions of a tenant that its cut-off does not cover.
+async fn count_uncovered_of_tenant(
     connection: &mut PooledConnection<'_>,
     tenant: &Tenant,
+    covered: Option<CutOff>,
     now: Timestamp,
-) -> Result<Survey, Fault> {
-    let up_to: Vec<Option<PgTimestamp>> = statement::<Nullable<Timestamptz>>(
-        "SELECT up_to FROM blacklist WHERE kind = 'tenant' AND key = ?",
-    )
-    .bind::<Text, _>(cut_off_key(tenant, None))
-    .load(&mut **connection)
-    .await?;
-    let up_to = up_to.into_iter().next().flatten().map(timestamp);
-    let covered = up_to.map(|up_to| CutOff { up_to, spared: None });
+) -> Result<UncoveredCount, Fault> {
     // If the tenant has no entry, all its sessions are uncovered: each identifier is greater than
     // zero.
-    let last = up_to.map_or(SessionId::from_bytes([0; 16]), SessionId::last_of_millisecond);
+    let last = covered.map_or(SessionId::from_bytes([0; 16]), |covered| {
+        SessionId::last_of_millisecond(covered.up_to)
+    });
     let sessions = statement::<BigInt>(
         "SELECT count(*)
         FROM sessions
@@ -291,19 +313,28 @@ async fn survey_tenant(
     .bind::<Timestamptz, _>(instant(now))
     .get_result(&mut **connection)
     .await?;
-    let newest: Option<Uuid> = statement::<Nullable<SqlUuid>>(
-        "SELECT greatest(
-            (SELECT id FROM sessions WHERE tenant = ? AND NOT is_over ORDER BY id DESC LIMIT 1),
-            (SELECT id FROM sessions WHERE tenant = ? AND is_over ORDER BY id DESC LIMIT 1)
-        )",
-    )
-    .bind::<Text, _>(&**tenant)
-    .bind::<Text, _>(&**tenant)
-    .get_result(&mut **connection)
-    .await?;
-    let newest = newest.map(|id| SessionId::from_bytes(id.into_bytes()));
-    let coverage = Coverage { newest, covered };
-    Ok(Survey { coverage, uncovered: Some(UncoveredCount { sessions, covered }) })
+    Ok(UncoveredCount { sessions, covered })
+}
+
+/// Returns the newest session of a tenant, or of all tenants.
+async fn newest(
+    connection: &mut PooledConnection<'_>,
+    tenant: Option<&Tenant>,
+) -> Result<Option<Uuid>, Fault> {
+    let reading = match tenant {
+        None => statement::<Nullable<SqlUuid>>(
+            "SELECT (SELECT id FROM sessions ORDER BY id DESC LIMIT 1)",
+        ),
+        Some(tenant) => statement::<Nullable<SqlUuid>>(
+            "SELECT greatest(
+                (SELECT id FROM sessions WHERE tenant = ? AND NOT is_over ORDER BY id DESC LIMIT 1),
+                (SELECT id FROM sessions WHERE tenant = ? AND is_over ORDER BY id DESC LIMIT 1)
+            )",
+        )
+        .bind::<Text, _>(&**tenant)
+        .bind::<Text, _>(&**tenant),
+    };
+    Ok(reading.get_result(&mut **connection).await?)
 }
 
 /// Returns the keys for which the blacklist has an entry.
@@ -328,15 +359,17 @@ async fn present(
 
 type EntryKey = (&'static str, String);
 
-/// Returns the keys of the entries that a revocation may replace. The entries of tenants and
-/// subjects are not among them, because they are part of the surveys.
+/// Returns the keys of the entries that a revocation may replace. The entries of cut-offs are not
+/// among them, because they are part of the surveys.
 fn replaceable(revocation: &Revocation) -> impl Iterator<Item = EntryKey> {
     let named = match &revocation.target {
         RevocationTarget::Token { token, .. } => Some(Revoked::Token(*token)),
         RevocationTarget::Lost(entry) => Some(entry.revoked.clone()),
         RevocationTarget::Session(_)
         | RevocationTarget::Subject { .. }
-        | RevocationTarget::Tenant(_) => None,
+        | RevocationTarget::Subjects { .. }
+        | RevocationTarget::Tenant(_)
+        | RevocationTarget::Sessions { .. } => None,
     };
     let fallback = revocation.fallback_entry.as_ref().map(|entry| entry.revoked.clone());
     named.into_iter().chain(fallback).map(|revoked| revoked_key(&revoked))
@@ -355,32 +388,29 @@ struct Batch {
 
 impl Batch {
     /// Decides a revocation on the state that the revocations before it have left. Also returns the
-    /// index of its entry among the entries of the batch.
+    /// range of its entries among the entries of the batch.
     fn decide(
         &mut self,
         revocation: &Revocation,
         live: &LiveIds,
-    ) -> (RevocationDecision, Option<usize>) {
+    ) -> (RevocationDecision, Range<usize>) {
         let Ok(decision) =
             revocation.decide(&mut State { batch: self, live, at: revocation.ended.at });
         for session in &decision.ended {
             self.current.insert(session.id, session.clone());
             self.changed.insert(session.id, session.clone());
         }
-        let entry = decision.entry.as_ref().map(|entry| {
-            let (kind, key) = revoked_key(&entry.revoked);
-            if let Some(cut_off) = entry.revoked.cut_off()
-                && let Some(survey) = self.surveys.get_mut(&key)
+        let first = self.entries.len();
+        for entry in &decision.entries {
+            if let Revoked::Sessions { key, cut_off } = &entry.revoked
+                && let Some(survey) = self.surveys.get_mut(key)
             {
-                let covered = survey.coverage.covered;
-                survey.coverage.covered =
-                    Some(covered.map_or(cut_off, |covered| covered.union(cut_off)));
+                survey.coverage.covered = Some(survey.coverage.with(*cut_off));
             }
-            self.present.insert((kind, key));
+            self.present.insert(revoked_key(&entry.revoked));
             self.entries.push(entry.clone());
-            self.entries.len() - 1
-        });
-        (decision, entry)
+        }
+        (decision, first..self.entries.len())
     }
 }
 
@@ -402,9 +432,8 @@ impl RevocationState for State<'_> {
         Ok(self.batch.present.contains(&revoked_key(revoked)))
     }
 
-    fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>) -> Result<Survey, Infallible> {
-        let key = cut_off_key(tenant, subject.map(|subject| &**subject));
-        Ok(self.batch.surveys.get(&key).copied().unwrap_or_default())
+    fn survey(&mut self, key: &CutOffKey) -> Result<Survey, Infallible> {
+        Ok(self.batch.surveys.get(key).copied().unwrap_or_default())
     }
 
     fn live_sessions(&mut self, _: &Tenant, _: &Subject) -> Result<OldestLive, Infallible> {

@@ -2,24 +2,23 @@
 
 use diesel::{
     data_types::PgTimestamp,
-    sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{BigInt, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::super::{
     connection::{fault::Fault, pool::PooledConnection},
-    feed::entries,
     rows::{instant, timestamp, uuid},
     sql::{first_uncovered, statement},
 };
 use crate::{
-    domain::{ids::SessionId, revocation::RETENTION_MARGIN, session::Ended, time::Timestamp},
-    store::{EndedBatch, SweptRevocations, Unfinished},
+    domain::{ids::SessionId, session::Ended, time::Timestamp},
+    store::{EndedBatch, SweptRevocations},
 };
 
 /// Returns the first identifier after this one, or none if this is the last possible one.
-fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
+pub fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
     match id {
         None => Some([0; 16]),
         Some(id) => u128::from_be_bytes(*id.bytes()).checked_add(1).map(u128::to_be_bytes),
@@ -37,6 +36,7 @@ macro_rules! end_as_given {
         revision = least(s.revision + 1, 4294967295)"
     };
 }
+pub(super) use end_as_given;
 
 pub async fn end_all_sessions(
     connection: &mut PooledConnection<'_>,
@@ -73,128 +73,22 @@ pub async fn end_all_sessions(
     Ok(looked_at.into_iter().next().map(ended_batch))
 }
 
-fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
+pub fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
     EndedBatch {
         last: SessionId::from_bytes(last.into_bytes()),
         sessions: usize::try_from(sessions).unwrap_or_default(),
     }
 }
 
-/// Expands to the statement that ends sessions which a cut-off covers. `$of_subject` is empty for a
-/// tenant, and a condition for the cut-off of one subject. If another transaction has just changed
-/// a row, PostgreSQL evaluates the conditions of the UPDATE again on the new version of the row.
-macro_rules! end_covered {
-    ($of_subject:literal) => {
-        concat!(
-            "WITH given AS (
-                SELECT
-                    ?::timestamptz AS at, ?::text AS reason, ?::text AS note, ?::uuid AS spared
-            ),
-            looked_at AS MATERIALIZED (
-                SELECT id
-                FROM sessions
-                WHERE tenant = ? AND ",
-            $of_subject,
-            " NOT is_over AND id >= ? AND id <= ?
-                ORDER BY id
-                LIMIT ?
-            ),
-            ended AS (
-                UPDATE sessions AS s
-                SET ",
-            end_as_given!(),
-            "   FROM looked_at, given
-                WHERE s.id = looked_at.id AND s.id IS DISTINCT FROM given.spared
-                    AND s.ended_at IS NULL AND s.idle_expires_at > given.at
-                RETURNING s.id
-            )
-            SELECT
-                looked_at.id,
-                (SELECT count(*) FROM ended),
-                (
-                    SELECT max(
-                        greatest(
-                            least(
-                                greatest(
-                                    given.at,
-                                    s.refreshed_at + s.refresh_grace,
-                                    CASE s.replay
-                                        WHEN 'until_used' THEN s.refreshed_at + s.replay_limit
-                                    END
-                                ) + s.access_token_ttl,
-                                s.idle_expires_at
-                            ),
-                            s.earlier_tokens_expire_at
-                        )
-                    )
-                    FROM sessions AS s JOIN looked_at ON s.id = looked_at.id, given
-                )
-            FROM looked_at
-            ORDER BY looked_at.id DESC
-            LIMIT 1"
-        )
-    };
-}
-
-/// Ends covered sessions in one transaction. If one of their tokens can be valid for longer than
-/// the entry of the tenant or subject is kept, the entry is written again with a later expiry, so
-/// that replicas keep it for long enough.
-pub async fn end_covered_sessions(
-    connection: &mut PooledConnection<'_>,
-    entry: &Unfinished,
-    after: Option<SessionId>,
-    limit: i64,
-) -> Result<Option<EndedBatch>, Fault> {
-    let Some(first) = id_after(after) else { return Ok(None) };
-    connection.begin().await?;
-    let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
-    let text = match entry.subject {
-        None => end_covered!(""),
-        Some(_) => end_covered!("subject = ? AND"),
-    };
-    let mut ending = statement::<(SqlUuid, BigInt, Nullable<Timestamptz>)>(text)
-        .bind::<Timestamptz, _>(instant(entry.ended.at))
-        .bind::<Text, _>(entry.ended.reason.as_str())
-        .bind::<Text, _>(&*entry.ended.note)
-        .bind::<Nullable<SqlUuid>, _>(entry.cut_off.spared.map(|id| uuid(id.bytes())))
-        .bind::<Text, _>(&*entry.tenant);
-    if let Some(subject) = &entry.subject {
-        ending = ending.bind::<Text, _>(&**subject);
-    }
-    let looked_at: Vec<(Uuid, i64, Option<PgTimestamp>)> = ending
-        .bind::<SqlUuid, _>(uuid(&first))
-        .bind::<SqlUuid, _>(uuid(last.bytes()))
-        .bind::<BigInt, _>(limit)
-        .load(&mut **connection)
-        .await?;
-    let Some((last, sessions, needed_until)) = looked_at.into_iter().next() else {
-        // If the tenant or subject was revoked again, its entry has another `seq` now, and so stays
-        // unfinished.
-        statement::<()>("UPDATE blacklist SET unfinished = false WHERE seq = ?")
-            .bind::<BigInt, _>(entry.seq.0)
-            .execute(&mut **connection)
-            .await?;
-        connection.commit().await?;
-        return Ok(None);
-    };
-    let needed_until =
-        needed_until.map(|needed_until| timestamp(needed_until).plus(RETENTION_MARGIN));
-    if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
-    {
-        entries::insert_entries(connection, &[entry.until(needed_until)]).await?;
-    }
-    connection.commit().await?;
-    Ok(Some(ended_batch((last, sessions))))
-}
-
-pub async fn delete_expired_revocations(
+/// Marks expired entries of cut-offs as unfinished if sessions that they cover may still have to be
+/// marked as ended.
+async fn mark_unfinished(
     connection: &mut PooledConnection<'_>,
     until: Timestamp,
-    limit: i64,
-) -> Result<SweptRevocations, Fault> {
+) -> Result<(), Fault> {
     // A session may have been created while the entry that covers it was being written. The entry
-    // is then kept until that session has ended.
-    connection.begin().await?;
+    // is then kept until that session has ended. For wide entries, no index finds such a session.
+    // So they are kept until the job has walked through all sessions once more.
     statement::<()>(concat!(
         "UPDATE blacklist AS b
         SET unfinished = true
@@ -219,6 +113,25 @@ pub async fn delete_expired_revocations(
     .bind::<Timestamptz, _>(instant(until))
     .execute(&mut **connection)
     .await?;
+    statement::<()>(
+        "UPDATE blacklist AS b
+        SET unfinished = true
+        WHERE b.kind < 'b' AND b.expires_at < ? AND NOT b.unfinished
+            AND (b.walked_at IS NULL OR b.walked_at < b.expires_at)",
+    )
+    .bind::<Timestamptz, _>(instant(until))
+    .execute(&mut **connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn delete_expired_revocations(
+    connection: &mut PooledConnection<'_>,
+    until: Timestamp,
+    limit: i64,
+) -> Result<SweptRevocations, Fault> {
+    connection.begin().await?;
+    mark_unfinished(connection, until).await?;
     let (deleted, purge_watermark): (i64, PgTimestamp) = statement::<(BigInt, Timestamptz)>(
         "WITH expired AS MATERIALIZED (
             SELECT b.seq

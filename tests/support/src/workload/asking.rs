@@ -3,8 +3,8 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use countersign::proto::{
-    BatchValidateRequest, CreateSessionRequest, RefreshRequest, RevokeRequest, SubjectTarget,
-    Tokens, ValidateRequest, revoke_request,
+    BatchValidateRequest, CreateSessionRequest, RefreshRequest, RevokeRequest, SessionsTarget,
+    SubjectTarget, Tokens, ValidateRequest, revoke_request, sessions_target,
 };
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
@@ -121,6 +121,7 @@ impl Asker {
         let message = CreateSessionRequest {
             subject: subject.clone(),
             tenant: tenant.clone(),
+            client_id: subject.clone(),
             policy: policy.to_owned(),
             ..Default::default()
         };
@@ -262,6 +263,15 @@ impl Asker {
 /// Returns the target of a message that revokes a session by its identifier.
 pub fn by_id(held: &Held) -> revoke_request::Target {
     revoke_request::Target::SessionId(held.id.clone())
+}
+
+/// Returns the target of a message that revokes all sessions with a client.
+pub fn by_client(tenant: &str, client_id: &str) -> revoke_request::Target {
+    revoke_request::Target::Sessions(SessionsTarget {
+        r#where: Some(sessions_target::Where::Tenant(tenant.to_owned())),
+        client_id: client_id.to_owned(),
+        instant: None,
+    })
 }
 
 /// Returns the target of a message that revokes all sessions of a subject.

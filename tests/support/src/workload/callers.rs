@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     ledger::Dice,
-    workload::asking::{Asker, Held, by_id, by_subject},
+    workload::asking::{Asker, Held, by_client, by_id, by_subject},
     workload::history::{Answer, SessionNumber, Target, TokenNumber},
 };
 
@@ -184,7 +184,7 @@ impl Writer {
         }
     }
 
-    /// Revokes a session, its access token, its subject or its tenant. While the outcome is
+    /// Revokes a session, its access token, its subject, its client or its tenant. While the outcome is
     /// unknown, the revocation is usually tried again, at a newly chosen replica.
     async fn revoke(&mut self, held: Held, place: usize, timeout: Duration) {
         let (tenant, subject) = (held.tenant.clone(), held.subject.clone());
@@ -192,7 +192,7 @@ impl Writer {
         let access_token =
             revoke_request::Target::Token(self.asker.recorder.text(held.access_token));
         let refresh_token = revoke_request::Target::Token(held.refresh_token.clone());
-        let (target, by) = match self.dice.roll(12) {
+        let (target, by) = match self.dice.roll(13) {
             0..3 => (session, by_id(&held)),
             // An expired access token adds no entry if the row of its session was lost, and then
             // the session's newer tokens stay active.
@@ -204,13 +204,19 @@ impl Writer {
                 by_subject(&tenant, &subject),
             ),
             10 => (Target::Tenant(tenant.clone()), revoke_request::Target::Tenant(tenant.clone())),
+            11 => (
+                Target::Client { tenant: tenant.clone(), client_id: subject.clone() },
+                by_client(&tenant, &subject),
+            ),
             _ => return self.reuse(place, timeout, &held).await,
         };
         let (ended, kept) =
             std::mem::take(&mut self.sessions).into_iter().partition(|other| match &target {
                 Target::Session(session) => other.number == *session,
                 Target::Token(_) => false,
-                Target::Subject { .. } => other.tenant == tenant && other.subject == subject,
+                Target::Subject { .. } | Target::Client { .. } => {
+                    other.tenant == tenant && other.subject == subject
+                }
                 Target::Tenant(_) => other.tenant == tenant,
             });
         self.sessions = kept;

@@ -114,10 +114,16 @@ impl<'a> Revocations<'a> {
                     revoke(&mut sessions[*session], call)
                 }
                 Ask::Revoke(Target::Token(TokenNumber(token))) => revoke(&mut tokens[*token], call),
-                Ask::Revoke(target @ (Target::Subject { .. } | Target::Tenant(_))) => {
+                Ask::Revoke(
+                    target @ (Target::Subject { .. } | Target::Tenant(_) | Target::Client { .. }),
+                ) => {
                     for (session, revoked_by) in history.sessions.iter().zip(&mut sessions) {
                         let (is_meant, slack) = match target {
                             Target::Tenant(tenant) => (session.tenant == *tenant, history.skew),
+                            Target::Client { tenant, client_id } => (
+                                session.tenant == *tenant && session.subject == *client_id,
+                                history.skew,
+                            ),
                             Target::Subject { tenant, subject } => (
                                 session.tenant == *tenant && session.subject == *subject,
                                 Moment::ZERO,
@@ -132,9 +138,9 @@ impl<'a> Revocations<'a> {
                             revoked_by.attempt(call);
                         }
                         let is_known = match target {
-                            // The revocation of a tenant covers all sessions that were created
-                            // before it, also those that the database has lost.
-                            Target::Tenant(_) => true,
+                            // The revocation of a tenant or a client covers all sessions that were
+                            // created before it, also those that the database has lost.
+                            Target::Tenant(_) | Target::Client { .. } => true,
                             _ => !history.may_have_lost(session, call),
                         };
                         if is_meant

@@ -44,6 +44,14 @@ pub enum Target {
     },
     /// All sessions of a tenant.
     Tenant(String),
+    /// All sessions that a tenant has with a client. Each subject has a client of its own, which has
+    /// the name of the subject.
+    Client {
+        /// The tenant.
+        tenant: String,
+        /// The client.
+        client_id: String,
+    },
 }
 
 /// The request of a call.
