@@ -235,6 +235,16 @@ impl SessionChange {
         change: &Reauthentication,
         session: &Session,
     ) -> Result<ChangeDecision, ChangeRefusal> {
+        let repeated = change.request.as_ref().zip(session.reauthentication.as_ref());
+        let repeated = repeated.filter(|(asked, earlier)| asked.id == earlier.id);
+        // A refresh token from before the last authentication reveals nothing about its session,
+        // not even that it has ended. Only a repeated request may present one, because it has
+        // replaced that token itself.
+        if repeated.is_none()
+            && change.presented.is_some_and(|token| token.secret != session.lineage.secret)
+        {
+            return Err(ChangeRefusal::Unknown);
+        }
         self.check(session)?;
         let stricter = session.tightened(&self.live_policies, self.now);
         if let Some(State::Ended { reason, .. }) =
@@ -242,11 +252,7 @@ impl SessionChange {
         {
             return Ok(self.end(session, reason));
         }
-        // A repeated request presents a refresh token that it has replaced itself, so this check
-        // comes before that of the token.
-        if let (Some(asked), Some(earlier)) = (&change.request, &session.reauthentication)
-            && asked.id == earlier.id
-        {
+        if let Some((asked, earlier)) = repeated {
             return match (asked.fingerprint == earlier.fingerprint, session.lineage.generation) {
                 (true, 1) => Ok(ChangeDecision::Keep {
                     session: Box::new(session.clone()),

@@ -241,6 +241,29 @@ pub async fn a_wrong_reauthentication_names_the_field_and_changes_nothing() {
     assert_eq!(&*reauthenticated(&server, allowed).await.0.acr, "pwd");
 }
 
+/// A repeated request presents such a token too, and may learn how the session has ended.
+pub async fn a_refresh_token_of_an_earlier_authentication_does_not_tell_how_its_session_ended() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    let by_token = ReauthenticateRequest {
+        session: Some(RefreshToken(session.refresh.clone())),
+        request_id: "once".to_owned(),
+        ..again(&session)
+    };
+    let (_, tokens) = reauthenticated(&server, by_token.clone()).await;
+    server.revoke(of_token(&tokens.access_token)).await.unwrap();
+    for (request_id, reason) in [
+        ("", "REFRESH_TOKEN_INVALID"),
+        ("twice", "REFRESH_TOKEN_INVALID"),
+        ("once", "SESSION_REVOKED"),
+    ] {
+        let request =
+            ReauthenticateRequest { request_id: request_id.to_owned(), ..by_token.clone() };
+        let refused = refused(server.client().reauthenticate(request).await);
+        assert_eq!(refused, Refusal::of(Code::Unauthenticated, reason), "{request_id}");
+    }
+}
+
 pub async fn a_used_refresh_token_ends_the_session_also_at_a_reauthentication() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;

@@ -107,6 +107,7 @@ macro_rules! engine {
             a_request_for_a_session_is_not_repeated_after_its_reauthentication,
             a_wrong_reauthentication_names_the_field_and_changes_nothing,
             a_used_refresh_token_ends_the_session_also_at_a_reauthentication,
+            a_refresh_token_of_an_earlier_authentication_does_not_tell_how_its_session_ended,
             no_token_of_a_race_with_a_revocation_is_accepted_after_it,
             an_update_changes_the_named_fields_and_takes_effect_at_the_next_refresh,
             an_update_can_make_the_access_tokens_inactive_and_leaves_the_refresh_token,

@@ -1,0 +1,310 @@
+//! The commands of a sequence, as proptest generates and shrinks them. Whatever refers to an
+//! earlier result is a small number, which is taken modulo the number of results there are.
+
+use proptest::{collection::vec, option, prelude::*};
+
+use crate::model::{Micros, SECOND};
+
+/// The longest sequence.
+const LONGEST: usize = 40;
+
+/// The second of a sequence's beginning is this far advanced, in microseconds.
+const FRACTIONS: [Micros; 4] = [250_000, 0, 1, 999_999];
+
+/// A sequence.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// The time at which it begins, within its second.
+    pub begin: Micros,
+    pub commands: Vec<Command>,
+}
+
+/// A token of a session: 0 is the latest one, 1 the one before, and so on.
+#[derive(Clone, Copy, Debug)]
+pub struct Pick {
+    pub session: u8,
+    pub back: u8,
+}
+
+/// The instant of an authentication, compared with the present.
+pub type Ago = Option<Micros>;
+
+/// A command.
+#[derive(Clone, Debug)]
+pub enum Command {
+    Create {
+        /// Tenant, subject and client.
+        whom: (u8, u8, u8),
+        policy: u8,
+        scopes: u8,
+        /// Claims and metadata.
+        data: (u8, u8),
+        acr: u8,
+        authenticated: Ago,
+        /// The lifetimes of access tokens and of the session.
+        limits: (Option<Micros>, Option<Micros>),
+        request_id: u8,
+    },
+    /// Sends an earlier request for a session again, possibly with other scopes.
+    CreateAgain {
+        request: u8,
+        altered: bool,
+    },
+    Refresh {
+        token: Token,
+        scopes: u8,
+    },
+    Reauthenticate {
+        session: Named,
+        acr: u8,
+        authenticated: Ago,
+        claims: Option<u8>,
+        scopes: u8,
+        allow_weaker: bool,
+        request_id: u8,
+    },
+    /// Sends an earlier reauthentication again, possibly with other methods.
+    ReauthenticateAgain {
+        request: u8,
+        altered: bool,
+    },
+    Update {
+        session: u8,
+        /// How many changes ago the etag was read.
+        etag: Option<u8>,
+        metadata: Option<u8>,
+        label: Option<u8>,
+        claims: Option<u8>,
+        scopes: Option<u8>,
+        revoke_access_tokens: bool,
+    },
+    Validate {
+        token: Pick,
+        foreign_audience: bool,
+        scopes: u8,
+        acr: Option<u8>,
+        max_age: Option<Micros>,
+    },
+    Revoke {
+        target: Target,
+        reason: u8,
+    },
+    List {
+        tenant: u8,
+        subject: Option<u8>,
+        client: Option<u8>,
+        live: Option<bool>,
+        order: bool,
+        size: u8,
+    },
+    Advance(Step),
+    Sweep,
+}
+
+/// A refresh token.
+#[derive(Clone, Copy, Debug)]
+pub enum Token {
+    Issued(Pick),
+    /// An authentic token that was never issued to this session.
+    Forged {
+        session: u8,
+    },
+    Garbage,
+}
+
+/// The session of a reauthentication.
+#[derive(Clone, Copy, Debug)]
+pub enum Named {
+    ById(u8),
+    ByToken(Token),
+}
+
+/// The target of a revocation.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    AccessToken { token: Pick, only: bool },
+    RefreshToken(Token),
+    Session(u8),
+    Subject { tenant: u8, subject: u8, except: Option<u8> },
+    Tenant(u8),
+}
+
+/// A step of the clock.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    By(Micros),
+    /// To an instant at which some rule changes its answer, or to the tick before or after it.
+    To {
+        edge: u8,
+        ticks: Micros,
+    },
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    (0..4_u8, prop_oneof![4 => Just(0), 3 => Just(1), 2 => 2..6_u8])
+        .prop_map(|(session, back)| Pick { session, back })
+}
+
+fn token() -> impl Strategy<Value = Token> {
+    prop_oneof![
+        30 => pick().prop_map(Token::Issued),
+        2 => (0..4_u8).prop_map(|session| Token::Forged { session }),
+        1 => Just(Token::Garbage),
+    ]
+}
+
+fn named() -> impl Strategy<Value = Named> {
+    prop_oneof![(0..4_u8).prop_map(Named::ById), token().prop_map(Named::ByToken)]
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        4 => (pick(), any::<bool>())
+            .prop_map(|(token, only)| Target::AccessToken { token, only }),
+        2 => token().prop_map(Target::RefreshToken),
+        2 => (0..4_u8).prop_map(Target::Session),
+        2 => (0..2_u8, 0..3_u8, option::of(0..4_u8))
+            .prop_map(|(tenant, subject, except)| Target::Subject { tenant, subject, except }),
+        1 => (0..2_u8).prop_map(Target::Tenant),
+    ]
+}
+
+fn ago() -> impl Strategy<Value = Ago> {
+    let ago = [0, 1, SECOND, 20 * SECOND, -SECOND, -5 * SECOND, -5 * SECOND - 1];
+    prop_oneof![2 => Just(None), 1 => proptest::sample::select(ago.to_vec()).prop_map(Some)]
+}
+
+/// A lifetime that a request asks for. Some are too short or too long.
+fn lifetime() -> impl Strategy<Value = Option<Micros>> {
+    let spans = [10 * SECOND, 40 * SECOND, 15_500_000, SECOND, SECOND - 1, 900 * SECOND];
+    prop_oneof![5 => Just(None), 1 => proptest::sample::select(spans.to_vec()).prop_map(Some)]
+}
+
+/// A set of scopes, most often all of them.
+fn scopes() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(7), 0..8_u8]
+}
+
+fn request_id() -> impl Strategy<Value = u8> {
+    prop_oneof![2 => Just(0), 1 => 1..3_u8]
+}
+
+fn create() -> impl Strategy<Value = Command> {
+    let whom = (0..2_u8, prop_oneof![3 => Just(0), 1 => 1..3_u8], 0..2_u8);
+    (
+        whom,
+        0..8_u8,
+        scopes(),
+        (0..3_u8, 0..2_u8),
+        0..4_u8,
+        ago(),
+        (lifetime(), lifetime()),
+        request_id(),
+    )
+        .prop_map(|(whom, policy, scopes, data, acr, authenticated, limits, request_id)| {
+            Command::Create { whom, policy, scopes, data, acr, authenticated, limits, request_id }
+        })
+}
+
+fn reauthenticate() -> impl Strategy<Value = Command> {
+    let claims = option::weighted(0.2, 0..3_u8);
+    let scopes = prop_oneof![3 => Just(0), 1 => 0..8_u8];
+    let acr = prop_oneof![2 => Just(2), 1 => 0..4_u8];
+    (named(), acr, ago(), claims, scopes, any::<bool>(), request_id()).prop_map(
+        |(session, acr, authenticated, claims, scopes, allow_weaker, request_id)| {
+            Command::Reauthenticate {
+                session,
+                acr,
+                authenticated,
+                claims,
+                scopes,
+                allow_weaker,
+                request_id,
+            }
+        },
+    )
+}
+
+fn update() -> impl Strategy<Value = Command> {
+    let some = || option::weighted(0.3, 0..3_u8);
+    let etag = option::weighted(0.3, 0..3_u8);
+    let scopes = option::weighted(0.3, 0..8_u8);
+    (0..4_u8, etag, some(), some(), some(), scopes, any::<bool>()).prop_map(
+        |(session, etag, metadata, label, claims, scopes, revoke_access_tokens)| Command::Update {
+            session,
+            etag,
+            metadata,
+            label,
+            claims,
+            scopes,
+            revoke_access_tokens,
+        },
+    )
+}
+
+fn validate() -> impl Strategy<Value = Command> {
+    let foreign = proptest::bool::weighted(0.1);
+    let demanded = prop_oneof![2 => Just(0), 1 => 0..8_u8];
+    let age = proptest::sample::select(vec![0, SECOND, 20 * SECOND, 20 * SECOND - 1]);
+    (pick(), foreign, demanded, option::of(0..4_u8), option::of(age)).prop_map(
+        |(token, foreign_audience, scopes, acr, max_age)| Command::Validate {
+            token,
+            foreign_audience,
+            scopes,
+            acr,
+            max_age,
+        },
+    )
+}
+
+fn list() -> impl Strategy<Value = Command> {
+    let live = option::of(any::<bool>());
+    let of = || option::weighted(0.3, 0..2_u8);
+    (0..2_u8, of(), of(), live, any::<bool>(), 1..4_u8).prop_map(
+        |(tenant, subject, client, live, order, size)| Command::List {
+            tenant,
+            subject,
+            client,
+            live,
+            order,
+            size,
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Command> {
+    let spans = vec![1, SECOND, 3 * SECOND, 11 * SECOND, 61 * SECOND, 1000 * SECOND];
+    let by = proptest::sample::select(spans).prop_map(Step::By);
+    let to = (0..6_u8, -1..=1_i64).prop_map(|(edge, ticks)| Step::To { edge, ticks });
+    prop_oneof![1 => by, 2 => to].prop_map(Command::Advance)
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let again = || (0..4_u8, proptest::bool::weighted(0.2));
+    prop_oneof![
+        8 => create(),
+        2 => again()
+            .prop_map(|(request, altered)| Command::CreateAgain { request, altered }),
+        12 => (token(), prop_oneof![3 => Just(0), 1 => 0..8_u8])
+            .prop_map(|(token, scopes)| Command::Refresh { token, scopes }),
+        5 => reauthenticate(),
+        2 => again()
+            .prop_map(|(request, altered)| Command::ReauthenticateAgain { request, altered }),
+        4 => update(),
+        2 => validate(),
+        4 => (target(), 0..3_u8).prop_map(|(target, reason)| Command::Revoke { target, reason }),
+        2 => list(),
+        8 => step(),
+        2 => Just(Command::Sweep),
+    ]
+}
+
+/// Generates sequences.
+pub fn sequence() -> impl Strategy<Value = Sequence> {
+    (proptest::sample::select(FRACTIONS.to_vec()), create(), vec(command(), 1..LONGEST)).prop_map(
+        |(begin, first, mut commands)| {
+            commands.insert(0, first);
+            Sequence { begin, commands }
+        },
+    )
+}

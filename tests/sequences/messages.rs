@@ -1,0 +1,328 @@
+//! The messages for the requests and the answers of the model.
+
+use countersign::proto;
+use prost_types::{FieldMask, Struct, Timestamp};
+
+use crate::model::{
+    ACRS, AccessToken, Create, Demands, Micros, Model, Policy, Reauthenticate, SECOND, Scopes,
+    Search, Session, Tokens, Update,
+};
+
+pub const ISSUER: &str = "https://auth.test";
+
+const SCOPES: [&str; 3] = ["read", "write", "admin"];
+
+/// The policies, which the settings of the service are made from.
+pub const POLICIES: [Policy; 8] = [
+    POLICY,
+    Policy { name: "phone", until_used: Some(40 * SECOND), ..POLICY },
+    Policy { name: "strict", revokes_access_token: true, ..POLICY },
+    Policy { name: "two", max_sessions: 2, ..POLICY },
+    Policy { name: "refusing", max_sessions: 2, refuses: true, ..POLICY },
+    Policy { name: "extending", reauthentication_extends: true, ..POLICY },
+    Policy {
+        name: "brief",
+        access_token_ttl: 2 * SECOND,
+        idle_timeout: 3 * SECOND,
+        absolute_lifetime: 7 * SECOND,
+        refresh_grace: SECOND,
+        ..POLICY
+    },
+    Policy {
+        name: "guarded",
+        revokes_access_token: true,
+        reauthentication_extends: true,
+        max_sessions: 1,
+        ..POLICY
+    },
+];
+
+const POLICY: Policy = Policy {
+    name: "default",
+    access_token_ttl: 20 * SECOND,
+    idle_timeout: 60 * SECOND,
+    absolute_lifetime: 150 * SECOND,
+    refresh_grace: 5 * SECOND,
+    until_used: None,
+    revokes_access_token: false,
+    reauthentication_extends: false,
+    max_sessions: 0,
+    refuses: false,
+};
+
+/// Returns the section of a policy in the settings.
+pub fn section(policy: &Policy) -> String {
+    let seconds = |span: Micros| span / SECOND;
+    let (replay, limit) = match policy.until_used {
+        Some(limit) => ("until_used", seconds(limit)),
+        None => ("grace", 86_400),
+    };
+    let on_refresh =
+        if policy.revokes_access_token { "revoke_access_token" } else { "keep_access_token" };
+    let on_quota = if policy.refuses { "refuse" } else { "evict_oldest" };
+    format!(
+        "[policies.{}]\naccess_token_ttl = '{}s'\nidle_timeout = '{}s'\nabsolute_lifetime = '{}s'\n\
+         refresh_grace = '{}s'\nreplay = '{replay}'\nreplay_limit = '{limit}s'\n\
+         on_refresh = '{on_refresh}'\nreauthentication_extends = {}\n\
+         max_sessions_per_subject = {}\non_quota = '{on_quota}'\n",
+        policy.name,
+        seconds(policy.access_token_ttl),
+        seconds(policy.idle_timeout),
+        seconds(policy.absolute_lifetime),
+        seconds(policy.refresh_grace),
+        policy.reauthentication_extends,
+        policy.max_sessions,
+    )
+}
+
+/// The number of a sequence, which is in the names of its tenants, so that sequences do not meet.
+#[derive(Clone, Copy)]
+pub struct Names(pub u64);
+
+impl Names {
+    pub fn tenant(self, tenant: u8) -> String {
+        format!("tenant-{}-{tenant}", self.0)
+    }
+
+    pub fn subject(self, subject: u8) -> String {
+        format!("subject-{subject}")
+    }
+
+    fn client(self, client: u8) -> String {
+        format!("client-{client}")
+    }
+
+    pub fn create(self, request: &Create) -> proto::CreateSessionRequest {
+        proto::CreateSessionRequest {
+            subject: self.subject(request.subject),
+            tenant: self.tenant(request.tenant),
+            client_id: self.client(request.client),
+            scopes: scopes(request.scopes),
+            claims: (request.claims != 0).then(|| object(request.claims).into()),
+            acr: ACRS[usize::from(request.acr)].to_owned(),
+            amr: amr(request.amr),
+            authenticated_at: request.authenticated_at.map(timestamp),
+            policy: request.policy.name.to_owned(),
+            access_token_ttl: request.access_token_ttl.map(duration),
+            max_lifetime: request.max_lifetime.map(duration),
+            request_id: key(request.request_id),
+            metadata: (request.metadata != 0).then(|| object(request.metadata).into()),
+            ..Default::default()
+        }
+    }
+
+    pub fn list(self, search: &Search, page_size: i32) -> proto::ListSessionsRequest {
+        let state = match search.live {
+            None => proto::SessionState::Unspecified,
+            Some(true) => proto::SessionState::Live,
+            Some(false) => proto::SessionState::Ended,
+        };
+        let filter = search.client.map(|client| proto::SessionFilter {
+            client_id: self.client(client),
+            ..Default::default()
+        });
+        proto::ListSessionsRequest {
+            tenant: self.tenant(search.tenant),
+            subject: search.subject.map(|subject| self.subject(subject)).unwrap_or_default(),
+            state: state.into(),
+            page_size,
+            page_token: String::new(),
+            filter,
+            order_by: if search.oldest_first { "created_at" } else { "" }.to_owned(),
+        }
+    }
+
+    /// Returns a session as the service must show it.
+    pub fn session(self, session: &Session, now: Micros, etag: String) -> proto::Session {
+        let end = session.end(now);
+        let request = &session.request;
+        let state =
+            if end.is_none() { proto::SessionState::Live } else { proto::SessionState::Ended };
+        proto::Session {
+            session_id: session.id.clone(),
+            subject: self.subject(request.subject),
+            tenant: self.tenant(request.tenant),
+            client_id: self.client(request.client),
+            audience: vec![ISSUER.to_owned()],
+            scopes: scopes(session.scopes),
+            claims: Some(object(session.claims).into()),
+            acr: ACRS[usize::from(session.acr)].to_owned(),
+            amr: amr(session.amr),
+            authenticated_at: Some(timestamp(session.authenticated_at)),
+            device: Some(proto::Device {
+                label: label(session.label),
+                last_seen_at: Some(timestamp(session.refreshed_at)),
+                ..Default::default()
+            }),
+            policy: Some(policy(session)),
+            created_at: Some(timestamp(session.created_at)),
+            refreshed_at: Some(timestamp(session.refreshed_at)),
+            idle_expires_at: Some(timestamp(session.idle_expires_at)),
+            expires_at: Some(timestamp(session.expires_at)),
+            state: state.into(),
+            ended_at: end.as_ref().map(|end| timestamp(end.at)),
+            end_reason: end.as_ref().map_or(proto::EndReason::Unspecified, |end| end.reason).into(),
+            end_note: end.map_or("", |end| end.note).to_owned(),
+            etag,
+            metadata: Some(object(session.metadata).into()),
+            created_by: "anybody".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    /// Returns what Validate must say about an active token.
+    pub fn active(self, model: &Model, token: &AccessToken) -> proto::ValidateResponse {
+        let session = &model.sessions[token.session];
+        proto::ValidateResponse {
+            active: true,
+            inactive_reason: proto::InactiveReason::Unspecified.into(),
+            session_id: session.id.clone(),
+            subject: self.subject(session.request.subject),
+            tenant: self.tenant(session.request.tenant),
+            client_id: self.client(session.request.client),
+            audience: vec![ISSUER.to_owned()],
+            scopes: scopes(token.scopes),
+            issued_at: Some(timestamp(token.issued_at)),
+            expires_at: Some(timestamp(token.expires_at)),
+            authenticated_at: Some(timestamp(token.authenticated_at)),
+            acr: ACRS[usize::from(token.acr)].to_owned(),
+            amr: amr(token.amr),
+            claims: Some(object(token.claims).into()),
+            checked_at: Some(timestamp(model.now)),
+            ..Default::default()
+        }
+    }
+}
+
+/// Returns the limits that a session has.
+fn policy(session: &Session) -> proto::SessionPolicy {
+    let policy = session.request.policy;
+    let on_refresh = match policy.revokes_access_token {
+        true => proto::OnRefresh::RevokeAccessToken,
+        false => proto::OnRefresh::KeepAccessToken,
+    };
+    let replay = match policy.until_used {
+        Some(_) => proto::Replay::UntilUsed,
+        None => proto::Replay::Grace,
+    };
+    let lifetime = session.lifetime();
+    proto::SessionPolicy {
+        name: policy.name.to_owned(),
+        access_token_ttl: Some(duration(session.access_token_ttl())),
+        idle_timeout: Some(duration(policy.idle_timeout)),
+        refresh_grace: Some(duration(session.refresh_grace())),
+        on_refresh: on_refresh.into(),
+        refresh: proto::RefreshMode::Rotate.into(),
+        replay: replay.into(),
+        replay_limit: Some(duration(policy.until_used.unwrap_or(86_400 * SECOND))),
+        reauthentication_lifetime: policy.reauthentication_extends.then(|| duration(lifetime)),
+    }
+}
+
+/// Returns the tokens of an answer, with these texts.
+pub fn tokens(
+    model: &Model,
+    tokens: &Tokens,
+    (access_token, refresh_token): (String, String),
+) -> proto::Tokens {
+    let idle_expires_at = model.sessions[tokens.access.session].idle_expires_at;
+    proto::Tokens {
+        access_token,
+        access_token_expires_at: Some(timestamp(tokens.access.expires_at)),
+        refresh_token,
+        refresh_token_expires_at: Some(timestamp(idle_expires_at)),
+        token_type: "Bearer".to_owned(),
+    }
+}
+
+pub fn refresh(refresh_token: String, narrowed: Scopes) -> proto::RefreshRequest {
+    proto::RefreshRequest { refresh_token, scopes: scopes(narrowed), device: None }
+}
+
+pub fn reauthenticate(
+    request: &Reauthenticate,
+    session: proto::reauthenticate_request::Session,
+) -> proto::ReauthenticateRequest {
+    proto::ReauthenticateRequest {
+        session: Some(session),
+        acr: ACRS[usize::from(request.acr)].to_owned(),
+        amr: amr(request.amr),
+        authenticated_at: request.authenticated_at.map(timestamp),
+        claims: request.claims.map(|claims| object(claims).into()),
+        scopes: scopes(request.scopes),
+        allow_weaker: request.allow_weaker,
+        request_id: key(request.request_id),
+        ..Default::default()
+    }
+}
+
+pub fn update(update: &Update, session_id: String, etag: String) -> proto::UpdateSessionRequest {
+    let paths = [
+        ("metadata", update.metadata.is_some()),
+        ("device.label", update.label.is_some()),
+        ("claims", update.claims.is_some()),
+        ("scopes", update.scopes.is_some()),
+    ];
+    let paths = paths.into_iter().filter(|(_, named)| *named).map(|(path, _)| path.to_owned());
+    let values = proto::Session {
+        metadata: update.metadata.map(|metadata| object(metadata).into()),
+        claims: update.claims.map(|claims| object(claims).into()),
+        scopes: scopes(update.scopes.unwrap_or_default()),
+        device: update.label.map(|name| proto::Device { label: label(name), ..Default::default() }),
+        ..Default::default()
+    };
+    proto::UpdateSessionRequest {
+        session_id,
+        update_mask: Some(FieldMask { paths: paths.collect() }),
+        session: Some(values),
+        etag,
+        revoke_access_tokens: update.revoke_access_tokens,
+    }
+}
+
+pub fn validate(demands: &Demands, access_token: String) -> proto::ValidateRequest {
+    proto::ValidateRequest {
+        access_token,
+        audience: if demands.foreign_audience { "https://other.test" } else { ISSUER }.to_owned(),
+        scopes: scopes(demands.scopes),
+        acr_values: demands.acr.iter().map(|acr| ACRS[usize::from(*acr)].to_owned()).collect(),
+        max_authentication_age: demands.max_age.map(duration),
+        view: proto::ValidateView::Full.into(),
+        ..Default::default()
+    }
+}
+
+fn scopes(scopes: Scopes) -> Vec<String> {
+    let has = |bit: &usize| scopes & (1 << bit) != 0;
+    (0..SCOPES.len()).filter(has).map(|bit| SCOPES[bit].to_owned()).collect()
+}
+
+fn amr(amr: u8) -> Vec<String> {
+    ["pwd", "hwk", "otp"].into_iter().take(usize::from(amr)).map(str::to_owned).collect()
+}
+
+/// Returns the name of a device; empty for 0.
+fn label(label: u8) -> String {
+    "x".repeat(usize::from(label))
+}
+
+/// Returns an idempotency key; empty for 0.
+fn key(request_id: u8) -> String {
+    if request_id == 0 { String::new() } else { format!("request-{request_id}") }
+}
+
+/// Returns claims or metadata; empty for 0.
+fn object(value: u8) -> Struct {
+    let fields = (value != 0).then(|| ("level".to_owned(), f64::from(value).into()));
+    Struct { fields: fields.into_iter().collect() }
+}
+
+pub fn timestamp(instant: Micros) -> Timestamp {
+    let nanos = i32::try_from(instant.rem_euclid(SECOND) * 1000).unwrap();
+    Timestamp { seconds: instant.div_euclid(SECOND), nanos }
+}
+
+fn duration(span: Micros) -> prost_types::Duration {
+    let nanos = i32::try_from(span % SECOND * 1000).unwrap();
+    prost_types::Duration { seconds: span / SECOND, nanos }
+}
