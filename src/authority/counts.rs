@@ -17,6 +17,8 @@ use crate::{
 pub struct Counts {
     /// The validated tokens.
     pub validations: ValidationCounts,
+    /// The refresh tokens of other systems that were exchanged, without replays.
+    pub legacy_exchanges: Counter,
     /// The sweeps.
     pub sweeps: SweepCounts,
     /// The size of the database when it was last read; none before that.

@@ -2,6 +2,7 @@
 
 use super::{
     ids::SessionId,
+    legacy_token::LegacyTokenHash,
     policy::OnQuota,
     quota::{LiveSessions, QuotaExceeded},
     session::{EndReason, Ended, Session},
@@ -19,6 +20,9 @@ pub struct Creation {
     pub max_sessions: u32,
     /// The reaction if the subject already has as many live sessions as it may have.
     pub on_quota: OnQuota,
+    /// The refresh token of another system that is to stand for the first refresh token of the
+    /// session, if the session is imported with one.
+    pub legacy_token: Option<LegacyTokenHash>,
 }
 
 /// The state of the database that the decision on a creation depends on.
@@ -33,6 +37,9 @@ pub trait CreationState {
     /// revoked, if such a revocation covers the session. If both the tenant and the subject have
     /// one that covers it, returns the later instant.
     fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>, Self::Error>;
+
+    /// Returns whether a refresh token of another system stands for a session already.
+    fn has_legacy_token(&mut self, token: &LegacyTokenHash) -> Result<bool, Self::Error>;
 
     /// Returns the live sessions of the session's subject. [`Creation::decide`] adds the new
     /// session to them, so that the next creation of the same transaction counts it. A creation
@@ -56,6 +63,8 @@ pub enum CreationDecision {
     Repeat(Box<Session>),
     /// A different request with the same request id was made before.
     RequestIdReused,
+    /// The refresh token of the other system stands for another session.
+    LegacyTokenTaken,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
     /// All sessions of the tenant or of the subject that were created up to an instant have been
@@ -85,6 +94,11 @@ impl Creation {
         }
         if let Some(up_to) = state.covered_up_to(session)? {
             return Ok(CreationDecision::Revoked { up_to });
+        }
+        if let Some(token) = &self.legacy_token
+            && state.has_legacy_token(token)?
+        {
+            return Ok(CreationDecision::LegacyTokenTaken);
         }
         let mut evicted = vec![];
         if let Some(live) = state.live_sessions(self)? {

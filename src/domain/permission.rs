@@ -14,6 +14,8 @@ pub enum Operation {
     Reauthenticate,
     /// SessionService.UpdateSession
     UpdateSession,
+    /// SessionService.ImportSessions
+    ImportSessions,
     /// SessionService.Validate
     Validate,
     /// SessionService.BatchValidate
@@ -62,20 +64,21 @@ pub enum CostClass {
 }
 
 use Operation::{
-    BatchValidate, Check, CountSessions, CreateSession, ForwardAuth, GetSession, Introspect,
-    ListAudit, ListKeys, ListSessions, Reauthenticate, Refresh, Revoke, RevokeKey, RevokeTenant,
-    RotateKey, UpdateSession, Validate,
+    BatchValidate, Check, CountSessions, CreateSession, ForwardAuth, GetSession, ImportSessions,
+    Introspect, ListAudit, ListKeys, ListSessions, Reauthenticate, Refresh, Revoke, RevokeKey,
+    RevokeTenant, RotateKey, UpdateSession, Validate,
 };
 
 /// The operations, each with the roles that may perform it. Admins may perform all of them.
 ///
 /// Health checks, the public keys (GetJwks), and reflection, where it is enabled, need no
 /// authentication.
-pub const TABLE: [(Operation, &[Role]); 18] = [
+pub const TABLE: [(Operation, &[Role]); 19] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
     (Reauthenticate, &[Issuer]),
     (UpdateSession, &[Issuer]),
+    (ImportSessions, &[]),
     (GetSession, &[Issuer, Viewer]),
     (ListSessions, &[Issuer, Viewer]),
     (CountSessions, &[Issuer, Viewer]),
@@ -112,6 +115,7 @@ impl Operation {
             Refresh => "Refresh",
             Reauthenticate => "Reauthenticate",
             UpdateSession => "UpdateSession",
+            ImportSessions => "ImportSessions",
             Validate => "Validate",
             BatchValidate => "BatchValidate",
             Check => "Check",
@@ -141,7 +145,7 @@ impl Operation {
             Validate | Check | ForwardAuth | Introspect => CostClass::Light,
             BatchValidate => CostClass::Batch,
             GetSession | ListSessions | CountSessions | ListAudit | ListKeys => CostClass::Read,
-            CreateSession => CostClass::Creation,
+            CreateSession | ImportSessions => CostClass::Creation,
             Refresh | Reauthenticate | UpdateSession => CostClass::Refresh,
             Revoke | RevokeTenant | RotateKey | RevokeKey => CostClass::Change,
         }

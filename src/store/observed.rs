@@ -21,6 +21,7 @@ use crate::{
         change::SessionChange,
         ids::{Incarnation, SessionId},
         key::RefreshKeyId,
+        legacy_token::{LegacyToken, LegacyTokenHash},
         metadata::SessionMetadata,
         refresh::RefreshAttempt,
         revocation::{FeedPosition, Revocation, Seq, Timeline},
@@ -37,12 +38,13 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 29] = [
+const OPERATIONS: [&str; 31] = [
     "create_session",
     "refresh_session",
     "change_session",
     "revoke",
     "session",
+    "legacy_token",
     "metadata_of",
     "sessions",
     "count_sessions",
@@ -54,6 +56,7 @@ const OPERATIONS: [&str; 29] = [
     "delete_expired_revocations",
     "record_expiries",
     "delete_old_sessions",
+    "delete_old_legacy_tokens",
     "append_audit",
     "audit",
     "delete_old_audit",
@@ -172,6 +175,10 @@ impl Store for ObservedStore {
         self.observe("metadata_of", self.store.metadata_of(ids)).await
     }
 
+    async fn legacy_token(&self, hash: LegacyTokenHash) -> Result<Option<LegacyToken>> {
+        self.observe("legacy_token", self.store.legacy_token(hash)).await
+    }
+
     async fn sessions(&self, query: SessionQuery) -> Result<Found<Vec<Session>, SessionId>> {
         self.observe("sessions", self.store.sessions(query)).await
     }
@@ -236,6 +243,11 @@ impl Store for ObservedStore {
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize> {
         self.observe("delete_old_sessions", self.store.delete_old_sessions(until, limit)).await
+    }
+
+    async fn delete_old_legacy_tokens(&self, until: Timestamp, limit: i64) -> Result<usize> {
+        self.observe("delete_old_legacy_tokens", self.store.delete_old_legacy_tokens(until, limit))
+            .await
     }
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<()> {

@@ -32,7 +32,7 @@ use super::{
         sql::statement,
     },
     insert::{Limits, insert_sessions},
-    lock,
+    legacy_tokens, lock,
     oldest_live::{OldestLive, Start},
     quota_lock,
 };
@@ -40,6 +40,7 @@ use crate::{
     domain::{
         creation::{Creation, CreationDecision, CreationState},
         ids::SessionId,
+        legacy_token::LegacyTokenHash,
         quota::{LiveSessions, MOST_READ, Tally},
         revocation::{BlacklistEntry, FeedPosition, cut_off_key},
         session::{Ended, Session},
@@ -59,7 +60,7 @@ pub async fn commit(
 }
 
 /// A creation on the fast path. It is made if there is room for the session and if its request is
-/// new.
+/// new. A session with a refresh token of another system is left to the slow path.
 struct FastPath<'a>(&'a Creation);
 
 #[async_trait]
@@ -71,13 +72,21 @@ impl BatchWrite for FastPath<'_> {
         connection: &mut PooledConnection<'_>,
         creations: &[Self],
     ) -> Result<Vec<Result<Option<Created>, StoreError>>, Fault> {
-        let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
-        let inserted = insert_sessions(connection, &creations, Limits::Check).await?;
-        let inserted: HashSet<SessionId> = inserted.into_iter().collect();
+        let plain: Vec<&Creation> = creations
+            .iter()
+            .map(|Self(creation)| *creation)
+            .filter(|creation| creation.legacy_token.is_none())
+            .collect();
+        let inserted: HashSet<SessionId> = match plain.is_empty() {
+            true => HashSet::new(),
+            false => {
+                insert_sessions(connection, &plain, Limits::Check).await?.into_iter().collect()
+            }
+        };
         let is_new = |creation: &Creation| inserted.contains(&creation.session.id);
         Ok(creations
-            .into_iter()
-            .map(|creation| Ok(is_new(creation).then_some(Created::New { eviction: None })))
+            .iter()
+            .map(|Self(creation)| Ok(is_new(creation).then_some(Created::New { eviction: None })))
             .collect())
     }
 }
@@ -108,6 +117,7 @@ impl BatchWrite for SlowPath<'_> {
                 creations.iter().map(|creation| &creation.session),
             )
             .await?,
+            legacy_tokens: legacy_tokens::taken(connection, &creations).await?,
             live: Live::read(connection, oldest_live, &creations).await?,
             evicted: HashMap::new(),
             new: vec![],
@@ -123,6 +133,7 @@ impl BatchWrite for SlowPath<'_> {
             let problem = "the same request is being made by others";
             return Err(Fault::Conflict(StoreError::Unavailable(problem.to_owned())));
         }
+        legacy_tokens::insert(connection, &batch.new).await?;
         // Sessions are evicted after the insertion, because one new session may be evicted to make
         // room for another new one.
         let (ended, entries) = evict(connection, &batch.evicted).await?;
@@ -169,6 +180,7 @@ fn created(decision: CreationDecision, positions: &HashMap<SessionId, FeedPositi
         }
         CreationDecision::Repeat(earlier) => Created::Repeated(earlier),
         CreationDecision::RequestIdReused => Created::RequestIdReused,
+        CreationDecision::LegacyTokenTaken => Created::LegacyTokenTaken,
         CreationDecision::QuotaExceeded => Created::QuotaExceeded,
         CreationDecision::Revoked { up_to } => Created::Revoked { up_to },
     }
@@ -179,6 +191,8 @@ struct Batch<'a> {
     /// The sessions that were created for the same requests before, by tenant and request id.
     earlier: HashMap<(String, String), Session>,
     cut_offs: CutOffs,
+    /// The refresh tokens of other systems that stand for a session.
+    legacy_tokens: HashSet<LegacyTokenHash>,
     live: Live<'a>,
     /// The sessions to be evicted, each with the time, reason and note of its end.
     evicted: HashMap<SessionId, Ended>,
@@ -193,6 +207,7 @@ impl<'a> Batch<'a> {
             if let Some(request) = request(session) {
                 self.earlier.insert(request, session.clone());
             }
+            self.legacy_tokens.extend(creation.legacy_token);
             self.evicted.extend(evicted.iter().map(|id| (*id, creation.eviction())));
             self.new.push(creation);
         }
@@ -209,6 +224,10 @@ impl CreationState for Batch<'_> {
 
     fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>, Infallible> {
         Ok(self.cut_offs.covered_up_to(session))
+    }
+
+    fn has_legacy_token(&mut self, token: &LegacyTokenHash) -> Result<bool, Infallible> {
+        Ok(self.legacy_tokens.contains(token))
     }
 
     fn live_sessions(
