@@ -23,7 +23,7 @@ const PACKAGE: &str = "countersign.v1";
 
 /// The messages and oneofs whose `Debug` must not show tokens or claims. A oneof is written as
 /// `Message.oneof`.
-const WITH_SECRETS: [&str; 11] = [
+const WITH_SECRETS: [&str; 12] = [
     "Tokens",
     "RefreshRequest",
     "ReauthenticateRequest",
@@ -33,6 +33,7 @@ const WITH_SECRETS: [&str; 11] = [
     "RevokeRequest",
     "RevokeRequest.target",
     "CreateSessionRequest",
+    "ImportedSession",
     "Session",
     "ValidateResponse",
 ];

@@ -172,7 +172,9 @@ fn read_from(mut reader: impl BufRead, with_creations: bool) -> Result<Revocatio
         for record in records_in(text.trim_end()).map_err(unreadable)? {
             log.records += 1;
             match AuditAction::from_name(&record.action) {
-                Some(AuditAction::SessionCreated) if with_creations => {
+                Some(AuditAction::SessionCreated | AuditAction::SessionImported)
+                    if with_creations =>
+                {
                     log.created.push(record.created().map_err(unreadable)?);
                 }
                 _ => log.revocations.extend(revocation(record).map_err(unreadable)?),
@@ -332,6 +334,7 @@ fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
         }
         AuditAction::KeyRevoked => LoggedEnd::Key(line.kid.clone().ok_or_else(|| lacks("kid"))?),
         AuditAction::SessionCreated
+        | AuditAction::SessionImported
         | AuditAction::SessionUpdated
         | AuditAction::SessionExpired
         | AuditAction::KeyPublished

@@ -25,6 +25,7 @@ pub fn settings(config: &Config) -> Settings {
         max_access_token_ttl: config.tokens.max_access_token_ttl,
         longest_token: config.tokens.max_access_token_ttl,
         acr_order: config.tokens.acr_order.clone().into(),
+        legacy_refresh_tokens: config.tokens.legacy_refresh_tokens,
         policies: Policies {
             by_name: config.policies.clone(),
             tenants: config.tenants.clone(),

@@ -173,12 +173,23 @@ impl Audit {
         (line, if is_known { of_caller.rows.take() } else { None })
     }
 
+    /// Waits until at most half of the places in the queue are taken, or until there is no writer
+    /// any more. Whoever is about to make very many records waits for this, so that the table can
+    /// keep up with them.
+    pub async fn has_room(&self) {
+        self.at_most(MOST_WAITING / 2).await;
+    }
+
     /// Waits until no record waits for the table, or until there is no writer any more.
     pub async fn written(&self) {
+        self.at_most(0).await;
+    }
+
+    async fn at_most(&self, most: usize) {
         let Some(table) = &self.0.table else { return };
         let mut waiting = self.0.waiting.subscribe();
         tokio::select! {
-            _ = waiting.wait_for(|waiting| *waiting == 0) => {}
+            _ = waiting.wait_for(|waiting| *waiting <= most) => {}
             () = table.closed() => {}
         }
     }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use serde_json::Value;
 use tracing::{Dispatch, subscriber::NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
@@ -215,4 +216,21 @@ async fn without_a_table_records_are_only_logged_and_none_waits() {
     assert_eq!(lines.len(), 1);
     audit.written().await;
     assert_eq!((audit.waiting(), audit.dropped().get()), (0, 0));
+}
+
+/// The table must not lose records because an import makes very many of them.
+#[test]
+fn there_is_no_room_while_more_than_half_of_the_queue_is_taken() {
+    let (audit, mut queue, _) = audit();
+    let imported = || AuditRecord::new(AuditAction::SessionImported, START, Who::Anybody, None);
+    for _ in 0..=MOST_WAITING / 2 {
+        audit.record(imported());
+    }
+    assert!(audit.has_room().now_or_never().is_none());
+    queue.entries.try_recv().unwrap();
+    audit.subtract_waiting(1);
+    assert!(audit.has_room().now_or_never().is_some());
+    audit.record(imported());
+    drop(queue);
+    assert!(audit.has_room().now_or_never().is_some(), "nothing will be written any more");
 }

@@ -61,10 +61,9 @@ impl Authority {
         let (session_id, presented) = match &new.session {
             NamedSession::Id(id) => (*id, None),
             NamedSession::RefreshToken(token) => {
-                let claims =
-                    self.read_refresh_token(token).ok_or(AuthorityError::RefreshTokenInvalid)?;
-                let (generation, secret) = (claims.lineage.generation, claims.lineage.secret);
-                (claims.session_id, Some(Presented { generation, secret }))
+                let token = self.read_refresh_token(token).await?;
+                let token = token.ok_or(AuthorityError::RefreshTokenInvalid)?;
+                (token.session_id, Some(token.presented))
             }
         };
         note_session(None, Some(session_id));

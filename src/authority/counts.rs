@@ -17,6 +17,8 @@ use crate::{
 pub struct Counts {
     /// The validated tokens.
     pub validations: ValidationCounts,
+    /// The refresh tokens of other systems that were exchanged, without replays.
+    pub legacy_exchanges: Counter,
     /// The sweeps.
     pub sweeps: SweepCounts,
     /// The job that ends the sessions which cut-offs cover.

@@ -34,7 +34,8 @@ impl Authority {
         new: NewSession,
     ) -> Result<Issued, AuthorityError> {
         let settings = self.settings();
-        let audience = self.permitted_audience(by, &new, &settings)?;
+        let operation = Operation::CreateSession;
+        let audience = self.permitted_audience(by, operation, &new, &settings)?;
         let fingerprint = new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
         self.ensure_current().await?;
         let (now, gives_authentication) = (self.clock.now(), new.authenticated_at.is_some());
@@ -54,6 +55,7 @@ impl Authority {
                 session: session.clone(),
                 max_sessions: policy.max_sessions_per_subject,
                 on_quota: policy.on_quota,
+                legacy_token: None,
             };
             let epoch = self.replica.epoch();
             match self.store.create_session(creation).await? {
@@ -68,7 +70,8 @@ impl Authority {
                     self.wait_until_confirmed().await?;
                     return self.repeat(by, *earlier, now);
                 }
-                Created::RequestIdReused => {
+                // A session that is not imported has no token of another system.
+                Created::RequestIdReused | Created::LegacyTokenTaken => {
                     self.wait_until_confirmed().await?;
                     return Err(AuthorityError::RequestIdReused);
                 }
@@ -98,33 +101,29 @@ impl Authority {
 
     /// Returns the audience of a new session. Fails if the tenant or the audience is out of the
     /// caller's reach.
-    fn permitted_audience(
+    pub(super) fn permitted_audience(
         &self,
         by: &Actor,
+        operation: Operation,
         new: &NewSession,
         settings: &Settings,
     ) -> Result<Vec<Audience>, AuthorityError> {
         if !by.reach().has_tenant(&new.tenant) {
-            return Err(self.not_allowed(
-                by,
-                Operation::CreateSession,
-                "tenant is not among its tenants",
-            ));
+            return Err(self.not_allowed(by, operation, "tenant is not among its tenants"));
         }
         let audience = audience_of(new, &settings.policies)?;
         match audience.iter().position(|audience| !by.reach().has_audience(audience)) {
             None => Ok(audience),
-            Some(index) => Err(self.not_allowed(
-                by,
-                Operation::CreateSession,
-                format!("audience[{index}] is not among its audiences"),
-            )),
+            Some(index) => {
+                let problem = format!("audience[{index}] is not among its audiences");
+                Err(self.not_allowed(by, operation, problem))
+            }
         }
     }
 
     /// Returns a session that begins at `now`, without its creator and the fingerprint of its
     /// request.
-    fn new_session(
+    pub(super) fn new_session(
         &self,
         new: NewSession,
         audience: Vec<Audience>,
@@ -220,7 +219,11 @@ impl Authority {
     }
 }
 
-fn policy_of<'a>(new: &NewSession, policies: &'a Policies) -> Result<&'a Policy, AuthorityError> {
+/// Returns the policy of a new session.
+pub(super) fn policy_of<'a>(
+    new: &NewSession,
+    policies: &'a Policies,
+) -> Result<&'a Policy, AuthorityError> {
     policies
         .choose(new.policy.as_ref(), &new.tenant, &new.client_id)
         .map_err(|unknown| AuthorityError::field("policy", unknown))

@@ -10,7 +10,7 @@ use crate::domain::{
     factors::FactorTimes,
     ids::SessionId,
     session::{Device, RequestFingerprint},
-    text::{CallerName, DeviceId},
+    text::{CallerName, DeviceId, Subject},
 };
 
 /// A label for domain separation. Each encoding begins with the label of its kind of request, so
@@ -19,6 +19,19 @@ const CREATE_SESSION: &str = "countersign create-session request 1";
 
 /// The label of requests to Reauthenticate.
 const REAUTHENTICATE: &str = "countersign reauthenticate request 1";
+
+/// The label of imported sessions.
+const IMPORT: &str = "countersign import 1";
+
+/// Computes the fingerprint of an imported session of a subject. A repeated import may give newer
+/// data, or come from another caller; the session is the same as long as its identifier in the
+/// other system and its subject are the same. Every version must compute the same fingerprint, as
+/// with [`fingerprint`].
+pub(super) fn of_import(subject: &Subject) -> RequestFingerprint {
+    let mut encoding = Encoding::default();
+    [IMPORT, subject].into_iter().for_each(|text| encoding.text(text));
+    hash(&encoding.0)
+}
 
 /// Computes the fingerprint of a caller's request for a session.
 ///

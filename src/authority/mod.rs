@@ -10,6 +10,7 @@ pub mod create;
 mod cut_offs;
 pub mod error;
 mod fingerprint;
+pub mod import;
 pub mod inspect;
 pub mod issue;
 pub mod keys;
@@ -35,8 +36,8 @@ use tokio::sync::{Mutex, Semaphore};
 use tracing::{Instrument, Span};
 
 use self::{
-    audit::Audit, counts::Counts, error::AuthorityError, keys::Rotating, page::PAGES_AT_ONCE,
-    sweep::Sweeper,
+    audit::Audit, counts::Counts, error::AuthorityError, import::IMPORTS_AT_ONCE, keys::Rotating,
+    page::PAGES_AT_ONCE, sweep::Sweeper,
 };
 use crate::{
     clock::Clock,
@@ -71,6 +72,9 @@ pub struct Settings {
     pub longest_token: Duration,
     /// The order of `acr` values, from the weakest to the strongest.
     pub acr_order: Arc<[Acr]>,
+    /// True if refresh tokens of another system are accepted for sessions that were imported with
+    /// them.
+    pub legacy_refresh_tokens: bool,
     /// The policies of sessions, and the rules that choose among them.
     pub policies: Policies,
     /// The policies that apply to live sessions.
@@ -125,6 +129,8 @@ pub struct Authority {
     rotating: Mutex<Rotating>,
     /// Limits the number of calls that read and convert the sessions of a page at the same time.
     pages: Semaphore,
+    /// Limits the number of imports that write at the same time.
+    imports: Semaphore,
     counts: Counts,
 }
 
@@ -150,6 +156,7 @@ impl Authority {
             audit,
             settings: ArcSwap::from_pointee(settings),
             pages: Semaphore::new(PAGES_AT_ONCE),
+            imports: Semaphore::new(IMPORTS_AT_ONCE),
             counts: Counts::default(),
         }
     }

@@ -5,7 +5,7 @@ use super::{
     error::AuthorityError,
     issue::Issued,
     note_session,
-    refresh_token::{end_error, never_issued, record_end},
+    refresh_token::{PresentedToken, end_error, never_issued, record_end},
 };
 use crate::{
     domain::{
@@ -17,7 +17,6 @@ use crate::{
     },
     revocation::replica::Epoch,
     store::Refreshed,
-    token::refresh::RefreshClaims,
 };
 
 /// A request to exchange a refresh token.
@@ -40,24 +39,26 @@ pub struct Exchanged {
 }
 
 impl Authority {
-    /// Exchanges a refresh token. A token without a valid MAC is refused without access to the
-    /// database.
+    /// Exchanges a refresh token. A token of this service without a valid MAC is refused without
+    /// access to the database.
     pub async fn refresh(
         &self,
         by: &Actor,
         exchange: Exchange,
     ) -> Result<Exchanged, AuthorityError> {
-        let claims = self
+        let token = self
             .read_refresh_token(&exchange.refresh_token)
+            .await?
             .ok_or(AuthorityError::RefreshTokenInvalid)?;
-        note_session(None, Some(claims.session_id));
+        let PresentedToken { session_id, presented, is_legacy } = token;
+        note_session(None, Some(session_id));
         self.ensure_current().await?;
         let now = self.clock.now();
         let scopes = exchange.scopes.clone();
         let attempt = RefreshAttempt {
-            session_id: claims.session_id,
-            generation: claims.lineage.generation,
-            secret: claims.lineage.secret,
+            session_id,
+            generation: presented.generation,
+            secret: presented.secret,
             scopes: exchange.scopes,
             device: exchange.device,
             reach: by.reach().clone(),
@@ -75,6 +76,9 @@ impl Authority {
         }
         match refreshed {
             Refreshed::Rotated { session, position } => {
+                if is_legacy {
+                    self.counts.legacy_exchanges.inc();
+                }
                 if let Some(superseded) = position {
                     self.wait_until_acknowledged(epoch, superseded).await?;
                 }
@@ -89,12 +93,11 @@ impl Authority {
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
             }
             Refreshed::Ended { session, position } => {
-                let generation = Some(claims.lineage.generation);
-                record_end(&self.audit, by, now, &session, generation);
+                record_end(&self.audit, by, now, &session, Some(presented.generation));
                 self.wait_until_acknowledged(epoch, position).await?;
                 Err(end_error(&session))
             }
-            Refreshed::Refused(refusal) => Err(refused(refusal, &claims)),
+            Refreshed::Refused(refusal) => Err(refused(refusal, &token)),
         }
     }
 
@@ -126,11 +129,11 @@ impl Authority {
 }
 
 /// Returns the error for a refused attempt.
-fn refused(refusal: RefreshRefusal, claims: &RefreshClaims) -> AuthorityError {
+fn refused(refusal: RefreshRefusal, token: &PresentedToken) -> AuthorityError {
     match refusal {
         RefreshRefusal::Unknown => AuthorityError::RefreshTokenInvalid,
         RefreshRefusal::NeverIssued { current } => {
-            never_issued(claims.session_id, Some(claims.lineage.generation), current)
+            never_issued(token.session_id, Some(token.presented.generation), current)
         }
         RefreshRefusal::Ended => AuthorityError::SessionRevoked,
         RefreshRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,

@@ -5,20 +5,74 @@ use crate::{
     domain::{
         audit::{AuditAction, AuditRecord},
         caller::Actor,
+        change::Presented,
         ids::SessionId,
+        legacy_token::LegacyTokenHash,
         session::{EndReason, Session},
         time::Timestamp,
     },
-    token::refresh::{RefreshClaims, Unverified},
+    token::{access::MAX_BYTES, refresh::Unverified},
 };
 
+/// A refresh token that a caller presented, and that is known to be authentic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PresentedToken {
+    /// The session that the token belongs to.
+    pub session_id: SessionId,
+    /// The generation and the secret of the token.
+    pub presented: Presented,
+    /// True if another system issued the token.
+    pub is_legacy: bool,
+}
+
 impl Authority {
-    /// Parses a refresh token and checks its MAC. Returns `None` if it is not authentic.
-    pub(super) fn read_refresh_token(&self, token: &str) -> Option<RefreshClaims> {
-        let unverified = Unverified::parse(token).ok()?;
+    /// Reads a refresh token. Returns `None` if it is not authentic.
+    ///
+    /// A token of this service is checked by its MAC, without the database. Any other token is
+    /// looked up among the refresh tokens of imported sessions, if the configuration accepts them.
+    pub(super) async fn read_refresh_token(
+        &self,
+        token: &str,
+    ) -> Result<Option<PresentedToken>, AuthorityError> {
+        let Ok(unverified) = Unverified::parse(token) else {
+            return self.find_legacy_token(token).await;
+        };
         let ring = self.keeper.ring();
-        let key = ring.refresh(unverified.key())?;
-        unverified.verify(key).ok()
+        let claims = ring.refresh(unverified.key()).and_then(|key| unverified.verify(key).ok());
+        Ok(claims.map(|claims| PresentedToken {
+            session_id: claims.session_id,
+            presented: Presented {
+                generation: claims.lineage.generation,
+                secret: claims.lineage.secret,
+            },
+            is_legacy: false,
+        }))
+    }
+
+    /// Finds the refresh token of another system. Returns `None` only if the current primary does
+    /// not know the token.
+    async fn find_legacy_token(
+        &self,
+        token: &str,
+    ) -> Result<Option<PresentedToken>, AuthorityError> {
+        if !self.settings().legacy_refresh_tokens || token.len() > MAX_BYTES {
+            return Ok(None);
+        }
+        let hash = LegacyTokenHash::of(token);
+        loop {
+            let timeline = self.replica.timeline();
+            if let Some(found) = self.store.legacy_token(hash).await? {
+                return Ok(Some(PresentedToken {
+                    session_id: found.session_id,
+                    presented: Presented { generation: 1, secret: found.secret },
+                    is_legacy: true,
+                }));
+            }
+            self.wait_until_confirmed().await?;
+            if self.replica.timeline() == timeline {
+                return Ok(None);
+            }
+        }
     }
 }
 

@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use super::{Authority, error::AuthorityError, note_session, sessions_target::SessionsTarget};
+use super::{
+    Authority, error::AuthorityError, note_session, refresh_token::PresentedToken,
+    sessions_target::SessionsTarget,
+};
 use crate::{
     domain::{
         audit::{AuditAction, AuditRecord},
@@ -153,19 +156,9 @@ impl Authority {
         };
         let plan = match order.target {
             RevokeTarget::Session(id) => self.plan_for_session(by.reach(), id, record).await?,
-            RevokeTarget::Token { token, token_only } if token.starts_with(PREFIX) => {
-                if token_only {
-                    return Err(AuthorityError::field(
-                        "extent",
-                        "TOKEN_ONLY goes with an access token only",
-                    ));
-                }
-                self.plan_for_refresh_token(by.reach(), &token, &ended, record).await?
-            }
             RevokeTarget::Token { token, token_only } => {
-                let plan =
-                    self.plan_for_access_token(by.reach(), &token, token_only, &ended, record)?;
-                let Some(plan) = plan else {
+                let plan = self.plan_for_token(by.reach(), &token, token_only, &ended, record);
+                let Some(plan) = plan.await? else {
                     // The token has expired by our clock. While this replica holds no lease, its
                     // clock may be wrong.
                     self.ensure_current().await?;
@@ -293,6 +286,30 @@ impl Authority {
                 .ok_or(AuthorityError::SessionNotFound)?;
         }
         Ok(RevocationPlan::for_session(id, None, record))
+    }
+
+    /// Returns `None` if only the token is to be revoked and it has expired.
+    async fn plan_for_token(
+        &self,
+        reach: &Reach,
+        token: &str,
+        token_only: bool,
+        ended: &Ended,
+        record: AuditRecord,
+    ) -> Result<Option<RevocationPlan>, AuthorityError> {
+        let is_refresh_token = token.starts_with(PREFIX);
+        if is_refresh_token && token_only {
+            let problem = "TOKEN_ONLY goes with an access token only";
+            return Err(AuthorityError::field("extent", problem));
+        }
+        if !is_refresh_token {
+            match self.plan_for_access_token(reach, token, token_only, ended, record.clone()) {
+                // It is no access token of this service, but may be a refresh token of another.
+                Err(AuthorityError::InvalidField { .. }) if !token_only => {}
+                plan => return plan,
+            }
+        }
+        self.plan_for_refresh_token(reach, token, ended, record).await.map(Some)
     }
 
     async fn plan_for_refresh_token(
@@ -444,14 +461,15 @@ impl Authority {
         reach: &Reach,
         token: &str,
     ) -> Result<(SessionId, bool), AuthorityError> {
-        let claims = self.read_refresh_token(token).ok_or_else(not_authentic)?;
+        let PresentedToken { session_id, presented, .. } =
+            self.read_refresh_token(token).await?.ok_or_else(not_authentic)?;
         loop {
             let timeline = self.replica.timeline();
-            let Some(session) = self.store.session(claims.session_id).await? else {
-                return Ok((claims.session_id, false));
+            let Some(session) = self.store.session(session_id).await? else {
+                return Ok((session_id, false));
             };
-            let is_of_session = claims.lineage.secret == session.lineage.secret;
-            if is_of_session && claims.lineage.generation <= session.lineage.generation {
+            let is_of_session = presented.secret == session.lineage.secret;
+            if is_of_session && presented.generation <= session.lineage.generation {
                 let is_in_reach = reach.has_tenant(&session.tenant);
                 return if is_in_reach {
                     Ok((session.id, true))

@@ -92,6 +92,7 @@ impl Authority {
                 break;
             }
         }
+        self.delete_old_legacy_tokens(now, &settings).await?;
         // Old audit records are deleted even if no new ones are stored, so that they do not stay
         // for ever.
         let until = now.minus(settings.audit_retention);
@@ -152,6 +153,22 @@ impl Authority {
             expired += batch.entries.len();
             if batch.is_last {
                 return Ok(expired);
+            }
+        }
+    }
+
+    /// Deletes the refresh tokens of other systems whose sessions' lifetimes have ended, by clocks
+    /// that are behind, too.
+    async fn delete_old_legacy_tokens(
+        &self,
+        now: Timestamp,
+        settings: &Settings,
+    ) -> Result<(), AuthorityError> {
+        let until = now.minus(RETENTION_MARGIN);
+        loop {
+            let deleted = self.store.delete_old_legacy_tokens(until, settings.sweep_batch).await?;
+            if settings.is_last(deleted) {
+                return Ok(());
             }
         }
     }

@@ -9,7 +9,9 @@ use std::{
 
 use comfy_table::{Table, presets};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
+};
 use prost_types::Timestamp;
 
 use super::{FAILED, Failure};
@@ -33,7 +35,8 @@ pub fn write(text: fmt::Arguments<'_>) {
     }
 }
 
-fn dynamic(type_name: &str) -> Result<prost_reflect::MessageDescriptor, Failure> {
+/// Returns the descriptor of a message, given its full name.
+pub fn descriptor(type_name: &str) -> Result<MessageDescriptor, Failure> {
     let pool = DescriptorPool::decode(DESCRIPTORS).map_err(Failure::failed)?;
     pool.get_message_by_name(type_name)
         .ok_or_else(|| Failure::failed(format!("no message {type_name}")))
@@ -42,7 +45,7 @@ fn dynamic(type_name: &str) -> Result<prost_reflect::MessageDescriptor, Failure>
 /// Prints a message as JSON. The names are the field names in the `.proto` file, and fields with
 /// default values are printed too.
 pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
-    let descriptor = dynamic(&format!("countersign.v1.{type_name}"))?;
+    let descriptor = descriptor(&format!("countersign.v1.{type_name}"))?;
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
         .map_err(Failure::failed)?;
     let options = SerializeOptions::new()
@@ -56,6 +59,23 @@ pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Appends a message as JSON on one line. The names are the field names in the `.proto` file, and
+/// fields with default values are left out.
+pub fn json_line(
+    text: &mut Vec<u8>,
+    message: &impl Message,
+    descriptor: MessageDescriptor,
+) -> Result<(), Failure> {
+    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
+        .map_err(Failure::failed)?;
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    message
+        .serialize_with_options(&mut serde_json::Serializer::new(&mut *text), &options)
+        .map_err(Failure::failed)?;
+    text.push(b'\n');
+    Ok(())
+}
+
 /// Formats a time span to the millisecond, like a protobuf duration in JSON: `600s`, `2.254s`.
 pub fn span(span: Duration) -> String {
     let (seconds, millis) = (span.as_secs(), span.subsec_millis());
@@ -64,7 +84,7 @@ pub fn span(span: Duration) -> String {
 
 /// Converts a JSON object to a protobuf `Struct`.
 pub fn to_struct(object: serde_json::Value) -> Result<proto::EncodedStruct, Failure> {
-    let descriptor = dynamic("google.protobuf.Struct")?;
+    let descriptor = descriptor("google.protobuf.Struct")?;
     DynamicMessage::deserialize_with_options(descriptor, object, &DeserializeOptions::new())
         .map_err(Failure::failed)?
         .transcode_to::<prost_types::Struct>()
@@ -139,7 +159,7 @@ pub fn methods(amr: &[String], verified_at: &BTreeMap<String, Timestamp>) -> Str
 pub fn object(object: Option<&proto::EncodedStruct>) -> Result<String, Failure> {
     let Some(object) = object else { return Ok(String::new()) };
     let message =
-        DynamicMessage::decode(dynamic("google.protobuf.Struct")?, &*object.encode_to_vec())
+        DynamicMessage::decode(descriptor("google.protobuf.Struct")?, &*object.encode_to_vec())
             .map_err(Failure::failed)?;
     let value = serde_json::to_value(message).map_err(Failure::failed)?;
     Ok(value.to_string())

@@ -1,4 +1,4 @@
-//! `countersign session create|show|reauthenticate|update|revoke`
+//! `countersign session`, and its subcommands `create|show|reauthenticate|update|revoke`
 
 use std::{process::ExitCode, time::Duration};
 
@@ -7,6 +7,8 @@ use clap::{Args, Subcommand};
 use super::{
     Outcome,
     client::{Server, duration},
+    export::Export,
+    import::Import,
     method::{self, Method},
     output::{self, line},
     revoke::Revoke,
@@ -33,6 +35,16 @@ pub enum Session {
     Update(Box<Update>),
     /// End a session, or all sessions of subjects, a client or a tenant.
     Revoke(Box<Revoke>),
+    /// Take over live sessions of another system from a file.
+    ///
+    /// A session that was imported before is not imported again. After an interruption, the same
+    /// command goes on where it stopped, by FILE.progress. Lines that cannot be imported are listed
+    /// in FILE.bad.ndjson, by number, and make the exit code 1.
+    Import(Box<Import>),
+    /// Write the live sessions of a tenant to a file that import reads.
+    ///
+    /// The oldest session comes first. The file holds no tokens, and no hashes of tokens.
+    Export(Box<Export>),
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +202,8 @@ impl Session {
             Self::Reauthenticate(reauthenticate) => reauthenticate.run().await,
             Self::Update(update) => update.run().await,
             Self::Revoke(revoke) => revoke.run().await,
+            Self::Import(import) => import.run().await,
+            Self::Export(export) => export.run().await,
         }
     }
 }

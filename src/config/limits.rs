@@ -23,7 +23,8 @@ pub struct Limits {
     pub max_streams_per_connection: u32,
     /// The largest size of a request, in bytes.
     pub max_request_bytes: usize,
-    /// The largest size of a request to BatchValidate, or to a gateway's Check, in bytes.
+    /// The largest size of a request to BatchValidate or ImportSessions, or to a gateway's Check, in
+    /// bytes.
     pub max_batch_bytes: usize,
     /// The largest size of a response, in bytes.
     pub max_answer_bytes: usize,

@@ -22,6 +22,7 @@ pub struct RawTokens {
     pub(super) default_audience: Option<String>,
     verified_cache_bytes: u64,
     acr_order: Vec<String>,
+    legacy_refresh_tokens: bool,
 }
 
 impl Default for RawTokens {
@@ -32,6 +33,7 @@ impl Default for RawTokens {
             default_audience: None,
             verified_cache_bytes: 32 << 20,
             acr_order: vec![],
+            legacy_refresh_tokens: false,
         }
     }
 }
@@ -57,6 +59,9 @@ pub struct Tokens {
     pub verified_cache_bytes: u64,
     /// The order of `acr` values, from the weakest to the strongest.
     pub acr_order: Vec<Acr>,
+    /// True if the refresh tokens of another system are accepted for sessions that were imported
+    /// with them.
+    pub legacy_refresh_tokens: bool,
 }
 
 /// The largest leeway: clocks that differ by more should be synchronized.
@@ -82,6 +87,7 @@ impl Tokens {
                 .map_err(|error| invalid("tokens.default_audience", error))?,
             verified_cache_bytes: raw.verified_cache_bytes,
             acr_order: acr_order(&raw.acr_order)?,
+            legacy_refresh_tokens: raw.legacy_refresh_tokens,
         })
     }
 }

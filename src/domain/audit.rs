@@ -24,6 +24,8 @@ pub const TARGET: &str = "countersign::audit";
 pub enum AuditAction {
     /// A session was created.
     SessionCreated,
+    /// A session of another system was taken over.
+    SessionImported,
     /// The user of a session authenticated again.
     SessionReauthenticated,
     /// Data of a session were changed.
@@ -69,8 +71,9 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// All actions.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::SessionCreated,
+        Self::SessionImported,
         Self::SessionReauthenticated,
         Self::SessionUpdated,
         Self::SessionEvicted,
@@ -107,6 +110,7 @@ impl AuditAction {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SessionCreated => "session_created",
+            Self::SessionImported => "session_imported",
             Self::SessionReauthenticated => "session_reauthenticated",
             Self::SessionUpdated => "session_updated",
             Self::SessionEvicted => "session_evicted",

@@ -3,6 +3,7 @@
 use super::{
     cut_off::Covering,
     ids::SessionId,
+    legacy_token::LegacyTokenHash,
     policy::OnQuota,
     quota::{LiveSessions, QuotaExceeded},
     session::{EndReason, Ended, Session},
@@ -20,6 +21,9 @@ pub struct Creation {
     pub max_sessions: u32,
     /// The reaction if the subject already has as many live sessions as it may have.
     pub on_quota: OnQuota,
+    /// The refresh token of another system that is to stand for the first refresh token of the
+    /// session, if the session is imported with one.
+    pub legacy_token: Option<LegacyTokenHash>,
 }
 
 /// The state of the database that the decision on a creation depends on.
@@ -32,6 +36,9 @@ pub trait CreationState {
 
     /// Returns which revocations by a cut-off cover the session.
     fn covering(&mut self, session: &Session) -> Result<Covering, Self::Error>;
+
+    /// Returns whether a refresh token of another system stands for a session already.
+    fn has_legacy_token(&mut self, token: &LegacyTokenHash) -> Result<bool, Self::Error>;
 
     /// Returns the live sessions of the session's subject. [`Creation::decide`] adds the new
     /// session to them, so that the next creation of the same transaction counts it. A creation
@@ -55,6 +62,8 @@ pub enum CreationDecision {
     Repeat(Box<Session>),
     /// A different request with the same request id was made before.
     RequestIdReused,
+    /// The refresh token of the other system stands for another session.
+    LegacyTokenTaken,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
     /// Sessions that were created up to an instant have been revoked, and the creation time in the
@@ -93,6 +102,11 @@ impl Creation {
         }
         if let Some(up_to) = covering.created_up_to {
             return Ok(CreationDecision::Revoked { up_to });
+        }
+        if let Some(token) = &self.legacy_token
+            && state.has_legacy_token(token)?
+        {
+            return Ok(CreationDecision::LegacyTokenTaken);
         }
         let mut evicted = vec![];
         if let Some(live) = state.live_sessions(self)? {

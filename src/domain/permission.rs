@@ -14,6 +14,8 @@ pub enum Operation {
     Reauthenticate,
     /// SessionService.UpdateSession
     UpdateSession,
+    /// SessionService.ImportSessions
+    ImportSessions,
     /// SessionService.Validate
     Validate,
     /// SessionService.BatchValidate
@@ -67,20 +69,21 @@ pub enum CostClass {
 }
 
 use Operation::{
-    BatchValidate, Check, CountSessions, CreateSession, ForwardAuth, GetSession, Introspect,
-    ListAudit, ListKeys, ListRevocations, ListSessions, Reauthenticate, Refresh, Revoke,
-    RevokeEverywhere, RevokeKey, RevokeTenant, RotateKey, UpdateSession, Validate,
+    BatchValidate, Check, CountSessions, CreateSession, ForwardAuth, GetSession, ImportSessions,
+    Introspect, ListAudit, ListKeys, ListRevocations, ListSessions, Reauthenticate, Refresh,
+    Revoke, RevokeEverywhere, RevokeKey, RevokeTenant, RotateKey, UpdateSession, Validate,
 };
 
 /// The operations, each with the roles that may perform it. Admins may perform all of them.
 ///
 /// Health checks, the public keys (GetJwks), and reflection, where it is enabled, need no
 /// authentication.
-pub const TABLE: [(Operation, &[Role]); 20] = [
+pub const TABLE: [(Operation, &[Role]); 21] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
     (Reauthenticate, &[Issuer]),
     (UpdateSession, &[Issuer]),
+    (ImportSessions, &[]),
     (GetSession, &[Issuer, Viewer]),
     (ListSessions, &[Issuer, Viewer]),
     (CountSessions, &[Issuer, Viewer]),
@@ -119,6 +122,7 @@ impl Operation {
             Refresh => "Refresh",
             Reauthenticate => "Reauthenticate",
             UpdateSession => "UpdateSession",
+            ImportSessions => "ImportSessions",
             Validate => "Validate",
             BatchValidate => "BatchValidate",
             Check => "Check",
@@ -152,7 +156,7 @@ impl Operation {
             GetSession | ListSessions | CountSessions | ListRevocations | ListAudit | ListKeys => {
                 CostClass::Read
             }
-            CreateSession => CostClass::Creation,
+            CreateSession | ImportSessions => CostClass::Creation,
             Refresh | Reauthenticate | UpdateSession => CostClass::Refresh,
             Revoke | RevokeTenant | RevokeEverywhere | RotateKey | RevokeKey => CostClass::Change,
         }

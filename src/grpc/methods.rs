@@ -31,6 +31,8 @@ pub struct Method {
 
 /// The path of BatchValidate, whose requests may be larger.
 pub const BATCH_VALIDATE: &str = "/countersign.v1.SessionService/BatchValidate";
+/// The path of ImportSessions, whose requests may be larger.
+pub const IMPORT_SESSIONS: &str = "/countersign.v1.SessionService/ImportSessions";
 /// The path of the call that is made by Envoy, and by other proxies that speak Envoy's protocol.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
@@ -39,7 +41,7 @@ const OTHER: &str = "/other/other";
 
 /// The paths of all methods with their accesses, the most frequent method first. The last entry
 /// stands for every other path.
-pub const METHODS: [(&str, Access); 23] = [
+pub const METHODS: [(&str, Access); 24] = [
     ("/countersign.v1.SessionService/Validate", Access::Allowed(Operation::Validate)),
     (CHECK, Access::Allowed(Operation::Check)),
     (BATCH_VALIDATE, Access::Allowed(Operation::BatchValidate)),
@@ -47,6 +49,7 @@ pub const METHODS: [(&str, Access); 23] = [
     ("/countersign.v1.SessionService/CreateSession", Access::Allowed(Operation::CreateSession)),
     ("/countersign.v1.SessionService/Reauthenticate", Access::Allowed(Operation::Reauthenticate)),
     ("/countersign.v1.SessionService/UpdateSession", Access::Allowed(Operation::UpdateSession)),
+    (IMPORT_SESSIONS, Access::Allowed(Operation::ImportSessions)),
     ("/countersign.v1.SessionService/Revoke", Access::Allowed(Operation::Revoke)),
     ("/countersign.v1.SessionService/GetSession", Access::Allowed(Operation::GetSession)),
     ("/countersign.v1.SessionService/ListSessions", Access::Allowed(Operation::ListSessions)),

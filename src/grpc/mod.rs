@@ -8,6 +8,7 @@ mod common;
 mod deadline;
 mod ext_authz;
 pub mod health;
+mod imports;
 mod key_service;
 mod methods;
 mod overload;

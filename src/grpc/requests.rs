@@ -51,9 +51,9 @@ type Result<T> = std::result::Result<T, AuthorityError>;
 /// The fields of a session that UpdateSession can change.
 const UPDATABLE: [&str; 4] = ["metadata", "device.label", "claims", "scopes"];
 
-const MAX_AUDIENCES: usize = 16;
-const MAX_SCOPES: usize = 64;
-const MAX_AMR: usize = 16;
+pub const MAX_AUDIENCES: usize = 16;
+pub const MAX_SCOPES: usize = 64;
+pub const MAX_AMR: usize = 16;
 const MAX_FACTORS: usize = 16;
 const MAX_ACR_VALUES: usize = 16;
 /// The maximum length of a text that may be demanded of a token. No token carries a longer text.
@@ -75,7 +75,7 @@ where
     if value.is_empty() { Ok(None) } else { text(field, value).map(Some) }
 }
 
-fn texts<T>(field: &str, values: Vec<String>, limit: usize) -> Result<Vec<T>>
+pub fn texts<T>(field: &str, values: Vec<String>, limit: usize) -> Result<Vec<T>>
 where
     T: TryFrom<String>,
     T::Error: Display,
@@ -111,14 +111,14 @@ pub fn session_id(field: &str, text: &str) -> Result<SessionId> {
 /// identifier, because another one would find other sessions. A repeated request yields the same
 /// device, and therefore the same fingerprint, even if a proxy has reported another port of the
 /// client.
-fn device(device: proto::Device) -> Result<Device> {
+pub fn device(device: proto::Device) -> Result<Device> {
     let id = text("device.device_id", device.device_id)?;
     let shown = Device::from_display_data(&device.user_agent, &device.ip_address, &device.label);
     Ok(Device { id, ..shown })
 }
 
 /// Converts the times at which methods were verified.
-fn amr_verified_at(
+pub fn amr_verified_at(
     times: BTreeMap<String, prost_types::Timestamp>,
     amr: &[Amr],
 ) -> Result<FactorTimes> {
@@ -127,12 +127,12 @@ fn amr_verified_at(
         .map_err(|problem| AuthorityError::field("amr_verified_at", problem))
 }
 
-fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
+pub fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
     CustomClaims::requested(object("claims", message)?)
         .map_err(|problem| AuthorityError::field("claims", problem))
 }
 
-fn metadata(message: Option<proto::EncodedStruct>) -> Result<Metadata> {
+pub fn metadata(message: Option<proto::EncodedStruct>) -> Result<Metadata> {
     Metadata::try_from(object("metadata", message.unwrap_or_default())?)
         .map_err(|problem| AuthorityError::field("metadata", problem))
 }

@@ -15,7 +15,7 @@ use super::{
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
-    methods::{Access, BATCH_VALIDATE, CHECK, Method},
+    methods::{Access, BATCH_VALIDATE, CHECK, IMPORT_SESSIONS, Method},
     overload::{
         activity::{Activity, ActivityGuard},
         admission::{Admitted, CallContext, admit},
@@ -46,8 +46,8 @@ use crate::{
 pub struct CallLimits {
     /// The maximum size of a request, in bytes.
     pub request_bytes: usize,
-    /// The maximum size of a request to BatchValidate or Check, in bytes. A request to Check may
-    /// carry a whole HTTP request.
+    /// The maximum size of a request to BatchValidate, ImportSessions or Check, in bytes. A request
+    /// to Check may carry a whole HTTP request.
     pub batch_bytes: usize,
     /// The maximum size of an answer, in bytes.
     pub answer_bytes: usize,
@@ -85,7 +85,8 @@ pub struct Parts {
 /// The services of the gRPC port, and the state that they share.
 pub struct Services {
     sessions: SessionServiceServer<Sessions>,
-    /// The session service with the higher limit on the size of requests, for BatchValidate.
+    /// The session service with the higher limit on the size of requests, for BatchValidate and
+    /// ImportSessions.
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
     audits: AuditServiceServer<AuditRecords>,
@@ -157,7 +158,7 @@ impl Services {
     /// Returns the limit on the size of a call's message.
     fn size_limit(&self, path: &str) -> SizeLimit {
         match path {
-            BATCH_VALIDATE | CHECK => self.batch_limit,
+            BATCH_VALIDATE | IMPORT_SESSIONS | CHECK => self.batch_limit,
             _ => self.request_limit,
         }
     }
@@ -165,7 +166,7 @@ impl Services {
     /// Passes a call to its service.
     fn hand_over(&self, request: Request<RequestBody<Incoming>>) -> Answering {
         let path = request.uri().path();
-        if path == BATCH_VALIDATE {
+        if path == BATCH_VALIDATE || path == IMPORT_SESSIONS {
             self.batches.clone().call(request)
         } else if path.starts_with("/countersign.v1.SessionService/") {
             self.sessions.clone().call(request)

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     answers,
+    imports::{check_count, import_result},
     overload::admission::{actor, counted, reserve},
     page::{FIELD_BYTES, Page},
     requests::{self, View},
@@ -140,6 +141,20 @@ impl SessionService for Sessions {
         let (session, now) = self.ready.get()?.update_session(&by, update).await?;
         let session = Some(answers::session(&session, now));
         Ok(Response::new(proto::UpdateSessionResponse { session }))
+    }
+
+    async fn import_sessions(
+        &self,
+        request: Request<proto::ImportSessionsRequest>,
+    ) -> Result<Response<proto::ImportSessionsResponse>, Status> {
+        let by = actor(&request)?.clone();
+        let request = request.into_inner();
+        check_count(&request)?;
+        let sessions = request.sessions.into_iter().map(TryInto::try_into).collect();
+        let outcomes =
+            self.ready.get()?.import_sessions(&by, sessions, request.validate_only).await?;
+        let results = outcomes.into_iter().map(import_result).collect();
+        Ok(Response::new(proto::ImportSessionsResponse { results }))
     }
 
     async fn validate(

@@ -93,6 +93,8 @@ fn encode_sweeps(page: &mut Page<'_>, authority: &Authority) -> fmt::Result {
         ("audit", &sweeps.audit),
     ];
     page.by("table", "swept_rows", "Rows that sweeps of this replica deleted.", None, &rows)?;
+    let help = "Refresh tokens of another system that were exchanged, without replays.";
+    page.encode("legacy_refresh_tokens", help, &authority.counts().legacy_exchanges)?;
     let help = "Sessions whose expiry was recorded by sweeps of this replica.";
     page.encode("sessions_expired", help, &sweeps.expired)?;
     let help = "End of the last sweep of this replica that did all that was due, in seconds since \

@@ -26,6 +26,7 @@ use crate::domain::{
     cut_off::{CutOff, CutOffKey},
     ids::SessionId,
     key::RefreshKeyId,
+    legacy_token::{LegacyToken, LegacyTokenHash},
     metadata::SessionMetadata,
     refresh::{RefreshAttempt, RefreshRefusal},
     revocation::{FeedPosition, Revocation, Revoked, Seq},
@@ -68,6 +69,8 @@ pub enum Created {
     /// The request id was used before, by a different request or by another caller. Nothing
     /// changed.
     RequestIdReused,
+    /// The refresh token of the other system stands for another session. Nothing changed.
+    LegacyTokenTaken,
     /// The subject already has as many live sessions as its quota allows.
     QuotaExceeded,
     /// Sessions that were created up to an instant were revoked, and the identifier of the new
@@ -100,6 +103,7 @@ impl Created {
             Self::New { eviction } => eviction.as_ref().map(|eviction| eviction.position),
             Self::Repeated(_)
             | Self::RequestIdReused
+            | Self::LegacyTokenTaken
             | Self::QuotaExceeded
             | Self::Revoked { .. }
             | Self::AuthenticationRevoked { .. } => None,
@@ -318,6 +322,10 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a session, whatever its state.
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError>;
 
+    /// Returns what a refresh token of another system stands for, if it is known. The session may
+    /// have ended.
+    async fn legacy_token(&self, hash: LegacyTokenHash) -> Result<Option<LegacyToken>, StoreError>;
+
     /// Reads the metadata of sessions, whatever their state. Sessions that do not exist are left
     /// out, and the order is arbitrary.
     async fn metadata_of(&self, ids: Vec<SessionId>) -> Result<Vec<SessionMetadata>, StoreError>;
@@ -430,6 +438,14 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes at most `limit` sessions that were over before `until`. An expired session is kept
     /// until [`Store::record_expiries`] has recorded it.
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
+
+    /// Deletes at most `limit` refresh tokens of other systems whose sessions' lifetimes ended
+    /// before `until`, and returns their number.
+    async fn delete_old_legacy_tokens(
+        &self,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<usize, StoreError>;
 
     /// Adds records to the audit table, either all or none. A record that is in the table already
     /// is left as it is, so that the call may be repeated after an error.

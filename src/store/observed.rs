@@ -22,6 +22,7 @@ use crate::{
         cut_off::{CutOff, CutOffKey},
         ids::{Incarnation, SessionId},
         key::RefreshKeyId,
+        legacy_token::{LegacyToken, LegacyTokenHash},
         metadata::SessionMetadata,
         refresh::RefreshAttempt,
         revocation::{FeedPosition, Revocation, Seq, Timeline},
@@ -38,12 +39,13 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 31] = [
+const OPERATIONS: [&str; 33] = [
     "create_session",
     "refresh_session",
     "change_session",
     "revoke",
     "session",
+    "legacy_token",
     "metadata_of",
     "sessions",
     "count_sessions",
@@ -57,6 +59,7 @@ const OPERATIONS: [&str; 31] = [
     "delete_expired_revocations",
     "record_expiries",
     "delete_old_sessions",
+    "delete_old_legacy_tokens",
     "append_audit",
     "audit",
     "delete_old_audit",
@@ -175,6 +178,10 @@ impl Store for ObservedStore {
         self.observe("metadata_of", self.store.metadata_of(ids)).await
     }
 
+    async fn legacy_token(&self, hash: LegacyTokenHash) -> Result<Option<LegacyToken>> {
+        self.observe("legacy_token", self.store.legacy_token(hash)).await
+    }
+
     async fn sessions(&self, query: SessionQuery) -> Result<Found<Vec<Session>, SessionId>> {
         self.observe("sessions", self.store.sessions(query)).await
     }
@@ -255,6 +262,11 @@ impl Store for ObservedStore {
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize> {
         self.observe("delete_old_sessions", self.store.delete_old_sessions(until, limit)).await
+    }
+
+    async fn delete_old_legacy_tokens(&self, until: Timestamp, limit: i64) -> Result<usize> {
+        self.observe("delete_old_legacy_tokens", self.store.delete_old_legacy_tokens(until, limit))
+            .await
     }
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<()> {

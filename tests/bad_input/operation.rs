@@ -78,6 +78,7 @@ const SETTINGS: &[(&str, &[&str], &str)] = &[
     ("limits.keepalive_interval", &["0s", "2d"], "limits.keepalive_interval"),
     ("limits.keepalive_timeout", &["0s", "2d"], "limits.keepalive_timeout"),
     ("limits.max_conections", &["7"], "max_connections"),
+    ("tokens.legacy_refresh_tokens", &["1", "'yes'"], "tokens.legacy_refresh_tokens"),
     ("tokens.acr_order", &["['a', 'a']", "['']", "a"], "tokens.acr_order"),
     ("tokens.leeway", &["-1s", "2h", "5"], "tokens.leeway"),
     ("tokens.max_access_token_ttl", &["0s", "99999999d"], "tokens.max_access_token_ttl"),

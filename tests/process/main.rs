@@ -11,6 +11,7 @@ mod descriptors;
 mod disk;
 mod doctor;
 mod files;
+mod import;
 mod keys;
 mod logs;
 mod messages;

@@ -484,13 +484,18 @@ impl Run<'_> {
             extent: extent.into(),
             reason: reason.into(),
             note: note.to_owned(),
+            ..Default::default()
         };
         let predicted = self.model.revoke(&target, reason, note);
         let answered = answer(self.world.server.client().revoke(request).await);
         let Some((answered, ended)) = both(answered, predicted)? else { return Ok(()) };
+        let has_progress = matches!(target, Target::Subject { .. } | Target::Tenant(_));
+        same("revocations", &answered.revocation_ids.len(), &usize::from(has_progress))?;
         let expected = proto::RevokeResponse {
             revoked_sessions: i64::try_from(ended).unwrap(),
             effective_at: Some(timestamp(self.model.now)),
+            revocation_ids: answered.revocation_ids.clone(),
+            dry_run: None,
         };
         same("revocation", &answered, &expected)?;
         if let Target::Tenant(tenant) = target {

@@ -22,7 +22,10 @@ use countersign_test_support::{
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
-use crate::changes::again;
+use crate::{
+    changes::again,
+    import::{imported, old},
+};
 
 /// Settings under which keys rotate each day of the test's clock. Because `publish_ahead` is short,
 /// the service looks for due rotations several times a second.
@@ -61,6 +64,7 @@ use Effect::{Nothing, Records};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
     Create,
+    Import,
     CreateOneTooMany,
     ReuseRefreshToken,
     Reauthenticate,
@@ -77,6 +81,7 @@ fn effect(operation: &str) -> Option<Effect> {
     Some(match operation {
         // The protocol.
         "rpc CreateSession" => Records(&["session_created"], Change::Create),
+        "rpc ImportSessions" => Records(&["session_imported"], Change::Import),
         "rpc Refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
         "rpc Reauthenticate" => Records(&["session_reauthenticated"], Change::Reauthenticate),
         "rpc UpdateSession" => Records(&["session_updated"], Change::Update),
@@ -102,6 +107,7 @@ fn effect(operation: &str) -> Option<Effect> {
         "use case create_session" => {
             Records(&["session_evicted", "session_created"], Change::CreateOneTooMany)
         }
+        "use case import_sessions" => Records(&["session_imported"], Change::Import),
         "use case refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
         "use case reauthenticate" => Records(&["session_reauthenticated"], Change::Reauthenticate),
         "use case update_session" => Records(&["session_updated"], Change::Update),
@@ -130,7 +136,7 @@ fn effect(operation: &str) -> Option<Effect> {
         | "use case list_keys"
         | "use case validate"
         | "use case sample_sizes" => Nothing("it reads"),
-        "use case written" | "use case wait" | "use case write" => {
+        "use case written" | "use case has_room" | "use case wait" | "use case write" => {
             Nothing("it writes the audit itself")
         }
 
@@ -171,6 +177,7 @@ fn effect(operation: &str) -> Option<Effect> {
         }
         "store delete_expired_revocations"
         | "store delete_old_sessions"
+        | "store delete_old_legacy_tokens"
         | "store delete_old_audit" => {
             Nothing("it deletes only what ended before, and the end was recorded")
         }
@@ -178,6 +185,7 @@ fn effect(operation: &str) -> Option<Effect> {
         "store audit" | "store count_sessions" => Nothing("it reads"),
         "store append_audit" => Nothing("it writes the audit itself"),
         "store session"
+        | "store legacy_token"
         | "store sessions"
         | "store metadata_of"
         | "store unfinished"
@@ -274,6 +282,9 @@ impl Change {
         match self {
             Self::Create => {
                 server.sign_in("created").await;
+            }
+            Self::Import => {
+                imported(server, old("imported", "imported")).await;
             }
             Self::CreateOneTooMany => {
                 for _ in 0..3 {

@@ -1,15 +1,18 @@
 //! Tests of the permissions of callers: which calls each role may make, and for whose sessions. The
 //! expected outcomes are written down here a second time on purpose, independently of the code.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use countersign::{
     callers::api_key::ApiKey,
     proto::{
         self, BatchValidateRequest, CountSessionsRequest, CreateSessionRequest, GetJwksRequest,
-        GetSessionRequest, InactiveReason, ListAuditRequest, ListKeysRequest,
-        ListRevocationsRequest, ListSessionsRequest, RefreshRequest, RevokeKeyRequest,
-        RevokeRequest, RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
+        GetSessionRequest, ImportSessionsRequest, ImportStatus, InactiveReason, ListAuditRequest,
+        ListKeysRequest, ListRevocationsRequest, ListSessionsRequest, RefreshRequest,
+        RevokeKeyRequest, RevokeRequest, RotateKeyRequest, UpdateSessionRequest, ValidateRequest,
         audit_service_client::AuditServiceClient, key_service_client::KeyServiceClient,
         revoke_request::Target,
     },
@@ -20,7 +23,7 @@ use tonic::{Code, Request, Status, service::interceptor::InterceptedService};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
-use super::{changes::again, gateways, wide};
+use super::{changes::again, gateways, import::old, wide};
 use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, ShowKey, SignedIn, request, revocation},
@@ -31,11 +34,12 @@ const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
 /// belong to `acme`.
 const REACHES: [&str; 3] = ["", "acme", "other"];
 
-const CALLS: [&str; 29] = [
+const CALLS: [&str; 30] = [
     "CreateSession",
     "Refresh",
     "Reauthenticate",
     "UpdateSession",
+    "ImportSessions",
     "Validate",
     "BatchValidate",
     "Check",
@@ -109,6 +113,20 @@ async fn make(server: &Server, key: &str, call: &str, session: &SignedIn) -> Str
                 ..Default::default()
             };
             outcome(sessions.update_session(request).await)
+        }
+        "ImportSessions" => {
+            // Each call imports a session of its own.
+            static CALLS: AtomicUsize = AtomicUsize::new(0);
+            let id = CALLS.fetch_add(1, Ordering::Relaxed).to_string();
+            let request =
+                ImportSessionsRequest { sessions: vec![old(&id, "alice")], ..Default::default() };
+            match sessions.import_sessions(request).await {
+                Ok(answer) => match answer.get_ref().results[0].status() {
+                    ImportStatus::Imported => "OK".to_owned(),
+                    other => other.as_str_name().to_owned(),
+                },
+                refused => outcome(refused),
+            }
         }
         "Validate" => match sessions.validate(validate).await {
             Ok(answer) => verdict(answer.get_ref()),
@@ -228,6 +246,7 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
         }
         "ListRevocations" => "OK",
         "RevokeKey" => "KEY_NOT_FOUND",
+        "ImportSessions" if is_foreign => "IMPORT_STATUS_REJECTED",
         _ if !is_foreign => "OK",
         "Validate" | "BatchValidate" => "INACTIVE_REASON_FOREIGN_TENANT",
         "Check" | "forward-auth" | "introspection" => "DENIED",

@@ -232,7 +232,7 @@ pub async fn a_search_ends_early_and_says_so_if_too_few_of_many_sessions_pass_th
             created_at,
             ..pattern.clone()
         };
-        Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse }
+        Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse, legacy_token: None }
     });
     let creations: Vec<_> = creations.collect();
     for creations in creations.chunks(500) {

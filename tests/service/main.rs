@@ -21,6 +21,7 @@ mod fields;
 mod gateways;
 mod health;
 mod http;
+mod import;
 mod inactive;
 mod keys;
 mod lifecycle;
@@ -204,6 +205,25 @@ macro_rules! engine {
             metrics_show_an_unacknowledged_revocation_and_count_it_if_its_caller_gives_up,
             metrics_have_the_older_text_format_for_scrapers_that_prefer_it,
         }
+        import {
+            an_imported_session_keeps_its_data_and_its_times,
+            a_repeated_import_creates_nothing_twice,
+            a_session_that_has_ended_is_not_imported_to_the_microsecond,
+            an_import_brings_back_no_session_that_a_revocation_covers,
+            each_invalid_field_of_an_imported_session_is_named_and_spoils_no_other_session,
+            an_import_has_up_to_500_sessions_and_the_larger_size_limit,
+            an_import_that_only_validates_writes_nothing,
+            an_import_exceeds_quotas_and_the_next_sign_in_enforces_them,
+            a_refresh_token_of_the_other_system_belongs_to_one_session_only,
+            a_refresh_token_of_the_other_system_is_replayed_within_the_grace_and_reused_after_it,
+            an_imported_session_that_is_not_refreshed_in_time_ends,
+            a_refresh_token_of_the_other_system_can_reauthenticate_and_is_invalid_after_it,
+            a_refresh_token_of_the_other_system_revokes_its_session_and_no_other,
+            refresh_tokens_of_the_other_system_are_accepted_only_if_the_settings_say_so,
+            many_refreshes_at_once_by_a_token_of_the_other_system_leave_one_lineage,
+            a_limited_admin_imports_only_what_is_within_its_limits,
+            the_sweeper_deletes_refresh_tokens_of_the_other_system_with_their_sessions,
+        }
         inactive {
             the_validity_of_a_token_begins_and_ends_exactly_to_the_second,
             a_bit_flipped_anywhere_makes_a_token_inactive,
@@ -350,5 +370,6 @@ engine! {
         a_sweep_uses_the_clock_of_the_database,
         replicas_with_different_clocks_agree_on_what_is_valid_replayed_and_reused,
         the_oldest_session_is_the_one_that_was_created_first_whichever_replicas_created_them,
+        replicas_exchange_a_refresh_token_of_another_system_for_one_and_the_same,
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use countersign::proto::{
     BatchValidateRequest, CountSessionsRequest, CreateSessionRequest, GetSessionRequest,
-    ListAuditRequest, ListKeysRequest, ListRevocationsRequest, ListSessionsRequest,
-    ReauthenticateRequest, RefreshRequest, RevokeKeyRequest, RotateKeyRequest,
+    ImportSessionsRequest, ListAuditRequest, ListKeysRequest, ListRevocationsRequest,
+    ListSessionsRequest, ReauthenticateRequest, RefreshRequest, RevokeKeyRequest, RotateKeyRequest,
     UpdateSessionRequest, ValidateRequest, audit_service_client::AuditServiceClient,
     key_service_client::KeyServiceClient, reauthenticate_request,
 };
@@ -74,6 +74,7 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
         ..Default::default()
     };
     sessions.reauthenticate(again).await.unwrap_err();
+    sessions.import_sessions(ImportSessionsRequest::default()).await.unwrap_err();
     sessions.revoke(of_token(&token)).await.unwrap();
     keys.get_jwks(countersign::proto::GetJwksRequest::default()).await.unwrap();
     keys.list_keys(ListKeysRequest::default()).await.unwrap();
@@ -96,6 +97,7 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
         (SESSIONS, "Refresh", "OK"),
         (SESSIONS, "Reauthenticate", "INVALID_ARGUMENT"),
         (SESSIONS, "UpdateSession", "OK"),
+        (SESSIONS, "ImportSessions", "INVALID_ARGUMENT"),
         (SESSIONS, "Revoke", "OK"),
         (SESSIONS, "GetSession", "OK"),
         (SESSIONS, "ListSessions", "OK"),

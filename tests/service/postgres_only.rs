@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use crate::import::{ACCEPTING, imported, old};
 use countersign::{
     app,
     clock::Clock,
@@ -34,10 +35,25 @@ const REVOKED: Result<(), InactiveReason> = Err(InactiveReason::Revoked);
 
 /// Starts another service on the same database, with a copy of the master key.
 async fn replica(of: &Server) -> Server {
+    replica_with(of, "").await
+}
+
+/// Starts another service with these settings.
+async fn replica_with(of: &Server, settings: &str) -> Server {
     let mut home = Home::new("").await;
     home.database = of.home.database.clone();
     fs::copy(of.home.master_key_file(), home.master_key_file()).unwrap();
-    home.with("").start().await
+    home.with(settings).start().await
+}
+
+pub async fn replicas_exchange_a_refresh_token_of_another_system_for_one_and_the_same() {
+    let one = Home::new(ACCEPTING).await.start().await;
+    let two = replica_with(&one, ACCEPTING).await;
+    imported(&one, old("s1", "alice")).await;
+    let (first, second) = join(one.refresh("old-s1"), two.refresh("old-s1")).await;
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!(first.now.refresh, second.now.refresh);
+    assert_ne!(first.replayed, second.replayed);
 }
 
 pub async fn services_on_one_database_serve_the_same_sessions() {

@@ -7,11 +7,12 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
+    domain::legacy_token::LegacyTokenHash,
     keys::ring::Found,
     proto::{
-        BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ReauthenticateRequest,
-        RefreshRequest, Session, UpdateSessionRequest, ValidateRequest, ValidateView,
-        reauthenticate_request,
+        BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ImportSessionsRequest,
+        ImportedSession, ReauthenticateRequest, RefreshRequest, Session, UpdateSessionRequest,
+        ValidateRequest, ValidateView, reauthenticate_request,
     },
     store::{Store, StoreError},
     token::access::{Expectations, Unverified},
@@ -23,6 +24,8 @@ use countersign_test_support::{
 };
 use prost_types::{FieldMask, Struct};
 use serde_json::json;
+
+use crate::import::old;
 
 /// The value of a claim, unlike any other text in these tests.
 const CANARY: &str = "canary-claim-value-8f2e61d07c";
@@ -115,6 +118,21 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
     };
     print(&mut seen, &update);
     print(&mut seen, &server.client().update_session(update).await.unwrap());
+    let old_token = "old-refresh-token-51c07a9d";
+    keep("refresh token of another system", old_token);
+    let hash = LegacyTokenHash::of(old_token);
+    let session = ImportedSession {
+        claims: Some(own()),
+        metadata: Some(own()),
+        legacy_refresh_token_hash: hash.bytes().to_vec(),
+        ..old("canary", "carol")
+    };
+    let import = ImportSessionsRequest { sessions: vec![session], ..Default::default() };
+    print(&mut seen, &import);
+    print(&mut seen, &server.client().import_sessions(import).await.unwrap());
+    print(&mut seen, &server.store.legacy_token(hash).await.unwrap());
+    print(&mut seen, &server.refresh(old_token).await.err().unwrap());
+    print(&mut seen, &hash);
     let row = server.store.session(session_id.parse().unwrap()).await.unwrap().unwrap();
     print(&mut seen, &row);
 
@@ -198,6 +216,7 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
     hidden(&seen, "claim value in base64", &URL_SAFE_NO_PAD.encode(CANARY));
     hidden(&seen, "master key", master_text.trim());
     hidden_bytes(&seen, "lineage secret", &lineage_secret);
+    hidden_bytes(&seen, "hash of the refresh token of another system", hash.bytes());
     for (kid, secret) in seed_and_macs {
         // The last 32 bytes are the secret itself. A PKCS #8 document has fixed bytes before it.
         hidden_bytes(&seen, &kid, &secret[secret.len() - 32..]);

@@ -76,6 +76,7 @@ pub async fn only_one_of_many_concurrent_creations_for_one_request_is_new(store:
         session: request(n),
         max_sessions: 1,
         on_quota: OnQuota::EvictOldest,
+        legacy_token: None,
     });
     let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
 
@@ -126,6 +127,7 @@ pub async fn of_two_concurrent_requests_with_one_id_only_one_gets_the_session(st
         session: request(n),
         max_sessions: n % 3,
         on_quota: OnQuota::EvictOldest,
+        legacy_token: None,
     });
     let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
 
@@ -150,6 +152,7 @@ pub async fn a_limit_holds_for_many_concurrent_creations(store: &dyn Store) {
         session: session(n),
         max_sessions: 4,
         on_quota: OnQuota::Refuse,
+        legacy_token: None,
     });
     let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
     let refused =
@@ -163,6 +166,7 @@ pub async fn concurrent_evictions_leave_as_many_sessions_as_the_limit_allows(sto
         session: session(n),
         max_sessions: 4,
         on_quota: OnQuota::EvictOldest,
+        legacy_token: None,
     });
     for outcome in join_all(creations.map(|creation| store.create_session(creation))).await {
         assert!(matches!(outcome.unwrap(), Created::New { .. }));
@@ -229,7 +233,12 @@ async fn abandon(call: impl Future) {
 pub async fn abandoned_calls_do_not_affect_later_ones(store: &dyn Store) {
     let there = create(store, session(0)).await;
     for n in 1..=20 {
-        let creation = Creation { session: session(n), max_sessions: 0, on_quota: OnQuota::Refuse };
+        let creation = Creation {
+            session: session(n),
+            max_sessions: 0,
+            on_quota: OnQuota::Refuse,
+            legacy_token: None,
+        };
         abandon(store.create_session(creation)).await;
         abandon(store.refresh_session(attempt(&there, after(1)))).await;
         abandon(store.delete_expired_revocations(after(1), 10)).await;

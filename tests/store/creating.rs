@@ -227,6 +227,7 @@ pub async fn a_different_request_with_the_same_id_is_refused_and_changes_nothing
         session: requested(2, Some(8)),
         max_sessions: 1,
         on_quota: OnQuota::EvictOldest,
+        legacy_token: None,
     };
     for _ in 0..2 {
         let outcome = store.create_session(oldest.clone()).await.unwrap();

@@ -362,7 +362,8 @@ pub async fn random_creations_are_decided_as_the_domain_decides(store: &dyn Stor
         live.sort_unstable();
         let on_quota = if evicts { OnQuota::EvictOldest } else { OnQuota::Refuse };
         let expected = LiveSessions::read(live.clone().into(), max).make_room(at, max, on_quota);
-        let creation = Creation { session: new.clone(), max_sessions: max, on_quota };
+        let creation =
+            Creation { session: new.clone(), max_sessions: max, on_quota, legacy_token: None };
         let result = store.create_session(creation).await.unwrap();
         let case = format!("{max} of {live:?} at {at:?}");
         match (expected, result) {

@@ -114,7 +114,11 @@ pub async fn every_kind_of_new_entry_changes_the_hint(store: &dyn Store) {
     assert_hinted(store, "a refresh", store.refresh_session(attempt(&strict, now))).await;
     let reuse = RefreshAttempt { generation: 1, ..attempt(&rotated, now) };
     assert_hinted(store, "a reuse", store.refresh_session(reuse)).await;
-    let evicting =
-        Creation { session: session(30), max_sessions: 2, on_quota: OnQuota::EvictOldest };
+    let evicting = Creation {
+        session: session(30),
+        max_sessions: 2,
+        on_quota: OnQuota::EvictOldest,
+        legacy_token: None,
+    };
     assert_hinted(store, "an eviction", store.create_session(evicting)).await;
 }

@@ -13,6 +13,7 @@ mod decisions;
 mod engines;
 mod feed;
 mod keys;
+mod legacy_tokens;
 mod listing;
 mod partitions;
 mod postgres_only;
@@ -72,6 +73,14 @@ macro_rules! conformance {
                 the_same_request_id_in_another_tenant_creates_another_session,
                 a_repeated_request_returns_its_session_even_if_that_has_ended,
                 a_duplicate_session_id_is_an_error_and_does_not_affect_concurrent_creations,
+            }
+            legacy_tokens {
+                a_token_stands_for_the_session_that_it_was_imported_with,
+                a_token_stands_for_one_session_even_if_many_are_created_with_it_at_once,
+                a_repeated_creation_with_a_token_returns_the_first_session,
+                a_session_that_a_revocation_covers_leaves_no_token,
+                creations_with_and_without_tokens_can_share_a_batch,
+                old_tokens_are_deleted_in_batches_the_oldest_first,
             }
             quota {
                 a_session_over_the_limit_is_refused_without_an_eviction,

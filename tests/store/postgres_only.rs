@@ -387,7 +387,12 @@ async fn one_of_many_refreshes_over_several_replicas_rotates_and_the_others_repl
 async fn limits_and_request_ids_hold_across_several_replicas() {
     let (_, stores) = replicas().await;
     let outcomes = join_all((0..96).map(|n| {
-        let creation = Creation { session: session(n), max_sessions: 5, on_quota: OnQuota::Refuse };
+        let creation = Creation {
+            session: session(n),
+            max_sessions: 5,
+            on_quota: OnQuota::Refuse,
+            legacy_token: None,
+        };
         stores[n as usize % 3].create_session(creation)
     }))
     .await;
@@ -415,6 +420,7 @@ async fn limits_and_request_ids_hold_across_several_replicas() {
             session,
             max_sessions: 5,
             on_quota: OnQuota::EvictOldest,
+            legacy_token: None,
         })
     }));
     assert!(evictions.await.iter().all(|outcome| matches!(outcome, Ok(Created::New { .. }))));
@@ -604,7 +610,12 @@ async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
     let store = open(&url).await;
     let creations = (0..SUBJECTS).map(|n| {
         let session = Session { subject: text(format!("user {n}")), ..session(n) };
-        store.create_session(Creation { session, max_sessions: 5, on_quota: OnQuota::Refuse })
+        store.create_session(Creation {
+            session,
+            max_sessions: 5,
+            on_quota: OnQuota::Refuse,
+            legacy_token: None,
+        })
     });
     assert!(
         join_all(creations)
@@ -682,7 +693,12 @@ async fn work_for_one_subject_reads_no_sessions_of_others_even_if_few_subjects_h
         let [a, b, c, d] = n.to_be_bytes();
         let id = SessionId::new(after(4), [0, 0, 0, 0, 0, 0, a, b, c, d]);
         let session = Session { id, subject: text("busy"), ..session(100 + n) };
-        store.create_session(Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse })
+        store.create_session(Creation {
+            session,
+            max_sessions: 0,
+            on_quota: OnQuota::Refuse,
+            legacy_token: None,
+        })
     });
     assert!(join_all(others).await.iter().all(Result::is_ok));
     drop(store);
@@ -733,8 +749,12 @@ async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     assert!(store.refresh_session(reuse.clone()).await.is_err());
     assert!(store.refresh_session(attempt(&there[2], after(100))).await.is_err());
     assert!(revoke(&store, RevocationTarget::Session(there[1].id), after(100)).await.is_err());
-    let evicting =
-        Creation { session: session(100), max_sessions: 1, on_quota: OnQuota::EvictOldest };
+    let evicting = Creation {
+        session: session(100),
+        max_sessions: 1,
+        on_quota: OnQuota::EvictOldest,
+        legacy_token: None,
+    };
     assert!(store.create_session(evicting.clone()).await.is_err());
     assert_unchanged(&store, &unharmed).await;
     assert_eq!(store.session(session(100).id).await.unwrap(), None);
@@ -764,7 +784,12 @@ async fn a_write_that_the_database_refuses_does_not_affect_concurrent_writes() {
         let outcomes = join_all((0..200).map(|n| {
             let subject = if n % 50 == 25 { "mallory" } else { "alice" };
             let session = Session { subject: text(subject), ..session(first + n) };
-            store.create_session(Creation { session, max_sessions, on_quota: OnQuota::Refuse })
+            store.create_session(Creation {
+                session,
+                max_sessions,
+                on_quota: OnQuota::Refuse,
+                legacy_token: None,
+            })
         }))
         .await;
         for (n, outcome) in outcomes.iter().enumerate() {
@@ -778,8 +803,12 @@ async fn a_write_that_the_database_refuses_does_not_affect_concurrent_writes() {
 async fn a_creation_that_fails_at_commit_is_not_acknowledged() {
     let url = new_database().await;
     let store = open(&url).await;
-    let limited =
-        |n| Creation { session: session(n), max_sessions: 500, on_quota: OnQuota::Refuse };
+    let limited = |n| Creation {
+        session: session(n),
+        max_sessions: 500,
+        on_quota: OnQuota::Refuse,
+        legacy_token: None,
+    };
     store.create_session(limited(0)).await.unwrap();
     execute(
         &url,
@@ -807,7 +836,12 @@ async fn a_creation_that_waits_too_long_for_the_subject_lock_creates_nothing() {
     let hasty = Options { statement_timeout: Duration::from_millis(200), ..options(&url) };
     let hasty = PostgresStore::open(&hasty).await.unwrap();
     // After this, both stores have prepared their statements.
-    let limited = |session| Creation { session, max_sessions: 5, on_quota: OnQuota::Refuse };
+    let limited = |session| Creation {
+        session,
+        max_sessions: 5,
+        on_quota: OnQuota::Refuse,
+        legacy_token: None,
+    };
     for (n, store) in (0..).zip([&store, &store, &hasty, &hasty]) {
         store.create_session(limited(session(n))).await.unwrap();
     }
@@ -862,6 +896,7 @@ async fn a_limit_holds_on_new_connections() {
                 session,
                 max_sessions,
                 on_quota: OnQuota::Refuse,
+                legacy_token: None,
             })
         }))
         .await;
@@ -875,7 +910,12 @@ async fn a_limit_holds_on_new_connections() {
 
 /// Returns a creation of session `n` under a limit, with eviction of the oldest sessions.
 fn up_to(max_sessions: u32, n: u32) -> Creation {
-    Creation { session: session(n), max_sessions, on_quota: OnQuota::EvictOldest }
+    Creation {
+        session: session(n),
+        max_sessions,
+        on_quota: OnQuota::EvictOldest,
+        legacy_token: None,
+    }
 }
 
 /// Creates a session, and returns those that it evicts.

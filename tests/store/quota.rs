@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 fn limited(session: Session, max_sessions: u32, on_quota: OnQuota) -> Creation {
-    Creation { session, max_sessions, on_quota }
+    Creation { session, max_sessions, on_quota, legacy_token: None }
 }
 
 fn evicted(session: &Session, at: Timestamp) -> Session {

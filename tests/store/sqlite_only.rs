@@ -286,8 +286,12 @@ async fn a_write_whose_blacklist_entry_fails_changes_nothing() {
     assert!(store.refresh_session(reuse.clone()).await.is_err());
     assert!(store.refresh_session(attempt(&there[2], after(100))).await.is_err());
     assert!(revoke(&store, RevocationTarget::Session(there[1].id), after(100)).await.is_err());
-    let evicting =
-        Creation { session: session(100), max_sessions: 1, on_quota: OnQuota::EvictOldest };
+    let evicting = Creation {
+        session: session(100),
+        max_sessions: 1,
+        on_quota: OnQuota::EvictOldest,
+        legacy_token: None,
+    };
     assert!(store.create_session(evicting.clone()).await.is_err());
     assert_unchanged(&store, &unharmed).await;
     assert_eq!(store.session(session(100).id).await.unwrap(), None);

@@ -14,6 +14,7 @@ use countersign::{
         factors::FactorTimes,
         ids::{Incarnation, SessionId, TokenId},
         key::RefreshKeyId,
+        legacy_token::LegacyTokenHash,
         metadata::Metadata,
         policy::{OnQuota, OnRefresh, Policy, RefreshMode, Replay, SessionPolicy},
         refresh::RefreshAttempt,
@@ -188,7 +189,12 @@ pub fn rich_session(n: u32) -> Session {
 
 /// Returns a creation that sets no limit on the number of the subject's sessions.
 pub fn unlimited(session: Session) -> Creation {
-    Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse }
+    Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse, legacy_token: None }
+}
+
+/// Returns the creation of an imported session with a refresh token of another system.
+pub fn with_legacy_token(session: Session, token: &str) -> Creation {
+    Creation { legacy_token: Some(LegacyTokenHash::of(token)), ..unlimited(session) }
 }
 
 /// Returns the scripts that take back the migrations of an engine from this version on, the newest

@@ -35,7 +35,8 @@ use self::{
     feed::{entries, renewals::PostgresRenewalClient, wake_up},
     open_error::OpenError,
     sessions::{
-        covered, create, expiries, metadata, oldest_live::OldestLive, reads, refresh, search, sweep,
+        covered, create, expiries, legacy_tokens, metadata, oldest_live::OldestLive, reads,
+        refresh, search, sweep,
     },
 };
 use super::{
@@ -53,6 +54,7 @@ use crate::domain::{
     cut_off::{CutOff, CutOffKey},
     ids::SessionId,
     key::RefreshKeyId,
+    legacy_token::{LegacyToken, LegacyTokenHash},
     metadata::SessionMetadata,
     refresh::RefreshAttempt,
     revocation::{FeedPosition, Revocation, Seq},
@@ -348,6 +350,10 @@ impl Store for PostgresStore {
         with_connection!(self, metadata::read, ids)
     }
 
+    async fn legacy_token(&self, hash: LegacyTokenHash) -> Result<Option<LegacyToken>, StoreError> {
+        with_connection!(self, legacy_tokens::find, hash)
+    }
+
     async fn sessions(
         &self,
         query: SessionQuery,
@@ -472,6 +478,14 @@ impl Store for PostgresStore {
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
         with_connection!(self, sweep::delete_old_sessions, until, limit)
+    }
+
+    async fn delete_old_legacy_tokens(
+        &self,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<usize, StoreError> {
+        with_connection!(self, legacy_tokens::delete_old, until, limit)
     }
 
     fn members(&self) -> Option<&dyn Members> {

@@ -161,6 +161,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    legacy_refresh_tokens (hash) {
+        session_id -> Uuid,
+        expires_at -> Timestamptz,
+        hash -> Binary,
+        secret -> Binary,
+    }
+}
+
+diesel::table! {
     sweeper (id) {
         id -> Bool,
         forgotten_until -> Timestamptz,

@@ -8,6 +8,7 @@ use diesel::{
 };
 
 use super::{
+    legacy_tokens,
     rows::SessionRow,
     schema::{large_subjects, sessions},
     writes,
@@ -17,6 +18,7 @@ use crate::{
         creation::{Creation, CreationDecision, CreationState},
         cut_off::Covering,
         ids::SessionId,
+        legacy_token::LegacyTokenHash,
         quota::{LiveSessions, MOST_READ, Tally},
         session::{Ended, Session},
         text::{Subject, Tenant},
@@ -45,6 +47,7 @@ fn create(state: &mut State<'_>, creation: &Creation) -> Result<Created> {
         CreationDecision::Create { evicted } => evicted,
         CreationDecision::Repeat(earlier) => return Ok(Created::Repeated(earlier)),
         CreationDecision::RequestIdReused => return Ok(Created::RequestIdReused),
+        CreationDecision::LegacyTokenTaken => return Ok(Created::LegacyTokenTaken),
         CreationDecision::QuotaExceeded => return Ok(Created::QuotaExceeded),
         CreationDecision::Revoked { up_to } => return Ok(Created::Revoked { up_to }),
         CreationDecision::AuthenticationRevoked { up_to } => {
@@ -55,6 +58,9 @@ fn create(state: &mut State<'_>, creation: &Creation) -> Result<Created> {
     dsl::insert_into(sessions::table)
         .values(SessionRow::from(&creation.session))
         .execute(state.connection)?;
+    if let Some(hash) = &creation.legacy_token {
+        legacy_tokens::insert(state.connection, hash, &creation.session)?;
+    }
     Ok(Created::New { eviction })
 }
 
@@ -85,6 +91,10 @@ impl CreationState for State<'_> {
 
     fn covering(&mut self, session: &Session) -> Result<Covering> {
         writes::covering(self.connection, session)
+    }
+
+    fn has_legacy_token(&mut self, token: &LegacyTokenHash) -> Result<bool> {
+        Ok(legacy_tokens::find(self.connection, token)?.is_some())
     }
 
     fn live_sessions(&mut self, creation: &Creation) -> Result<Option<&mut LiveSessions>> {

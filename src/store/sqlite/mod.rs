@@ -11,6 +11,7 @@ mod create;
 pub mod error;
 mod expiries;
 pub mod files;
+mod legacy_tokens;
 mod metadata;
 pub mod open;
 mod renewals;
@@ -70,6 +71,7 @@ use crate::domain::{
     disk,
     ids::SessionId,
     key::RefreshKeyId,
+    legacy_token::{LegacyToken, LegacyTokenHash},
     metadata::SessionMetadata,
     refresh::RefreshAttempt,
     revocation::{FeedPosition, Revocation, RevocationTarget, Seq, Timeline},
@@ -403,6 +405,11 @@ impl Store for SqliteStore {
         metadata::read(&mut reader, &ids).await
     }
 
+    async fn legacy_token(&self, hash: LegacyTokenHash) -> Result<Option<LegacyToken>, StoreError> {
+        let mut reader = self.reader().await?;
+        reader.spawn_blocking(move |connection| Ok(legacy_tokens::find(connection, &hash))).await?
+    }
+
     async fn sessions(
         &self,
         query: SessionQuery,
@@ -522,6 +529,16 @@ impl Store for SqliteStore {
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
         self.writer
             .transaction(move |connection| writes::delete_old_sessions(connection, until, limit))
+            .await
+    }
+
+    async fn delete_old_legacy_tokens(
+        &self,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<usize, StoreError> {
+        self.writer
+            .transaction(move |connection| legacy_tokens::delete_old(connection, until, limit))
             .await
     }
 

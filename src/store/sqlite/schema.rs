@@ -80,6 +80,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    legacy_refresh_tokens (hash) {
+        hash -> Binary,
+        session_id -> Binary,
+        secret -> Binary,
+        expires_at -> BigInt,
+    }
+}
+
+diesel::table! {
     sweeper (id) {
         id -> BigInt,
         forgotten_until -> BigInt,

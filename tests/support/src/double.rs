@@ -18,6 +18,7 @@ use countersign::{
         cut_off::{CutOff, CutOffKey},
         ids::SessionId,
         key::RefreshKeyId,
+        legacy_token::{LegacyToken, LegacyTokenHash},
         metadata::SessionMetadata,
         refresh::RefreshAttempt,
         revocation::{FeedPosition, Revocation, Seq},
@@ -292,6 +293,11 @@ impl Store for Double {
         self.real.metadata_of(ids).await
     }
 
+    async fn legacy_token(&self, hash: LegacyTokenHash) -> Result<Option<LegacyToken>> {
+        self.check()?;
+        self.real.legacy_token(hash).await
+    }
+
     async fn sessions(&self, query: SessionQuery) -> Result<Part<Vec<Session>, SessionId>> {
         self.check()?;
         self.real.sessions(query).await
@@ -399,6 +405,10 @@ impl Store for Double {
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize> {
         self.real.delete_old_sessions(until, limit).await
+    }
+
+    async fn delete_old_legacy_tokens(&self, until: Timestamp, limit: i64) -> Result<usize> {
+        self.real.delete_old_legacy_tokens(until, limit).await
     }
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<()> {

@@ -32,7 +32,7 @@ use super::{
         sql::statement,
     },
     insert::{Limits, insert_sessions},
-    lock,
+    legacy_tokens, lock,
     oldest_live::{OldestLive, Start},
     quota_lock,
 };
@@ -41,6 +41,7 @@ use crate::{
         creation::{Creation, CreationDecision, CreationState},
         cut_off::Covering,
         ids::SessionId,
+        legacy_token::LegacyTokenHash,
         quota::{LiveSessions, MOST_READ, Tally},
         revocation::{BlacklistEntry, FeedPosition},
         session::{Ended, Session},
@@ -60,7 +61,7 @@ pub async fn commit(
 }
 
 /// A creation on the fast path. It is made if there is room for the session and if its request is
-/// new.
+/// new. A session with a refresh token of another system is left to the slow path.
 struct FastPath<'a>(&'a Creation);
 
 #[async_trait]
@@ -72,13 +73,21 @@ impl BatchWrite for FastPath<'_> {
         connection: &mut PooledConnection<'_>,
         creations: &[Self],
     ) -> Result<Vec<Result<Option<Created>, StoreError>>, Fault> {
-        let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
-        let inserted = insert_sessions(connection, &creations, Limits::Check).await?;
-        let inserted: HashSet<SessionId> = inserted.into_iter().collect();
+        let plain: Vec<&Creation> = creations
+            .iter()
+            .map(|Self(creation)| *creation)
+            .filter(|creation| creation.legacy_token.is_none())
+            .collect();
+        let inserted: HashSet<SessionId> = match plain.is_empty() {
+            true => HashSet::new(),
+            false => {
+                insert_sessions(connection, &plain, Limits::Check).await?.into_iter().collect()
+            }
+        };
         let is_new = |creation: &Creation| inserted.contains(&creation.session.id);
         Ok(creations
-            .into_iter()
-            .map(|creation| Ok(is_new(creation).then_some(Created::New { eviction: None })))
+            .iter()
+            .map(|Self(creation)| Ok(is_new(creation).then_some(Created::New { eviction: None })))
             .collect())
     }
 }
@@ -109,6 +118,7 @@ impl BatchWrite for SlowPath<'_> {
                 creations.iter().map(|creation| &creation.session),
             )
             .await?,
+            legacy_tokens: legacy_tokens::taken(connection, &creations).await?,
             live: Live::read(connection, oldest_live, &creations).await?,
             evicted: HashMap::new(),
             new: vec![],
@@ -124,6 +134,7 @@ impl BatchWrite for SlowPath<'_> {
             let problem = "the same request is being made by others";
             return Err(Fault::Conflict(StoreError::Unavailable(problem.to_owned())));
         }
+        legacy_tokens::insert(connection, &batch.new).await?;
         // Sessions are evicted after the insertion, because one new session may be evicted to make
         // room for another new one.
         let (ended, entries) = evict(connection, &batch.evicted).await?;
@@ -170,6 +181,7 @@ fn created(decision: CreationDecision, positions: &HashMap<SessionId, FeedPositi
         }
         CreationDecision::Repeat(earlier) => Created::Repeated(earlier),
         CreationDecision::RequestIdReused => Created::RequestIdReused,
+        CreationDecision::LegacyTokenTaken => Created::LegacyTokenTaken,
         CreationDecision::QuotaExceeded => Created::QuotaExceeded,
         CreationDecision::Revoked { up_to } => Created::Revoked { up_to },
         CreationDecision::AuthenticationRevoked { up_to } => {
@@ -183,6 +195,8 @@ struct Batch<'a> {
     /// The sessions that were created for the same requests before, by tenant and request id.
     earlier: HashMap<(String, String), Session>,
     cut_offs: CutOffs,
+    /// The refresh tokens of other systems that stand for a session.
+    legacy_tokens: HashSet<LegacyTokenHash>,
     live: Live<'a>,
     /// The sessions to be evicted, each with the time, reason and note of its end.
     evicted: HashMap<SessionId, Ended>,
@@ -197,6 +211,7 @@ impl<'a> Batch<'a> {
             if let Some(request) = request(session) {
                 self.earlier.insert(request, session.clone());
             }
+            self.legacy_tokens.extend(creation.legacy_token);
             self.evicted.extend(evicted.iter().map(|id| (*id, creation.eviction())));
             self.new.push(creation);
         }
@@ -213,6 +228,10 @@ impl CreationState for Batch<'_> {
 
     fn covering(&mut self, session: &Session) -> Result<Covering, Infallible> {
         Ok(self.cut_offs.covering(session))
+    }
+
+    fn has_legacy_token(&mut self, token: &LegacyTokenHash) -> Result<bool, Infallible> {
+        Ok(self.legacy_tokens.contains(token))
     }
 
     fn live_sessions(

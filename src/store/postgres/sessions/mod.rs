@@ -7,6 +7,7 @@ pub mod create;
 pub mod expiries;
 mod insert;
 mod jsonb;
+pub mod legacy_tokens;
 mod lock;
 pub mod metadata;
 pub mod oldest_live;
