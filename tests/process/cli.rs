@@ -280,7 +280,8 @@ fn revoke_ends_the_sessions_that_it_names_and_no_others() {
         let revoked = server
             .cli(["session", "revoke", "--json"].into_iter().chain(args.iter().copied()))
             .json();
-        assert_eq!(names(&revoked), BTreeSet::from(["revoked_sessions", "effective_at"]));
+        let documented = ["revoked_sessions", "effective_at", "revocation_ids"];
+        assert_eq!(names(&revoked), BTreeSet::from(documented));
         revoked["revoked_sessions"].as_i64().unwrap()
     };
     let alice = [(); 6].map(|()| create(&server, &["alice"]));
