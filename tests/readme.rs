@@ -277,6 +277,7 @@ statement_timeout = '11s'
 [tokens]
 leeway = '6s'
 acr_order = ['a']
+legacy_refresh_tokens = true
 max_access_token_ttl = '2h'
 default_audience = 'd'
 verified_cache_bytes = 1
