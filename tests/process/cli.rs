@@ -335,9 +335,59 @@ fn a_claim_with_an_integer_of_2_to_the_53rd_or_more_is_refused() {
 
 #[test]
 fn revoke_needs_exactly_one_target() {
-    for args in [&["session", "revoke"][..], &["session", "revoke", "x", "--subject", "alice"]] {
-        assert_eq!(run(countersign().args(args)).code, Some(2), "{args:?}");
+    for args in [
+        &[][..],
+        &["x", "--subject", "alice"],
+        &["--client", "web", "--subject", "alice"],
+        &["--all-tenants", "--tenant", "acme"],
+        &["--all-tenants", "--all-of-tenant", "acme"],
+        &[
+            "--created-before",
+            "2026-01-05T08:00:00Z",
+            "--authenticated-before",
+            "2026-01-05T08:00:00Z",
+        ],
+        &["--client", "web", "--sessions", "3"],
+        &["x", "--dry-run"],
+        &["x", "--watch"],
+    ] {
+        let run = run(countersign().args(["session", "revoke"]).args(args));
+        assert_eq!(run.code, Some(2), "{args:?}");
     }
+}
+
+#[test]
+fn revoke_counts_many_sessions_asks_before_it_ends_all_and_shows_the_progress() {
+    let (server, folder) = server();
+    let revoke = |args: &[&str]| server.cli(["session", "revoke"].iter().chain(args).copied());
+    let web = [(); 3].map(|()| create(&server, &["alice", "--client-id", "web"]));
+    let app = create(&server, &["alice", "--client-id", "app"]);
+    assert_eq!(revoke(&["--client", "web", "--dry-run"]).ok(), "would revoke 3 sessions\n");
+    let watched = revoke(&["--client", "web", "--watch"]).ok();
+    assert!(watched.starts_with("revoked the sessions, effective since"), "{watched}");
+    let last = "all sessions are ended; 3 were marked as ended in the background\n";
+    assert!(watched.contains(" of 3 sessions\n") && watched.ends_with(last), "{watched}");
+    let ids: Vec<&str> = web.iter().chain([&app]).map(|[id, ..]| id.as_str()).collect();
+    assert_eq!(live(&server, &ids), ids[3..]);
+
+    let subjects = ["bob", "carol", "dora"].map(|name| create(&server, &[name]));
+    let file = folder.path().join("subjects");
+    std::fs::write(&file, "bob\n\ncarol\n").unwrap();
+    revoke(&["--subjects-file", file.to_str().unwrap(), "--watch"]).ok();
+    let ids: Vec<&str> = subjects.iter().map(|[id, ..]| id.as_str()).collect();
+    assert_eq!(live(&server, &ids), ids[2..]);
+
+    for (args, problem) in [
+        (&["--all-tenants"][..], "2 sessions of all tenants: repeat the command with --sessions 2"),
+        (&["--all-tenants", "--sessions", "1"], "2 sessions, more than the 1 of --sessions"),
+    ] {
+        let refused = revoke(args);
+        assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+        assert!(refused.stderr.contains(problem), "{}", refused.stderr);
+    }
+    assert_eq!(server.cli(["token", "validate", &app[1]]).code, Some(0));
+    revoke(&["--all-tenants", "--sessions", "2"]).ok();
+    assert_eq!(server.cli(["token", "validate", &app[1]]).code, Some(1));
 }
 
 #[test]
