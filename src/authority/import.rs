@@ -58,7 +58,7 @@ pub enum ImportOutcome {
     Valid,
     /// The session has ended by the limits of its policy, or by its own.
     Expired,
-    /// A revocation of the tenant or of the subject covers the session.
+    /// A revocation of many sessions covers the session.
     Revoked,
     /// A field is wrong.
     Rejected {
