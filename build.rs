@@ -11,9 +11,10 @@ use std::{
 
 use prost::Message;
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "countersign/v1/audit_service.proto",
     "countersign/v1/key_service.proto",
+    "countersign/v1/revocation_service.proto",
     "countersign/v1/session.proto",
     "countersign/v1/session_service.proto",
 ];

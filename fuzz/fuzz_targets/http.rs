@@ -194,7 +194,7 @@ impl Service {
         let ring = KeyRing::open(&masters, sealed).unwrap();
         let keeper = Arc::new(Keeper::new(masters, ring));
         let replica =
-            Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease));
+            Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease, config.watch));
         let settings = Settings { token_cache_bytes: 0, ..settings(&config) };
         let audit = Audit::of_log(clock.clone(), [0; 6]);
         let ready = Ready::default();

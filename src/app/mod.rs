@@ -17,7 +17,7 @@ pub mod settings;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     authority::{Authority, Dependencies, audit::Audit, ready::Ready},
@@ -160,7 +160,7 @@ pub async fn serve(
     let address = listeners.grpc.local_addr().unwrap_or(config.listen.address);
     let http_address = listeners.http.as_ref().and_then(|listener| listener.local_addr().ok());
     let clock = Arc::new(SharedClock::new(system.clock.clone()));
-    let replica = Arc::new(Replica::new(clock.clone(), config.lease));
+    let replica = Arc::new(Replica::new(clock.clone(), config.lease, config.watch));
     let system = System { clock, ..system };
     let tls = check::open_certificate(config, system.clock.now())?;
     let ceilings = ceilings(&config.limits);
@@ -198,7 +198,7 @@ pub async fn serve(
     tokio::select! {
         loaded = renewer.load() => loaded?,
         () = shutdown.soft.cancelled() => {
-            leave(&*store, &replica).await;
+            leave(&*store, &replica, &shutdown.hard).await;
             return Ok(());
         }
     }
@@ -289,6 +289,8 @@ impl Running {
     async fn stop(mut self, shutdown: &Shutdown, has_failed: bool) {
         let times = self.settings.borrow().shutdown.clone();
         self.ports.announcer().announce(Phase::Stopping).await;
+        // Watchers go to other replicas, and their leases end during the grace.
+        self.replica.watchers().stop();
         if !has_failed {
             tokio::select! {
                 () = tokio::time::sleep(times.grace) => {}
@@ -298,7 +300,7 @@ impl Running {
         self.ports.drain(times.drain, &shutdown.hard).await;
         write_audit(&self.audit, shutdown).await;
         self.background.end().await;
-        leave(&*self.store, &self.replica).await;
+        leave(&*self.store, &self.replica, &shutdown.hard).await;
         if let Some(export) = self.metric_export {
             export.end().await;
         }
@@ -372,11 +374,24 @@ async fn report_lapses(replica: Arc<Replica>, announcer: Announcer) {
     }
 }
 
-/// Stops validating, and then removes this replica's row from the register, so that revocations no
-/// longer wait for it. If that fails, other replicas remove the row once this replica's lease must
-/// have ended.
-async fn leave(store: &dyn Store, replica: &Replica) {
-    if let (Some(incarnation), Some(members)) = (replica.stop(), store.members())
+/// Stops validating, waits until no watcher has a lease, and then removes this replica's row from
+/// the register, so that revocations no longer wait for it. If that fails, or if this process has
+/// to stop at once, other replicas remove the row once this replica's lease must have ended.
+async fn leave(store: &dyn Store, replica: &Replica, hard: &CancellationToken) {
+    replica.watchers().stop();
+    let incarnation = replica.stop();
+    tokio::select! {
+        () = replica.watchers().leases_over() => {}
+        // As much time by another clock will do, too.
+        () = tokio::time::sleep(replica.watchers().longest_validity()) => {}
+        () = hard.cancelled() => return,
+    }
+    if replica.watchers().were_there()
+        && let Err(error) = store.end_watching().await
+    {
+        tracing::debug!(%error, "the end of the leases of watchers could not be recorded");
+    }
+    if let (Some(incarnation), Some(members)) = (incarnation, store.members())
         && let Err(error) = members.leave(incarnation).await
     {
         tracing::debug!(%error, "this replica's row could not be removed from the register");
@@ -399,8 +414,11 @@ pub async fn sweep(
     is_clock_right: bool,
 ) -> Result<Swept, AppError> {
     require_database(config)?;
-    let replica =
-        Arc::new(Replica::new(Arc::new(SharedClock::new(system.clock.clone())), config.lease));
+    let replica = Arc::new(Replica::new(
+        Arc::new(SharedClock::new(system.clock.clone())),
+        config.lease,
+        config.watch,
+    ));
     let (audit, queue) = open_audit(config, &system)?;
     let (authority, store, _) = open(
         config,

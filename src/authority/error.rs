@@ -79,6 +79,21 @@ pub enum AuthorityError {
         /// The number of entries that the blacklist may hold.
         limit: usize,
     },
+    /// There are too many watchers at this server.
+    #[error(
+        "{limit} watchers are connected to this server, as many as limits.max_watchers allows: \
+         raise it, or watch another replica"
+    )]
+    TooManyWatchers {
+        /// The number of watchers that a server may have.
+        limit: usize,
+    },
+    /// The watcher does not keep up with the revocations.
+    #[error("the watcher does not read fast enough: call again, which begins with a snapshot")]
+    WatcherTooSlow,
+    /// The watcher has confirmed something that was not sent.
+    #[error("renewal.applied is not a cursor that was sent on this stream: confirm what was sent")]
+    NotSent,
     /// Too many writes wait for the database. The write of this call was not started.
     #[error("too many calls are waiting for the database: try again later")]
     Overloaded,

@@ -27,12 +27,13 @@ pub mod sessions_target;
 mod slow_clock;
 pub mod sweep;
 pub mod validate;
+pub mod watch;
 pub mod wide_revoke;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tracing::{Instrument, Span};
 
 use self::{
@@ -99,6 +100,15 @@ pub struct Settings {
     pub jwks_max_age: Duration,
 }
 
+impl Settings {
+    /// Returns the time by which `iat` and `nbf` of a token may be later than the clock. The token
+    /// was signed by this service, so the clock that set them was within the skew that replicas may
+    /// have.
+    fn most_ahead(&self) -> Duration {
+        self.leeway.max(self.max_clock_skew.saturating_mul(2))
+    }
+}
+
 /// The parts that the use cases need.
 pub struct Dependencies {
     /// The database.
@@ -131,6 +141,8 @@ pub struct Authority {
     pages: Semaphore,
     /// Limits the number of imports that write at the same time.
     imports: Semaphore,
+    /// Set once the database has on record that there are watchers.
+    watched: OnceCell<()>,
     counts: Counts,
 }
 
@@ -157,6 +169,7 @@ impl Authority {
             settings: ArcSwap::from_pointee(settings),
             pages: Semaphore::new(PAGES_AT_ONCE),
             imports: Semaphore::new(IMPORTS_AT_ONCE),
+            watched: OnceCell::new(),
             counts: Counts::default(),
         }
     }

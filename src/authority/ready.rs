@@ -16,6 +16,11 @@ impl Ready {
         let _ = self.0.set(authority);
     }
 
+    /// Returns the authority for a task of its own, or an error while it is not ready.
+    pub fn shared(&self) -> Result<Arc<Authority>, AuthorityError> {
+        self.0.get().cloned().ok_or(AuthorityError::NotCurrent)
+    }
+
     /// Returns the authority, or an error while it is not ready. Until then, this server knows no
     /// revocations.
     pub fn get(&self) -> Result<&Authority, AuthorityError> {

@@ -152,14 +152,11 @@ impl Authority {
             return Err(InactiveReason::Expired);
         }
         // A token that was issued by a replica whose clock is ahead must be valid at once. So this
-        // check allows for differences between clocks, and no other check does. The token was
-        // signed by this service, so the clock that set `iat` was within the skew that replicas may
-        // have.
+        // check allows for differences between clocks, and no other check does.
         let begins = claims
             .not_before
             .map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));
-        let ahead = settings.leeway.max(settings.max_clock_skew.saturating_mul(2));
-        if begins > now.plus(ahead) {
+        if begins > now.plus(settings.most_ahead()) {
             return Err(InactiveReason::NotYetValid);
         }
         Ok(())

@@ -156,7 +156,11 @@ impl Callers {
             });
             let meter =
                 same.map_or_else(|| self.meter(registration.limits), |known| known.meter.clone());
-            let known = Arc::new(Known { registration, meter });
+            // A registration that has not changed keeps its identity, see `is_in_force`.
+            let known = match same {
+                Some(known) if known.registration == registration => known.clone(),
+                _ => Arc::new(Known { registration, meter }),
+            };
             for key in &known.registration.keys {
                 table.by_key.entry(key.index()).or_default().push((*key, known.clone()));
             }
@@ -182,6 +186,17 @@ impl Callers {
     /// Returns whether no caller is configured, so that everybody may do everything.
     pub fn is_open(&self) -> bool {
         self.table.load().anybody.is_some()
+    }
+
+    /// Returns whether the registration of a caller that was admitted earlier is still the same: its
+    /// roles, its limits, its keys and its certificates.
+    pub fn is_in_force(&self, caller: &Arc<Caller>) -> bool {
+        let table = self.table.load();
+        table
+            .all
+            .iter()
+            .chain(&table.anybody)
+            .any(|known| Arc::ptr_eq(&known.registration.caller, caller))
     }
 
     /// Returns the number of configured callers.

@@ -20,7 +20,8 @@ pub enum Replica {
     /// List the replicas in the register, and how far each has come in the feed of revocations.
     ///
     /// The command reads the database, and connects to no replica. A revocation waits for each live
-    /// replica that has not applied it, but at most for the time under WAIT. A replica in the state
+    /// replica that has not applied it, but at most for the time under WAIT. WATCHERS are processes
+    /// that verify tokens themselves; a replica reports a revocation once they have it, too. A replica in the state
     /// "gone" is about to be removed by the other replicas. A replica that has left (it stopped in
     /// good order) or that was removed stays in the list for a day; UNTIL says when it left or was
     /// removed.
@@ -60,9 +61,9 @@ impl List {
     }
 }
 
-const HEADER: [&str; 11] = [
+const HEADER: [&str; 12] = [
     "REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED",
-    "LAG", "WAIT",
+    "LAG", "WATCHERS", "WAIT",
 ];
 
 /// The content of a cell that does not apply to a replica.
@@ -84,6 +85,7 @@ fn print_table(register: &Register) {
                 format!("{} ago", rounded(member.renewed_ago)),
                 member.applied.0.to_string(),
                 register.lag(member).to_string(),
+                member.watchers.to_string(),
                 rounded(member.max_validity),
             ]
         });
@@ -98,6 +100,7 @@ fn print_table(register: &Register) {
                 instant(former.ended_at),
                 NOTHING.to_owned(),
                 former.applied.0.to_string(),
+                NOTHING.to_owned(),
                 NOTHING.to_owned(),
                 NOTHING.to_owned(),
             ]
@@ -126,6 +129,7 @@ fn print_json(register: &Register) {
             "renewed_ago": output::span(member.renewed_ago),
             "applied": member.applied.0,
             "lag": register.lag(member),
+            "watchers": member.watchers,
             "wait": output::span(member.max_validity),
         })
     });

@@ -47,6 +47,8 @@ pub struct Limits {
     pub max_calls_per_caller: usize,
     /// The most calls per second of one caller; 0 means no limit.
     pub calls_per_second_per_caller: u32,
+    /// The most processes that verify tokens themselves (watchers) at this replica.
+    pub max_watchers: usize,
     /// The longest time that a call may take, even if its own deadline is later.
     #[serde(with = "super::span")]
     pub call_timeout: Duration,
@@ -84,6 +86,7 @@ impl Default for Limits {
             max_batches: 0,
             max_calls_per_caller: 4096,
             calls_per_second_per_caller: 0,
+            max_watchers: 1000,
             call_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(600),
@@ -126,6 +129,7 @@ impl Limits {
             ("max_reads", self.max_reads),
             ("max_writes", self.max_writes),
             ("max_calls_per_caller", self.max_calls_per_caller),
+            ("max_watchers", self.max_watchers),
         ];
         for (name, count) in counts {
             if !(1..=1_000_000).contains(&count) {

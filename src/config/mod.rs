@@ -24,6 +24,7 @@ mod span;
 pub mod sweeper;
 pub mod tls;
 pub mod tokens;
+mod watch;
 mod word;
 
 use std::{
@@ -39,7 +40,7 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{callers::Registration, domain::lease::LeaseConfig};
+use crate::{callers::Registration, domain::lease::LeaseConfig, revocation::watchers::WatchConfig};
 
 use self::{
     audit::Audit,
@@ -60,6 +61,7 @@ use self::{
     sweeper::{RawSweeper, Sweeper},
     tls::{RawTls, Tls},
     tokens::{RawTokens, Tokens},
+    watch::RawWatch,
 };
 
 /// The default data directory, relative to the working directory.
@@ -138,6 +140,8 @@ pub struct Config {
     pub clients: Clients,
     /// The duration of leases, and the tolerances for clocks.
     pub lease: LeaseConfig,
+    /// The settings of watchers.
+    pub watch: WatchConfig,
     /// The name of this replica.
     pub replica: Replica,
     /// The most entries that the blacklist may have.
@@ -194,6 +198,8 @@ struct RawConfig {
     blacklist: RawBlacklist,
     #[serde(deserialize_with = "section::read")]
     lease: RawLease,
+    #[serde(deserialize_with = "section::read")]
+    watch: RawWatch,
     #[serde(deserialize_with = "section::read")]
     replica: RawReplica,
     #[serde(deserialize_with = "section::read")]
@@ -267,6 +273,7 @@ impl Default for RawConfig {
             clients: BTreeMap::new(),
             blacklist: RawBlacklist::default(),
             lease: RawLease::default(),
+            watch: RawWatch::default(),
             replica: RawReplica::default(),
             sweeper: RawSweeper::default(),
             keys: RawKeys::default(),
@@ -320,6 +327,7 @@ impl RawConfig {
             tls: _,
             database: _,
             lease: _,
+            watch: _,
             replica: _,
             otlp: _,
         } = read.clone();
@@ -511,6 +519,7 @@ impl Config {
         let clients = rules::check_clients("clients", &raw.clients, &policies)?;
         let sweeper = Sweeper::check(&raw.sweeper)?;
         let lease = raw.lease.check()?;
+        raw.watch.check()?;
         let replica = raw.replica.check(replica::host_name)?;
         let keys = raw.check_keys(&data_dir, &database, &lease, &tokens, &policies)?;
         raw.check_sections()?;
@@ -539,6 +548,11 @@ impl Config {
             clients,
             max_blacklist_entries: raw.blacklist.max_entries,
             lease,
+            watch: WatchConfig {
+                // On SQLite, revocations wait for as long as a lease of the replica would last.
+                lease: raw.watch.lease.min(lease.duration),
+                max_watchers: raw.limits.max_watchers,
+            },
             replica,
             sweeper,
             audit: raw.audit.clone(),

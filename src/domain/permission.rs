@@ -35,6 +35,8 @@ pub enum Operation {
     RevokeEverywhere,
     /// SessionService.ListRevocations
     ListRevocations,
+    /// RevocationService.Watch
+    Watch,
     /// SessionService.GetSession
     GetSession,
     /// SessionService.ListSessions
@@ -71,14 +73,14 @@ pub enum CostClass {
 use Operation::{
     BatchValidate, Check, CountSessions, CreateSession, ForwardAuth, GetSession, ImportSessions,
     Introspect, ListAudit, ListKeys, ListRevocations, ListSessions, Reauthenticate, Refresh,
-    Revoke, RevokeEverywhere, RevokeKey, RevokeTenant, RotateKey, UpdateSession, Validate,
+    Revoke, RevokeEverywhere, RevokeKey, RevokeTenant, RotateKey, UpdateSession, Validate, Watch,
 };
 
 /// The operations, each with the roles that may perform it. Admins may perform all of them.
 ///
 /// Health checks, the public keys (GetJwks), and reflection, where it is enabled, need no
 /// authentication.
-pub const TABLE: [(Operation, &[Role]); 21] = [
+pub const TABLE: [(Operation, &[Role]); 22] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
     (Reauthenticate, &[Issuer]),
@@ -93,6 +95,7 @@ pub const TABLE: [(Operation, &[Role]); 21] = [
     (Check, &[Validator]),
     (ForwardAuth, &[Validator]),
     (Introspect, &[Validator]),
+    (Watch, &[Validator]),
     (Revoke, &[Revoker]),
     (RevokeTenant, &[]),
     (RevokeEverywhere, &[]),
@@ -132,6 +135,7 @@ impl Operation {
             RevokeTenant => "Revoke of a tenant",
             RevokeEverywhere => "Revoke of all tenants",
             ListRevocations => "ListRevocations",
+            Watch => "Watch",
             GetSession => "GetSession",
             ListSessions => "ListSessions",
             CountSessions => "CountSessions",
@@ -151,7 +155,7 @@ impl Operation {
     /// Returns the cost class of the operation.
     pub const fn cost_class(self) -> CostClass {
         match self {
-            Validate | Check | ForwardAuth | Introspect => CostClass::Light,
+            Validate | Check | ForwardAuth | Introspect | Watch => CostClass::Light,
             BatchValidate => CostClass::Batch,
             GetSession | ListSessions | CountSessions | ListRevocations | ListAudit | ListKeys => {
                 CostClass::Read

@@ -57,6 +57,20 @@ impl Revoked {
         }
     }
 
+    /// Returns the tenant to which the cut-off is limited, if the value has a cut-off and it is
+    /// limited to one.
+    pub fn cut_off_tenant(&self) -> Option<&Tenant> {
+        match self {
+            Self::Session(_) | Self::Token(_) => None,
+            Self::Sessions { key, .. } => key.scope().tenant(),
+        }
+    }
+
+    /// Returns whether tokens of all tenants may be revoked.
+    pub fn is_of_all_tenants(&self) -> bool {
+        self.cut_off().is_some() && self.cut_off_tenant().is_none()
+    }
+
     /// Replaces the cut-off, if the value has one.
     fn with_cut_off(self, cut_off: CutOff) -> Self {
         match self {

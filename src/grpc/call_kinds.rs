@@ -4,7 +4,7 @@ use http::HeaderMap;
 use tonic::Code;
 
 use super::{
-    methods::{Access, METHODS, Method},
+    methods::{Access, METHODS, Method, WATCH},
     status::CODE,
 };
 use crate::{
@@ -48,7 +48,7 @@ pub fn kind(method: &Method) -> CallKind {
         number: method.number,
         name: CallName::Grpc(method.path),
         is_frequent: method.is_frequent,
-        should_be_fast: matches!(method.access, Access::Allowed(_)),
+        should_be_fast: matches!(method.access, Access::Allowed(_)) && method.path != WATCH,
     }
 }
 

@@ -11,7 +11,13 @@ use crate::proto::DESCRIPTORS;
 
 /// The names whose health a client can ask for: the empty name for the whole server, and the name
 /// of each service.
-const HEALTH_NAMES: [&str; 3] = ["", "countersign.v1.SessionService", "countersign.v1.KeyService"];
+const HEALTH_NAMES: [&str; 5] = [
+    "",
+    "countersign.v1.SessionService",
+    "countersign.v1.KeyService",
+    "countersign.v1.AuditService",
+    "countersign.v1.RevocationService",
+];
 
 /// Reports whether the server is ready for calls.
 #[derive(Clone, Debug)]

@@ -36,12 +36,15 @@ pub const IMPORT_SESSIONS: &str = "/countersign.v1.SessionService/ImportSessions
 /// The path of the call that is made by Envoy, and by other proxies that speak Envoy's protocol.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
+/// The path of Watch, whose calls last.
+pub const WATCH: &str = "/countersign.v1.RevocationService/Watch";
+
 /// The path that stands for all methods that do not exist.
 const OTHER: &str = "/other/other";
 
 /// The paths of all methods with their accesses, the most frequent method first. The last entry
 /// stands for every other path.
-pub const METHODS: [(&str, Access); 24] = [
+pub const METHODS: [(&str, Access); 25] = [
     ("/countersign.v1.SessionService/Validate", Access::Allowed(Operation::Validate)),
     (CHECK, Access::Allowed(Operation::Check)),
     (BATCH_VALIDATE, Access::Allowed(Operation::BatchValidate)),
@@ -56,6 +59,7 @@ pub const METHODS: [(&str, Access); 24] = [
     ("/countersign.v1.SessionService/CountSessions", Access::Allowed(Operation::CountSessions)),
     ("/countersign.v1.AuditService/ListAudit", Access::Allowed(Operation::ListAudit)),
     ("/countersign.v1.SessionService/ListRevocations", Access::Allowed(Operation::ListRevocations)),
+    (WATCH, Access::Allowed(Operation::Watch)),
     ("/countersign.v1.KeyService/GetJwks", Access::Open),
     ("/countersign.v1.KeyService/ListKeys", Access::Allowed(Operation::ListKeys)),
     ("/countersign.v1.KeyService/RotateKey", Access::Allowed(Operation::RotateKey)),

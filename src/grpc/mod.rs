@@ -19,6 +19,7 @@ pub mod server;
 pub mod services;
 mod session_service;
 mod status;
+mod watch;
 
 /// Exported for the fuzz targets. The other conversions of requests implement traits, and need no
 /// export.

@@ -15,7 +15,7 @@ use super::{
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
-    methods::{Access, BATCH_VALIDATE, CHECK, IMPORT_SESSIONS, Method},
+    methods::{Access, BATCH_VALIDATE, CHECK, IMPORT_SESSIONS, Method, WATCH},
     overload::{
         activity::{Activity, ActivityGuard},
         admission::{Admitted, CallContext, admit},
@@ -27,6 +27,7 @@ use super::{
     },
     session_service::Sessions,
     status::{SizeLimit, with_reason},
+    watch::Revocations,
 };
 use crate::{
     authority::{audit::Audit, ready::Ready},
@@ -37,6 +38,7 @@ use crate::{
     net::connection::Peer,
     proto::{
         audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer,
+        revocation_service_server::RevocationServiceServer,
         session_service_server::SessionServiceServer,
     },
 };
@@ -90,6 +92,7 @@ pub struct Services {
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
     audits: AuditServiceServer<AuditRecords>,
+    revocations: RevocationServiceServer<Revocations>,
     /// The service for Envoy.
     gateways: AuthorizationServer<ExtAuthz>,
     /// Health, and reflection if it is enabled.
@@ -110,6 +113,8 @@ impl Services {
     /// Creates the services. `others` are health, and reflection if it is enabled.
     pub fn new(parts: Parts, others: Routes, limits: CallLimits) -> Self {
         let Parts { ready, callers, audit, gateway, observer } = parts;
+        let request_limit =
+            SizeLimit { setting: "limits.max_request_bytes", bytes: limits.request_bytes };
         let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone(), limits.answer_bytes));
         let sized = |bytes| {
             SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes)
@@ -122,8 +127,14 @@ impl Services {
             keys: KeyServiceServer::new(Keys(ready.clone()))
                 .max_decoding_message_size(limits.request_bytes),
             audits: AuditServiceServer::new(AuditRecords {
-                ready,
+                ready: ready.clone(),
                 max_answer_bytes: limits.answer_bytes,
+            })
+            .max_decoding_message_size(limits.request_bytes),
+            revocations: RevocationServiceServer::new(Revocations {
+                ready,
+                callers: callers.clone(),
+                size_limit: request_limit,
             })
             .max_decoding_message_size(limits.request_bytes),
             others: others.prepare(),
@@ -133,10 +144,7 @@ impl Services {
             unsent: Arc::new(UnsentBytes::of_all(limits.unsent_bytes)),
             unsent_bytes_of_connection: limits.unsent_bytes_of_connection,
             longest: limits.time,
-            request_limit: SizeLimit {
-                setting: "limits.max_request_bytes",
-                bytes: limits.request_bytes,
-            },
+            request_limit,
             batch_limit: SizeLimit { setting: "limits.max_batch_bytes", bytes: limits.batch_bytes },
         }
     }
@@ -174,6 +182,8 @@ impl Services {
             self.keys.clone().call(request)
         } else if path.starts_with("/countersign.v1.AuditService/") {
             self.audits.clone().call(request)
+        } else if path == WATCH {
+            self.revocations.clone().call(request)
         } else if path == CHECK {
             self.gateways.clone().call(request)
         } else {

@@ -41,6 +41,9 @@ impl From<AuthorityError> for Status {
                 (Code::Internal, "INTERNAL")
             }
             E::BlacklistFull { .. } => (Code::ResourceExhausted, "BLACKLIST_FULL"),
+            E::TooManyWatchers { .. } => (Code::ResourceExhausted, "TOO_MANY_WATCHERS"),
+            E::WatcherTooSlow => (Code::ResourceExhausted, "WATCHER_TOO_SLOW"),
+            E::NotSent => (Code::FailedPrecondition, "NOT_SENT"),
             E::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             E::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
             E::NotCurrent => (Code::Unavailable, "NOT_CURRENT"),
@@ -68,7 +71,12 @@ impl From<AuthorityError> for Status {
             E::KeyNotRotated(NotRotated::TooMany) => {
                 details.add_quota_failure_violation("keys", error.to_string());
             }
-            E::Overloaded | E::StoreUnavailable | E::NotCurrent | E::NoActiveKey => {
+            E::Overloaded
+            | E::StoreUnavailable
+            | E::NotCurrent
+            | E::NoActiveKey
+            | E::TooManyWatchers { .. }
+            | E::WatcherTooSlow => {
                 details.set_retry_info(Some(RETRY_DELAY));
             }
             _ => {}
@@ -147,20 +155,26 @@ pub fn with_reason(answer: Response<Body>, size_limit: SizeLimit) -> Response<Bo
 
 #[cold]
 fn explain(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
-    let Some(status) = Status::from_header_map(answer.headers()) else { return answer };
+    match Status::from_header_map(answer.headers()) {
+        Some(status) => stream_error(status, size_limit).into_http(),
+        None => answer,
+    }
+}
+
+/// Adds a reason to an error with which the gRPC library has refused a message.
+pub fn stream_error(status: Status, size_limit: SizeLimit) -> Status {
     let reason = match status.code() {
         // A message that is too large is reported like a field that is too long.
-        Code::OutOfRange => return Status::from(TooLarge(size_limit)).into_http(),
+        Code::OutOfRange => return TooLarge(size_limit).into(),
         Code::Internal => "MALFORMED_REQUEST",
         Code::Unimplemented => "UNIMPLEMENTED",
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        _ => return answer,
+        _ => return status,
     };
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     // The metadata is kept, because it holds, for instance, the accepted encodings.
     let metadata = status.metadata().clone();
     Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
-        .into_http()
 }
 
 /// The error of a message that has more bytes than the limit.

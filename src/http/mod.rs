@@ -127,6 +127,9 @@ fn failed(failure: &AuthorityError) -> Response {
         | AuthorityError::SessionExpiredAbsolute
         | AuthorityError::SessionQuotaExceeded { .. }
         | AuthorityError::AuditTableOff
+        | AuthorityError::TooManyWatchers { .. }
+        | AuthorityError::WatcherTooSlow
+        | AuthorityError::NotSent
         | AuthorityError::EtagMismatch
         | AuthorityError::KeyNotFound
         | AuthorityError::KeyNotRotated(_)

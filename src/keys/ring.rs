@@ -320,6 +320,14 @@ impl KeyRing {
         }
     }
 
+    /// Returns the names of the revoked keys of access tokens.
+    pub fn revoked_signing_keys(&self) -> impl Iterator<Item = &str> {
+        self.keys()
+            .filter(|key| key.algorithm.purpose() == KeyPurpose::AccessToken)
+            .filter(|key| key.state() == KeyState::Revoked)
+            .map(|key| &*key.kid)
+    }
+
     /// Returns the active key for refresh tokens.
     pub fn active_refresh(&self) -> Option<RefreshKeyId> {
         self.active_refresh

@@ -8,6 +8,7 @@ use super::page::{Page, count};
 use crate::revocation::{
     counts,
     replica::{Replica, Standing},
+    watchers::Watchers,
 };
 
 /// Writes the metrics of the replica.
@@ -21,7 +22,8 @@ impl Collector for ReplicaCollector {
         encode_lease(&mut page, &standing, counts)?;
         encode_feed(&mut page, &standing, counts)?;
         encode_register(&mut page, &standing, counts)?;
-        encode_acknowledgements(&mut page, &standing, counts)
+        encode_acknowledgements(&mut page, &standing, counts)?;
+        encode_watchers(&mut page, self.0.watchers())
     }
 }
 
@@ -128,4 +130,37 @@ fn encode_acknowledgements(
     let help = "Acknowledged revocations that the database had lost: the guarantee was \
                 broken. They were written again.";
     page.encode("guarantee_broken_revocations", help, &counts.lost_revocations)
+}
+
+fn encode_watchers(page: &mut Page<'_>, watchers: &Watchers) -> fmt::Result {
+    let (open, lag) = watchers.lag();
+    page.number(
+        "watchers",
+        "Processes that verify tokens themselves, connected here.",
+        count(open),
+    )?;
+    page.number(
+        "watcher_lag",
+        "Feed positions that the slowest watcher has not confirmed yet.",
+        count(lag),
+    )?;
+    let counts = watchers.counts();
+    page.encode("watch_leases", "Leases that watchers got.", &counts.leases)?;
+    page.encode(
+        "watchers_refused",
+        "Watchers that were refused, because limits.max_watchers were connected.",
+        &counts.refused,
+    )?;
+    page.encode(
+        "watchers_too_slow",
+        "Watchers that were disconnected, because they did not keep up.",
+        &counts.too_slow,
+    )?;
+    page.unit(
+        "watchers_held_up",
+        "Time for which this replica could not report a revocation, because a watcher had not \
+         confirmed it.",
+        &Unit::Seconds,
+        &counts.held_up,
+    )
 }

@@ -23,6 +23,27 @@ pub struct Counts {
     pub lost_revocations: Counter,
 }
 
+/// The counters of the watchers.
+#[derive(Debug)]
+pub struct WatchCounts {
+    /// The number of leases that watchers got.
+    pub leases: Counter,
+    /// The number of refused watchers, because there were too many.
+    pub refused: Counter,
+    /// The number of watchers whose stream was ended because they did not keep up.
+    pub too_slow: Counter,
+    /// The times for which this replica could not report what it had applied, because a watcher had
+    /// not confirmed it, in seconds.
+    pub held_up: Histogram,
+}
+
+impl Default for WatchCounts {
+    fn default() -> Self {
+        let [leases, refused, too_slow] = [(); 3].map(|()| Counter::default());
+        Self { leases, refused, too_slow, held_up: Histogram::new(BUCKETS) }
+    }
+}
+
 /// The number of renewals, by result.
 #[derive(Debug, Default)]
 pub struct RenewalCounts {

@@ -103,6 +103,14 @@ impl CutOffs {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
+    /// Returns all cut-offs, with their expiries.
+    pub fn all(&self) -> impl Iterator<Item = (Revoked, Timestamp)> {
+        self.by_key.iter().map(|entry| {
+            let (cut_off, expires_at) = *entry.value();
+            (Revoked::Sessions { key: entry.key().clone(), cut_off }, expires_at)
+        })
+    }
+
     /// Returns the cut-offs that `other` does not cover completely, with their expiries.
     pub fn missing_from<'a>(
         &'a self,

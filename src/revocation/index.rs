@@ -2,8 +2,8 @@
 
 use std::{
     collections::HashSet,
+    hash::{BuildHasher, RandomState},
     sync::atomic::{AtomicI64, AtomicUsize, Ordering},
-    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -24,19 +24,45 @@ use super::cut_offs::CutOffs;
 /// index, but there is no lock that every call takes.
 ///
 /// Session and token identifiers share one map. They are UUIDs of different versions, so they never
-/// collide. An entry takes 21 bytes, plus at most 48 bytes of unused capacity in the map.
+/// collide. An entry takes 25 bytes, plus at most 48 bytes of unused capacity in the map.
 #[derive(Debug)]
 pub struct Index {
-    /// Maps an identifier to the second after which its entry may be dropped.
-    ids: DashMap<[u8; 16], u32>,
+    /// The entries of sessions and tokens by their identifiers.
+    ids: DashMap<[u8; 16], IdEntry>,
     id_count: AtomicUsize,
     cut_offs: CutOffs,
+    /// Makes the marks of tenants.
+    tenant_hash: RandomState,
     /// The purge watermark in microseconds; see [`Index::is_below_purge_watermark`].
     purge_watermark: AtomicI64,
 }
 
+/// The entry of an identifier.
+#[derive(Clone, Copy, Debug)]
+struct IdEntry {
+    /// The second after which the entry may be dropped.
+    second: u32,
+    tenant: TenantMark,
+}
+
+/// A hash of the name of a tenant. It selects the entries that a watcher gets whose caller is
+/// limited to some tenants. If two tenants had the same hash, it would get meaningless identifiers
+/// of the other tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantMark(u32);
+
+/// All entries of an index.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The entries of sessions and tokens: each with its tenant, and the instant from which it may
+    /// be dropped.
+    pub ids: Vec<([u8; 16], TenantMark, Timestamp)>,
+    /// The cut-offs, each with the instant from which it may be dropped.
+    pub cut_offs: Vec<(Revoked, Timestamp)>,
+}
+
 /// Tells by the version of the UUID whether an identifier belongs to a session or a token.
-fn revoked_id(id: [u8; 16]) -> Revoked {
+pub fn revoked_id(id: [u8; 16]) -> Revoked {
     match id.get(6).map(|byte| byte >> 4) {
         Some(7) => Revoked::Session(SessionId::from_bytes(id)),
         _ => Revoked::Token(TokenId::from_bytes(id)),
@@ -54,8 +80,17 @@ impl Default for Index {
             ids: DashMap::with_shard_amount(SHARDS),
             id_count: AtomicUsize::new(0),
             cut_offs: CutOffs::new(SHARDS),
+            tenant_hash: RandomState::new(),
             purge_watermark: AtomicI64::new(i64::MIN),
         }
+    }
+}
+
+impl IdEntry {
+    /// Returns the instant from which the entry may be dropped, in whole seconds. The second was
+    /// rounded up when the entry was added.
+    fn expires_at(self) -> Timestamp {
+        Timestamp::from_seconds(i64::from(self.second) - 1)
     }
 }
 
@@ -66,24 +101,45 @@ impl Index {
     /// the index.
     pub fn apply(&self, entry: &FeedEntry) {
         match &entry.revoked {
-            Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
-            Revoked::Token(id) => self.insert_id(*id.bytes(), entry.expires_at),
+            Revoked::Session(id) => self.insert_id(*id.bytes(), entry),
+            Revoked::Token(id) => self.insert_id(*id.bytes(), entry),
             Revoked::Sessions { key, cut_off } => {
                 self.cut_offs.apply(key, *cut_off, entry.expires_at);
             }
         }
     }
 
-    fn insert_id(&self, id: [u8; 16], expires_at: Timestamp) {
+    /// Returns the mark of a tenant.
+    pub fn tenant_mark(&self, tenant: &str) -> TenantMark {
+        let [a, b, c, d, ..] = self.tenant_hash.hash_one(tenant).to_le_bytes();
+        TenantMark(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    /// Copies all entries. Entries that are added meanwhile may be missing.
+    pub fn snapshot(&self) -> Snapshot {
+        let ids = self.ids.iter().map(|item| {
+            let expires_at = item.value().expires_at();
+            (*item.key(), item.value().tenant, expires_at)
+        });
+        Snapshot { ids: ids.collect(), cut_offs: self.cut_offs.all().collect() }
+    }
+
+    fn insert_id(&self, id: [u8; 16], entry: &FeedEntry) {
         // The second is rounded up, so that no entry is dropped too early.
-        let second = u32::try_from(expires_at.seconds().saturating_add(1)).unwrap_or(u32::MAX);
+        let second =
+            u32::try_from(entry.expires_at.seconds().saturating_add(1)).unwrap_or(u32::MAX);
+        let tenant = entry
+            .tenant
+            .as_ref()
+            .map_or_else(TenantMark::default, |tenant| self.tenant_mark(tenant));
         let mut is_new = false;
-        self.ids.entry(id).and_modify(|existing| *existing = second.max(*existing)).or_insert_with(
-            || {
+        self.ids
+            .entry(id)
+            .and_modify(|existing| existing.second = second.max(existing.second))
+            .or_insert_with(|| {
                 is_new = true;
-                second
-            },
-        );
+                IdEntry { second, tenant }
+            });
         if is_new {
             self.id_count.fetch_add(1, Ordering::Relaxed);
         }
@@ -124,6 +180,11 @@ impl Index {
             <= self.purge_watermark.load(Ordering::Acquire)
     }
 
+    /// Returns the purge watermark.
+    pub fn purge_watermark(&self) -> Timestamp {
+        Timestamp::from_micros(self.purge_watermark.load(Ordering::Acquire))
+    }
+
     /// Raises the purge watermark to `latest`, the latest expiry of an entry that a sweep has
     /// deleted. This must happen before such entries are dropped from the index. The watermark
     /// never goes back.
@@ -135,14 +196,12 @@ impl Index {
     /// what the database has, these are the entries that the database has lost. Entries for
     /// sessions and tokens that a sweep may have deleted are left out.
     pub fn missing_from(&self, other: &Self) -> Vec<(Revoked, Timestamp)> {
-        let purge_watermark = Timestamp::from_micros(self.purge_watermark.load(Ordering::Acquire));
+        let purge_watermark = self.purge_watermark();
         let ids = self.ids.iter().filter_map(|entry| {
-            // The second was rounded up when the entry was added, so one second is subtracted
-            // before the comparison.
-            let expires_at = Timestamp::from_seconds(i64::from(*entry.value()));
-            let is_missing = expires_at.minus(Duration::from_secs(1)) > purge_watermark
+            let is_missing = entry.value().expires_at() > purge_watermark
                 && !other.ids.contains_key(entry.key());
-            is_missing.then(|| (revoked_id(*entry.key()), expires_at))
+            let second = Timestamp::from_seconds(i64::from(entry.value().second));
+            is_missing.then(|| (revoked_id(*entry.key()), second))
         });
         // Cut-offs are not filtered by their expiry, because the database keeps them while it still
         // has to mark sessions as ended.
@@ -157,8 +216,8 @@ impl Index {
     /// because tokens expire at whole seconds.
     pub fn purge(&self, until: Timestamp, kept: &HashSet<CutOffKey>) {
         let mut gone = 0;
-        self.ids.retain(|_, second| {
-            let keep = i64::from(*second) - 1 > until.seconds();
+        self.ids.retain(|_, entry| {
+            let keep = entry.expires_at().seconds() > until.seconds();
             gone += usize::from(!keep);
             keep
         });
@@ -182,7 +241,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
     fn entry(revoked: Revoked, expires_at: Timestamp) -> FeedEntry {
-        FeedEntry { seq: Seq(1), revoked, expires_at }
+        FeedEntry { seq: Seq(1), revoked, tenant: None, expires_at }
     }
 
     fn session(at: Timestamp) -> SessionId {

@@ -7,6 +7,8 @@ pub mod index;
 pub mod lease;
 mod others;
 mod progress;
+mod published;
 mod recovery;
 pub mod renewer;
 pub mod replica;
+pub mod watchers;

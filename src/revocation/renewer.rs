@@ -69,6 +69,8 @@ pub struct LeaseRenewer {
     recovery: Recovery,
     is_failing: bool,
     clock: ClockCheck,
+    /// The position that the last confirmed renewal has reported.
+    reported: Seq,
 }
 
 /// The state of this process since it joined.
@@ -126,6 +128,7 @@ impl LeaseRenewer {
             membership: None,
             is_failing: false,
             clock: ClockCheck::Right,
+            reported: Seq::default(),
         }
     }
 
@@ -190,6 +193,8 @@ impl LeaseRenewer {
         tokio::select! {
             () = sleep_until(due) => {}
             () = sleep(*pause), if is_waited_for => {}
+            // The watchers have confirmed something, so there is more to report.
+            () = self.replica.watchers().safer_than(self.reported) => {}
             // While the clock is wrong, a renewal gives no lease, so it would not help the calls
             // that wait for a lease.
             () = self.replica.wanted.notified(), if self.clock == ClockCheck::Right => {
@@ -225,8 +230,9 @@ impl LeaseRenewer {
             confirmed: membership.confirmed,
             applied: match is_loading {
                 true => membership.head_at_joining,
-                false => self.replica.progress.applied().seq,
+                false => self.replica.watchers().vouch(self.replica.progress.applied().seq),
             },
+            watchers: i64::try_from(self.replica.watchers().lag().0).unwrap_or(i64::MAX),
             after: membership.cursor,
             limit: PAGE,
             timeout: if is_loading { duration.max(LOADING_TIMEOUT) } else { duration },
@@ -265,6 +271,14 @@ impl LeaseRenewer {
     }
 
     async fn join(&mut self) -> Result<(), StoreError> {
+        // A new row reports the head as applied. The leases that watchers got in an earlier
+        // membership may not cover it.
+        self.replica.watchers().leases_over().await;
+        if self.database.is_none()
+            && let Some(validity) = self.store.watched().await?
+        {
+            self.replica.watchers().add_earlier(validity);
+        }
         let newcomer =
             (self.incarnations)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let head_at_joining = self.renewals.join(newcomer.clone(), LOADING_TIMEOUT).await?;
@@ -293,6 +307,7 @@ impl LeaseRenewer {
     /// revoked.
     fn end_membership(&mut self) {
         self.replica.progress.end_membership();
+        self.replica.watchers().end_membership();
         self.replica.counts().rejoins.inc();
         self.membership = None;
         tracing::warn!(
@@ -317,6 +332,7 @@ impl LeaseRenewer {
         let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
         if !is_last {
             counts.applied.set(membership.cursor.0);
+            replica.watchers().collect(&answer.entries);
             // More entries follow. Even when they have been read, the index need not be complete up
             // to the head of this answer, because one of them may have moved beyond that position.
             // Only the answer with the last entries shows how far the index is complete.
@@ -325,6 +341,10 @@ impl LeaseRenewer {
         replica.index().raise_purge_watermark(answer.purge_watermark);
         membership.cursor = answer.head.seq;
         counts.applied.set(membership.cursor.0);
+        // Watchers get the entries before this replica takes the lease that rests on them.
+        let (watchers, incarnation) = (replica.watchers(), membership.newcomer.incarnation);
+        watchers.publish(incarnation, &answer.entries, answer.head.seq);
+        let vouched = watchers.vouch(answer.head.seq);
 
         let received = replica.lease().uptime();
         let own = membership.newcomer.max_validity;
@@ -332,7 +352,14 @@ impl LeaseRenewer {
             answer.others.iter().map(|other| other.max_validity).fold(own, Duration::max);
         let is_settled = answer.settled == answer.head.timeline;
         let is_complete = is_settled && !membership.may_lack_others(received, max_validity);
-        let everywhere = applied_everywhere(renewal, &answer, is_shared, is_complete);
+        let everywhere = match is_shared {
+            // There is no other process that must apply the feed.
+            false => vouched,
+            true if is_complete => applied_everywhere(renewal, &answer),
+            // Nothing is known about the replicas that the register lacks.
+            true => Seq::default(),
+        };
+        self.reported = if is_shared { renewal.applied } else { vouched };
         let lost = membership.take_lost(replica);
         let gone = membership.others.find_gone(&answer.others, received);
         let to_settle = membership.timeline_to_settle(&answer, received, max_validity);
@@ -358,31 +385,14 @@ impl LeaseRenewer {
             self.recovery.settle(answer.settled, timeline);
         }
         // Other replicas may be waiting for this one to report that it has applied the entries.
-        Ok(if answer.head.seq > renewal.applied && is_shared {
-            Next::AtOnce
-        } else {
-            Next::WhenDue
-        })
+        // If its watchers have not confirmed them, `wait` waits for that.
+        Ok(if vouched > renewal.applied && is_shared { Next::AtOnce } else { Next::WhenDue })
     }
 }
 
-/// Returns the position up to which every replica has applied the feed, as far as this replica can
-/// know. If the register may lack replicas that have a lease, the position is zero, because nothing
-/// is known about those replicas.
-fn applied_everywhere(
-    renewal: &RenewalRequest,
-    answer: &Answer,
-    is_shared: bool,
-    is_complete: bool,
-) -> Seq {
-    let others_applied =
-        answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
-    match is_shared {
-        // There is no other process that must apply the feed.
-        false => answer.head.seq,
-        true if is_complete => renewal.applied.min(others_applied),
-        true => Seq::default(),
-    }
+/// Returns the position up to which every replica in the register has applied the feed.
+fn applied_everywhere(renewal: &RenewalRequest, answer: &Answer) -> Seq {
+    answer.others.iter().map(|other| other.applied).fold(renewal.applied, Seq::min)
 }
 
 impl Membership {

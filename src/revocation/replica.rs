@@ -4,7 +4,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,16 +12,18 @@ use std::{
 
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Mutex, Notify, Semaphore},
+    task::spawn_blocking,
     time::timeout,
 };
 
 pub use super::progress::{AckError, Epoch};
 use super::{
     counts::Counts,
-    index::Index,
+    index::{Index, Snapshot},
     lease::{Held, Lease},
     progress::{AckOutcome, Progress},
+    watchers::{Place, WatchConfig, Watchers},
 };
 use crate::{
     clock::SharedClock,
@@ -36,6 +38,9 @@ use crate::{
 /// The maximum number of calls that may wait for a renewal at the same time. Further calls are
 /// refused.
 const MAX_LAPSED: usize = 4096;
+
+/// The time for which watchers that begin share a snapshot.
+const SNAPSHOT_SHARED_FOR: Duration = Duration::from_secs(5);
 
 /// The state of a replica at one instant, for reports and metrics.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +74,9 @@ pub struct Replica {
     /// The number of calls that wait for the acknowledgement of a revocation.
     unacknowledged: AtomicUsize,
     lapsed: Semaphore,
+    watchers: Arc<Watchers>,
+    /// The last snapshot, for as long as a watcher reads it, and the uptime at which it was made.
+    snapshot: Mutex<Option<(Place, Duration, Weak<Snapshot>)>>,
     counts: Counts,
     /// The second of uptime in which it was last logged that a revocation had to wait.
     last_logged: AtomicU64,
@@ -82,8 +90,15 @@ impl fmt::Debug for Replica {
 
 impl Replica {
     /// Creates a replica with an empty index and without a lease.
-    pub fn new(clock: Arc<SharedClock>, lease_config: LeaseConfig) -> Self {
+    pub fn new(
+        clock: Arc<SharedClock>,
+        lease_config: LeaseConfig,
+        watch_config: WatchConfig,
+    ) -> Self {
+        let own_clock = Arc::clone(clock.own());
         Self {
+            watchers: Arc::new(Watchers::new(own_clock, lease_config.margin, watch_config)),
+            snapshot: Mutex::default(),
             index: Index::default(),
             progress: Progress::new(Arc::clone(clock.own()), &lease_config),
             clock,
@@ -112,6 +127,32 @@ impl Replica {
     /// still valid after the look-up. See [`Lease::check`].
     pub fn check(&self, held: Held) -> Option<Timestamp> {
         self.lease().check(held).map(|now| self.clock.shared(now))
+    }
+
+    /// Returns the watchers of this replica.
+    pub fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
+    }
+
+    /// Returns all entries of the index, and a place up to which they are complete. `None` while
+    /// the index is being loaded. Watchers that begin at about the same time share a snapshot.
+    pub async fn snapshot(self: &Arc<Self>) -> Option<(Place, Arc<Snapshot>)> {
+        let mut last = self.snapshot.lock().await;
+        let uptime = self.lease().uptime();
+        if let Some((place, made_at, snapshot)) = &*last
+            && uptime.saturating_sub(*made_at) < SNAPSHOT_SHARED_FOR
+            && self.watchers.reaches(*place)
+            && let Some(snapshot) = snapshot.upgrade()
+        {
+            return Some((*place, snapshot));
+        }
+        // The place is read first, because the index may have later entries, too.
+        let place = self.watchers.place()?;
+        let replica = Arc::clone(self);
+        let copied = spawn_blocking(move || Arc::new(replica.index.snapshot()));
+        let snapshot = copied.await.ok()?;
+        *last = Some((place, uptime, Arc::downgrade(&snapshot)));
+        Some((place, snapshot))
     }
 
     /// Returns the counters of this replica.

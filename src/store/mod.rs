@@ -10,6 +10,8 @@ pub mod ring;
 pub mod sizes;
 pub mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -33,7 +35,7 @@ use crate::domain::{
     revoke::RevocationDecision,
     search::{AuditPlace, AuditQuery, Part, SessionQuery},
     session::{Ended, Session},
-    text::{Subject, Tenant},
+    text::{Subject, Tenant, TextError},
     time::Timestamp,
 };
 pub use crate::domain::{creation::Creation, cut_off_entry::CutOffEntry};
@@ -248,8 +250,21 @@ pub struct FeedEntry {
     pub seq: Seq,
     /// The sessions or the token that the entry revokes.
     pub revoked: Revoked,
+    /// The tenant whose tokens the entry revokes; none if it revokes tokens of all tenants.
+    pub tenant: Option<Tenant>,
     /// The instant from which the entry may be deleted.
     pub expires_at: Timestamp,
+}
+
+impl FeedEntry {
+    /// Returns the tenant of an entry from the column that has its name. The column is empty for
+    /// the default tenant, and for an entry that revokes tokens of all tenants.
+    fn tenant_of(revoked: &Revoked, column: String) -> Result<Option<Tenant>, TextError> {
+        match revoked.is_of_all_tenants() {
+            true => Ok(None),
+            false => Tenant::try_from(column).map(Some),
+        }
+    }
 }
 
 /// A walk through the sessions that a cut-off may cover.
@@ -474,6 +489,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads the size of the database. Blacklist rows that expired before `now` count as expired.
     async fn sizes(&self, now: Timestamp) -> Result<Sizes, StoreError>;
+
+    /// Records that watchers may hold leases from now on, which are over after `validity`. An engine
+    /// for several replicas needs no such record: each replica has its row in the register.
+    async fn begin_watching(&self, _validity: Duration) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Returns the time after which all leases of watchers are over that an earlier process may
+    /// have given; `None` if it gave none, or if the engine keeps no record of them.
+    async fn watched(&self) -> Result<Option<Duration>, StoreError> {
+        Ok(None)
+    }
+
+    /// Records that no watcher holds a lease any more.
+    async fn end_watching(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Returns the counts of the engine for metrics.
     fn counts(&self) -> StoreCounts {

@@ -1,7 +1,7 @@
 //! A store that counts the operations of another one, measures how long they take, gives each a
 //! span, and logs those that fail.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ use crate::{
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// The operations, which are the methods of [`Store`] that ask the database.
-const OPERATIONS: [&str; 33] = [
+const OPERATIONS: [&str; 36] = [
     "create_session",
     "refresh_session",
     "change_session",
@@ -68,6 +68,9 @@ const OPERATIONS: [&str; 33] = [
     "change_ring",
     "is_refresh_key_in_use",
     "sizes",
+    "begin_watching",
+    "watched",
+    "end_watching",
     "register",
     "remove",
     "settle",
@@ -300,6 +303,18 @@ impl Store for ObservedStore {
 
     async fn sizes(&self, now: Timestamp) -> Result<Sizes> {
         self.observe("sizes", self.store.sizes(now)).await
+    }
+
+    async fn begin_watching(&self, validity: Duration) -> Result<()> {
+        self.observe("begin_watching", self.store.begin_watching(validity)).await
+    }
+
+    async fn watched(&self) -> Result<Option<Duration>> {
+        self.observe("watched", self.store.watched()).await
+    }
+
+    async fn end_watching(&self) -> Result<()> {
+        self.observe("end_watching", self.store.end_watching()).await
     }
 
     fn renewal_client(&self) -> Box<dyn RenewalClient> {

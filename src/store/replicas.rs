@@ -41,8 +41,10 @@ pub struct RenewalRequest {
     /// The number of the last renewal that was confirmed.
     pub confirmed: i64,
     /// The position up to which the replica has applied the feed: it accepts nothing that was
-    /// revoked up to there.
+    /// revoked up to there, and neither do its watchers.
     pub applied: Seq,
+    /// The number of its watchers.
+    pub watchers: i64,
     /// The position up to which the replica has read the feed.
     pub after: Seq,
     /// The largest number of entries to be read.
@@ -116,6 +118,8 @@ pub struct Member {
     pub renewals: i64,
     /// The position up to which the replica has applied the feed.
     pub applied: Seq,
+    /// The number of processes that verify tokens themselves under its leases.
+    pub watchers: i64,
     /// The longest time for which any lease that the replica has asked for so far may be valid.
     pub max_validity: Duration,
 }

@@ -72,7 +72,7 @@ impl World {
         let dependencies = Dependencies {
             store: server.store.clone(),
             keeper: Arc::new(Keeper::new(masters, ring)),
-            replica: Arc::new(Replica::new(shared, config.lease)),
+            replica: Arc::new(Replica::new(shared, config.lease, config.watch)),
             clock: server.clock.clone(),
             rng: Arc::new(SystemRng::default()),
             audit: Audit::of_log(server.clock.clone(), Default::default()),

@@ -37,6 +37,7 @@ mod revoke;
 mod secrecy;
 mod setback;
 mod sqlite_only;
+mod watch;
 mod wide;
 
 use countersign_test_support::database::Engine;
@@ -113,6 +114,18 @@ macro_rules! engine {
             an_update_changes_the_named_fields_and_takes_effect_at_the_next_refresh,
             an_update_can_make_the_access_tokens_inactive_and_leaves_the_refresh_token,
             a_wrong_update_names_the_field_and_changes_nothing,
+        }
+        watch {
+            a_watcher_gets_all_revocations_keys_and_rules_and_then_a_lease,
+            a_revocation_is_acknowledged_once_every_watcher_has_confirmed_it,
+            a_revocation_waits_for_a_silent_watcher_until_its_lease_is_over,
+            a_watcher_gets_no_further_lease_before_it_has_confirmed_its_last_one,
+            the_revocation_of_a_key_waits_for_watchers,
+            a_stream_goes_on_after_its_cursor_at_the_same_process_only,
+            wrong_messages_of_a_watcher_end_its_stream_with_a_reason,
+            the_number_of_watchers_is_limited,
+            streams_end_when_the_service_stops_and_it_waits_for_their_leases,
+            a_change_of_the_lifetimes_reaches_watchers,
         }
         wide {
             a_client_can_be_revoked_and_its_later_sessions_are_accepted,

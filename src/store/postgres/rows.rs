@@ -144,7 +144,7 @@ pub struct SessionRow {
 }
 
 /// Returns the error for a column whose value its domain type does not allow.
-fn damaged(column: &str, problem: impl fmt::Display) -> StoreError {
+pub fn damaged(column: &str, problem: impl fmt::Display) -> StoreError {
     StoreError::Damaged(format!("{column} {problem}"))
 }
 

@@ -187,6 +187,7 @@ diesel::table! {
         version -> Text,
         holds_for -> Interval,
         address -> Text,
+        watchers -> BigInt,
     }
 }
 

@@ -22,6 +22,7 @@ mod search;
 mod sizes;
 mod space;
 mod stamp;
+mod watching;
 mod writes;
 
 use std::{
@@ -560,6 +561,18 @@ impl Store for SqliteStore {
             self.writer.transaction(move |connection| space::release(connection, surplus)).await?;
         }
         Ok(surplus > space::RELEASED_AT_ONCE)
+    }
+
+    async fn begin_watching(&self, validity: Duration) -> Result<(), StoreError> {
+        self.writer.transaction(move |connection| watching::begin(connection, validity)).await
+    }
+
+    async fn watched(&self) -> Result<Option<Duration>, StoreError> {
+        self.reader().await?.spawn_blocking(|connection| Ok(watching::read(connection))).await?
+    }
+
+    async fn end_watching(&self) -> Result<(), StoreError> {
+        self.writer.transaction(watching::end).await
     }
 
     async fn sizes(&self, now: Timestamp) -> Result<Sizes, StoreError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use diesel::{ExpressionMethods, QueryDsl, SelectableHelper};
+use diesel::{ExpressionMethods, QueryDsl, SelectableHelper, dsl, sql_types::BigInt};
 use diesel_async::{RunQueryDsl, pooled_connection::bb8::Pool};
 use uuid::Uuid;
 
@@ -11,6 +11,7 @@ use super::{
     Connection, TIMELINE, connection, ring,
     rows::FeedRow,
     schema::{blacklist, key_ring, sweeper},
+    writes::HEAD,
 };
 use crate::{
     domain::{
@@ -46,6 +47,8 @@ impl RenewalClient for SqliteRenewalClient {
 
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError> {
         let mut connection = connection(&self.feed).await?;
+        // The head is read before the entries and the keys, so they are complete up to it.
+        let head: i64 = dsl::select(dsl::sql::<BigInt>(HEAD)).get_result(&mut connection).await?;
         let rows = blacklist::table
             .filter(blacklist::seq.gt(renewal.after.0))
             .order(blacklist::seq.asc())
@@ -60,7 +63,7 @@ impl RenewalClient for SqliteRenewalClient {
         let purge_watermark =
             sweeper::table.select(sweeper::forgotten_until).get_result(&mut connection).await?;
         let ring = key_ring::table.select(key_ring::version).get_result(&mut connection).await?;
-        let seq = entries.last().map_or(renewal.after, |entry| entry.seq);
+        let seq = entries.last().map_or(Seq(head), |entry| entry.seq.max(Seq(head)));
         Ok(RenewalOutcome::Answer(Answer {
             database: Uuid::nil(),
             head: FeedPosition { timeline: TIMELINE, seq },

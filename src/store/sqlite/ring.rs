@@ -8,7 +8,7 @@ use diesel::{
 use super::{
     rows::KeyRow,
     schema::{key_ring, sessions, signing_keys},
-    writes::newest_position,
+    writes::{newest_position, take_position},
 };
 use crate::{
     domain::{
@@ -29,8 +29,7 @@ pub fn ring(connection: &mut SqliteConnection) -> Result<SealedRing, StoreError>
     Ok(SealedRing::of_rows(RingVersion(version), position, rows.into_iter().map(KeyRow::named)))
 }
 
-/// Changes the keys. The change gets no feed position of its own, because no other process has to
-/// learn of it.
+/// Changes the keys. The change gets a position in the feed, because watchers have to learn of it.
 pub fn change_ring(
     connection: &mut SqliteConnection,
     change: RingChange,
@@ -46,7 +45,7 @@ pub fn change_ring(
     for key in change.put {
         replace_into(signing_keys::table).values(KeyRow::from(key)).execute(connection)?;
     }
-    newest_position(connection).map(Some)
+    take_position(connection).map(Some)
 }
 
 pub fn is_refresh_key_in_use(

@@ -438,6 +438,7 @@ pub struct FeedRow {
     up_to: Option<i64>,
     session_id: Option<Vec<u8>>,
     expires_at: i64,
+    tenant: String,
 }
 
 /// Converts the columns of a cut-off.
@@ -472,7 +473,13 @@ impl TryFrom<FeedRow> for FeedEntry {
                 return Err(damaged("blacklist.kind", format_args!("holds {kind:?}")));
             }
         };
-        Ok(Self { seq: Seq(row.seq), revoked, expires_at: Timestamp::from_micros(row.expires_at) })
+        Ok(Self {
+            seq: Seq(row.seq),
+            tenant: FeedEntry::tenant_of(&revoked, row.tenant)
+                .map_err(|problem| damaged("blacklist.tenant", problem))?,
+            revoked,
+            expires_at: Timestamp::from_micros(row.expires_at),
+        })
     }
 }
 

@@ -96,6 +96,12 @@ diesel::table! {
 }
 
 diesel::table! {
+    watchers (validity) {
+        validity -> BigInt,
+    }
+}
+
+diesel::table! {
     signing_keys (kid) {
         kid -> Text,
         purpose -> Text,

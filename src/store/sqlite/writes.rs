@@ -275,11 +275,25 @@ pub fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result
     Ok(())
 }
 
-/// Returns the position of the newest entry of the blacklist.
+/// The last position that the feed has given out. SQLite counts it for the blacklist, whose rows are
+/// never numbered twice (SQLite, "SQLite Autoincrement").
+pub const HEAD: &str =
+    "(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'blacklist')";
+
+/// Returns the last position of the feed.
 pub fn newest_position(connection: &mut SqliteConnection) -> Result<FeedPosition> {
-    let newest: Option<i64> =
-        blacklist::table.select(dsl::max(blacklist::seq)).get_result(connection)?;
-    Ok(position(newest.unwrap_or_default()))
+    Ok(position(dsl::select(dsl::sql::<BigInt>(HEAD)).get_result(connection)?))
+}
+
+/// Gives out a position of the feed to a change that has no row in the blacklist.
+pub fn take_position(connection: &mut SqliteConnection) -> Result<FeedPosition> {
+    let counted = sql_query("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'blacklist'")
+        .execute(connection)?;
+    if counted == 0 {
+        sql_query("INSERT INTO sqlite_sequence (name, seq) VALUES ('blacklist', 1)")
+            .execute(connection)?;
+    }
+    newest_position(connection)
 }
 
 /// Creates a position in the only timeline of the file.

@@ -23,4 +23,5 @@ pub mod replication;
 pub mod server;
 pub mod site;
 pub mod venv;
+pub mod watcher;
 pub mod workload;

@@ -290,6 +290,11 @@ impl Server {
         self.shutdown.reload.notify_one();
     }
 
+    /// Returns the connection to the service.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Returns a client that sends this API key.
     pub fn client_with(
         &self,

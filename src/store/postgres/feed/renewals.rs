@@ -26,7 +26,7 @@ use super::{
             origin::LatestTimeline,
         },
         ring,
-        rows::{interval, revoked, timestamp, uuid},
+        rows::{damaged, interval, revoked, timestamp, uuid},
         sql::statement,
     },
     replicas::span,
@@ -140,6 +140,7 @@ type Page = (
     Option<Vec<Option<PgTimestamp>>>,
     Option<Vec<Option<Uuid>>>,
     Option<Vec<PgTimestamp>>,
+    Option<Vec<String>>,
 );
 type Others = (Option<Vec<Uuid>>, Option<Vec<i64>>, Option<Vec<i64>>, Option<Vec<i64>>);
 type Row = (bool, i64, i64, i64, i64, Uuid, PgTimestamp, PgTimestamp, Page, Others);
@@ -152,6 +153,7 @@ type SqlPage = (
     Values<Nullable<Timestamptz>>,
     Values<Nullable<SqlUuid>>,
     Values<Timestamptz>,
+    Values<Text>,
 );
 type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt>);
 type SqlRow =
@@ -161,7 +163,7 @@ type SqlRow =
 /// and reads the entries after those that the replica has read.
 const RENEWAL: &str = "WITH mine AS (
         UPDATE replicas
-        SET renewals = ?, applied = ?, renewed_at = clock_timestamp()
+        SET renewals = ?, applied = ?, watchers = ?, renewed_at = clock_timestamp()
         WHERE incarnation = ? AND renewals >= ? AND renewals < ?
         RETURNING 1
     ),
@@ -172,9 +174,10 @@ const RENEWAL: &str = "WITH mine AS (
             array_agg(key ORDER BY seq) AS keys,
             array_agg(up_to ORDER BY seq) AS up_tos,
             array_agg(session_id ORDER BY seq) AS session_ids,
-            array_agg(expires_at ORDER BY seq) AS expiries
+            array_agg(expires_at ORDER BY seq) AS expiries,
+            array_agg(tenant ORDER BY seq) AS tenants
         FROM (
-            SELECT seq, kind, key, up_to, session_id, expires_at
+            SELECT seq, kind, key, up_to, session_id, expires_at, tenant
             FROM blacklist
             WHERE seq > ?
             ORDER BY seq
@@ -196,6 +199,7 @@ const RENEWAL: &str = "WITH mine AS (
         EXISTS (SELECT FROM mine), h.seq, h.timeline, feed_timeline(), h.ring, h.database,
         s.forgotten_until, clock_timestamp(),
         page.seqs, page.kinds, page.keys, page.up_tos, page.session_ids, page.expiries,
+        page.tenants,
         others.incarnations, others.applied, others.renewals, others.holds_for
     FROM feed_head AS h, sweeper AS s, page, others";
 
@@ -227,6 +231,7 @@ async fn ask(
     let rows: Vec<Row> = statement::<SqlRow>(RENEWAL)
         .bind::<BigInt, _>(renewal.number)
         .bind::<BigInt, _>(renewal.applied.0)
+        .bind::<BigInt, _>(renewal.watchers)
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
         .bind::<BigInt, _>(renewal.confirmed)
         .bind::<BigInt, _>(renewal.number)
@@ -256,17 +261,25 @@ async fn ask(
 }
 
 fn entries(
-    (seqs, kinds, keys, up_tos, session_ids, expiries): Page,
+    (seqs, kinds, keys, up_tos, session_ids, expiries, tenants): Page,
 ) -> Result<Vec<FeedEntry>, StoreError> {
-    let (Some(seqs), Some(kinds), Some(keys), Some(up_tos), Some(session_ids), Some(expiries)) =
-        (seqs, kinds, keys, up_tos, session_ids, expiries)
+    let (Some(seqs), Some(kinds), Some(keys), Some(up_tos), Some(session_ids)) =
+        (seqs, kinds, keys, up_tos, session_ids)
     else {
         return Ok(vec![]);
     };
-    let rows = seqs.into_iter().zip(kinds).zip(keys).zip(up_tos).zip(session_ids).zip(expiries);
-    rows.map(|(((((seq, kind), key), up_to), session_id), expires_at)| {
+    let (expiries, tenants) = (expiries.unwrap_or_default(), tenants.unwrap_or_default());
+    let whats = seqs.into_iter().zip(kinds).zip(keys).zip(up_tos).zip(session_ids);
+    let rows = whats.zip(expiries).zip(tenants);
+    rows.map(|((((((seq, kind), key), up_to), session_id), expires_at), tenant)| {
         let revoked = revoked(&kind, key, up_to, session_id)?;
-        Ok(FeedEntry { seq: Seq(seq), revoked, expires_at: timestamp(expires_at) })
+        Ok(FeedEntry {
+            seq: Seq(seq),
+            tenant: FeedEntry::tenant_of(&revoked, tenant)
+                .map_err(|problem| damaged("blacklist.tenant", problem))?,
+            revoked,
+            expires_at: timestamp(expires_at),
+        })
     })
     .collect()
 }

@@ -109,8 +109,9 @@ impl Members for PostgresStore {
     }
 }
 
-type MemberRow = (Uuid, String, String, String, PgTimestamp, i64, i64, i64, i64);
-type SqlMember = Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>;
+type MemberRow = (Uuid, String, String, String, PgTimestamp, i64, i64, i64, i64, i64);
+type SqlMember =
+    Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt, BigInt)>;
 
 async fn read_register(connection: &mut PooledConnection<'_>) -> Result<Register, Fault> {
     register(connection).await
@@ -124,7 +125,7 @@ pub async fn register(connection: &mut AsyncPgConnection) -> Result<Register, Fa
     let rows: Vec<Row> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
         "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, address, version, joined_at,
             (extract(epoch FROM clock_timestamp() - renewed_at) * 1000000)::bigint, renewals,
-            applied,
+            applied, watchers,
             (extract(epoch FROM holds_for) * 1000000)::bigint
         FROM feed_head AS h LEFT JOIN replicas ON true
         ORDER BY joined_at, incarnation",
@@ -146,6 +147,7 @@ pub async fn register(connection: &mut AsyncPgConnection) -> Result<Register, Fa
             renewed_ago,
             renewals,
             applied,
+            watchers,
             max_validity,
         ) = row;
         Member {
@@ -157,6 +159,7 @@ pub async fn register(connection: &mut AsyncPgConnection) -> Result<Register, Fa
             renewed_ago: span(renewed_ago),
             renewals,
             applied: Seq(applied),
+            watchers,
             max_validity: span(max_validity),
         }
     };
