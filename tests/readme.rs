@@ -261,6 +261,7 @@ max_writes = 1025
 max_batches = 1
 max_calls_per_caller = 4097
 calls_per_second_per_caller = 9
+max_watchers = 1001
 call_timeout = '31s'
 handshake_timeout = '11s'
 idle_timeout = '11m'
@@ -312,6 +313,8 @@ duration = '3s'
 renewal = '600ms'
 margin = '300ms'
 max_clock_skew = '6s'
+[watch]
+lease = '1s'
 [replica]
 name = 'n'
 [sweeper]

@@ -167,7 +167,7 @@ impl Incarnation {
     }
 
     /// Creates the identifier from its 16 bytes.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 }

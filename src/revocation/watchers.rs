@@ -518,3 +518,7 @@ impl Drop for Watcher {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "watchers_tests.rs"]
+mod tests;

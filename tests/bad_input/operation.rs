@@ -71,6 +71,8 @@ const SETTINGS: &[(&str, &[&str], &str)] = &[
     ("limits.max_reads", &["0"], "limits.max_reads"),
     ("limits.max_writes", &["0"], "limits.max_writes"),
     ("limits.max_calls_per_caller", &["0"], "limits.max_calls_per_caller"),
+    ("limits.max_watchers", &["0", "-1", "1000001"], "limits.max_watchers"),
+    ("watch.lease", &["0s", "499ms", "21s", "soon"], "watch.lease"),
     ("limits.calls_per_second_per_caller", &["-1", "often"], "limits.calls_per_second_per_caller"),
     ("limits.call_timeout", &["0s", "99ms", "25h", "-1s", "soon", "5"], "limits.call_timeout"),
     ("limits.handshake_timeout", &["0s", "2d"], "limits.handshake_timeout"),

@@ -100,6 +100,7 @@ fn effect(operation: &str) -> Option<Effect> {
         | "rpc CountSessions"
         | "rpc ListRevocations"
         | "rpc ListAudit"
+        | "rpc Watch"
         | "rpc GetJwks"
         | "rpc ListKeys" => Nothing("it reads"),
 

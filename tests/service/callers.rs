@@ -27,6 +27,7 @@ use super::{changes::again, gateways, import::old, wide};
 use countersign_test_support::{
     refusal::{Refusal, refused},
     server::{Home, Server, ShowKey, SignedIn, request, revocation},
+    watcher::Watcher,
 };
 
 const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
@@ -34,7 +35,7 @@ const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
 /// belong to `acme`.
 const REACHES: [&str; 3] = ["", "acme", "other"];
 
-const CALLS: [&str; 30] = [
+const CALLS: [&str; 31] = [
     "CreateSession",
     "Refresh",
     "Reauthenticate",
@@ -62,6 +63,7 @@ const CALLS: [&str; 30] = [
     "ListKeys",
     "RotateKey",
     "RevokeKey",
+    "Watch",
     "GetJwks",
     "Health",
     "a call that does not exist",
@@ -171,6 +173,7 @@ async fn make(server: &Server, key: &str, call: &str, session: &SignedIn) -> Str
         "ListRevocations" => {
             outcome(sessions.list_revocations(ListRevocationsRequest::default()).await)
         }
+        "Watch" => outcome(Watcher::open_as(server.channel(), Some(key), vec![]).await),
         "GetSession" => {
             outcome(sessions.get_session(GetSessionRequest { session_id: session.id() }).await)
         }
@@ -221,7 +224,9 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
             "ListSessions",
             "CountSessions",
         ],
-        "validator" => &["Validate", "BatchValidate", "Check", "forward-auth", "introspection"],
+        "validator" => {
+            &["Validate", "BatchValidate", "Check", "forward-auth", "introspection", "Watch"]
+        }
         "revoker" => &[
             "revocation over HTTP",
             "Revoke access token",
@@ -244,7 +249,7 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
         "ListKeys" | "RotateKey" | "RevokeKey" | "Revoke of all tenants" if is_limited => {
             "CALLER_NOT_ALLOWED"
         }
-        "ListRevocations" => "OK",
+        "ListRevocations" | "Watch" => "OK",
         "RevokeKey" => "KEY_NOT_FOUND",
         "ImportSessions" if is_foreign => "IMPORT_STATUS_REJECTED",
         _ if !is_foreign => "OK",

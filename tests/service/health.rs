@@ -143,6 +143,7 @@ pub async fn reflection_lists_the_services() {
         [
             "countersign.v1.AuditService",
             "countersign.v1.KeyService",
+            "countersign.v1.RevocationService",
             "countersign.v1.SessionService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection"

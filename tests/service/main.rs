@@ -126,6 +126,8 @@ macro_rules! engine {
             the_number_of_watchers_is_limited,
             streams_end_when_the_service_stops_and_it_waits_for_their_leases,
             a_change_of_the_lifetimes_reaches_watchers,
+            a_watcher_limited_to_a_tenant_gets_its_revocations_only_and_all_keys,
+            the_stream_of_a_caller_whose_registration_changes_ends,
         }
         wide {
             a_client_can_be_revoked_and_its_later_sessions_are_accepted,

@@ -12,6 +12,7 @@ use countersign::proto::{
 use countersign_test_support::{
     http_client::{Metrics, ask, get},
     server::{Home, Server, eventually, of_token, request, seconds},
+    watcher::Watcher,
 };
 use envoy_types::pb::envoy::service::auth::v3::{
     CheckRequest, authorization_client::AuthorizationClient,
@@ -80,6 +81,7 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
     keys.list_keys(ListKeysRequest::default()).await.unwrap();
     keys.rotate_key(RotateKeyRequest::default()).await.unwrap_err();
     keys.revoke_key(RevokeKeyRequest { kid: "none".to_owned() }).await.unwrap_err();
+    drop(Watcher::begin(server.channel()).await);
     let mut gateway = AuthorizationClient::new(server.channel.clone());
     gateway.check(CheckRequest::default()).await.unwrap_err();
     server.health().check(HealthCheckRequest::default()).await.unwrap();
@@ -104,6 +106,7 @@ pub async fn every_method_is_counted_with_its_code_and_its_duration() {
         (SESSIONS, "CountSessions", "OK"),
         ("countersign.v1.AuditService", "ListAudit", "OK"),
         (SESSIONS, "ListRevocations", "OK"),
+        ("countersign.v1.RevocationService", "Watch", "CANCELLED"),
         (KEYS, "GetJwks", "OK"),
         (KEYS, "ListKeys", "OK"),
         (KEYS, "RotateKey", "FAILED_PRECONDITION"),

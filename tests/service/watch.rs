@@ -6,7 +6,7 @@ use std::time::Duration;
 use countersign::{
     clock::Clock,
     proto::{
-        KeyState, RevokedSessions, WatchRevocations, WatchStart,
+        CreateSessionRequest, KeyState, RevokedSessions, WatchRevocations, WatchStart,
         revoke_request::Target,
         revoked_sessions::{Instant, Where},
         watch_request::Message,
@@ -15,13 +15,15 @@ use countersign::{
 };
 use countersign_test_support::{
     ledger::reason,
-    server::{Home, Server, SignedIn, of_token, revocation, seconds},
+    server::{Home, Server, SignedIn, at, of_token, request, revocation, seconds},
     watcher::Watcher,
 };
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use uuid::Uuid;
+
+use crate::callers::caller;
 
 /// Longer than any lease, and the time after which the service counts it as over.
 const OVER: Duration = Duration::from_millis(2300);
@@ -68,7 +70,7 @@ pub async fn a_watcher_gets_all_revocations_keys_and_rules_and_then_a_lease() {
     let lease = watcher.lease().await;
     let valid_for = Duration::try_from(lease.valid_for.unwrap()).unwrap();
     assert!(valid_for > Duration::from_secs(1) && valid_for < Duration::from_secs(2));
-    assert_eq!(lease.now, Some(countersign_test_support::server::at(server.clock.now())));
+    assert_eq!(lease.now, Some(at(server.clock.now())));
 
     let revoking = revoke(&server, &bob);
     assert_eq!(ids(&watcher.revocations().await), [id(&bob)]);
@@ -253,4 +255,70 @@ pub async fn a_change_of_the_lifetimes_reaches_watchers() {
         }
     };
     assert_eq!(Duration::try_from(rules.max_lifetime.unwrap()).unwrap(), seconds(7200));
+}
+
+pub async fn a_watcher_limited_to_a_tenant_gets_its_revocations_only_and_all_keys() {
+    let (key, stanza) = caller("validator", "roles = [\"validator\"]\ntenants = [\"globex\"]");
+    let (admin, admin_stanza) = caller("admin", "roles = [\"admin\"]");
+    let server = Home::new(&format!("{stanza}{admin_stanza}")).await.start().await;
+    let sign_in = async |tenant: &str| {
+        let request = CreateSessionRequest { tenant: tenant.to_owned(), ..request("alice") };
+        let answer = server.client_with(&admin).create_session(request).await.unwrap();
+        answer.into_inner().session.unwrap().id
+    };
+    let revoke = async |target| {
+        server.client_with(&admin).revoke(revocation(target)).await.unwrap();
+    };
+    let bytes = |id: &str| id.parse::<Uuid>().unwrap().as_bytes().to_vec();
+    let [ours, theirs] = [sign_in("globex").await, sign_in("acme").await];
+    let [ours_later, theirs_later] = [sign_in("globex").await, sign_in("acme").await];
+    for id in [&ours, &theirs] {
+        revoke(Target::SessionId(id.clone())).await;
+    }
+    let tenant = |name: &str| Target::Tenant(name.to_owned());
+    revoke(tenant("initech")).await;
+
+    let opened = Watcher::open_as(server.channel(), Some(&key), vec![]).await;
+    let mut watcher = opened.unwrap();
+    let snapshot = watcher.snapshot().await.unwrap();
+    assert_eq!(ids(&snapshot.revocations), [bytes(&ours)]);
+    assert!(snapshot.revocations.sessions.is_empty());
+    for kid in server.published().await {
+        assert!(snapshot.jwks.contains(&kid));
+    }
+    // Later revocations of others only move the cursor.
+    for (target, expected) in [
+        (Target::SessionId(theirs_later), vec![]),
+        (Target::SessionId(ours_later.clone()), vec![bytes(&ours_later)]),
+        (tenant("initech"), vec![]),
+    ] {
+        revoke(target).await;
+        let revocations = watcher.revocations().await;
+        assert_eq!((ids(&revocations), revocations.sessions.len()), (expected, 0));
+    }
+    revoke(tenant("globex")).await;
+    assert_eq!(watcher.revocations().await.sessions.len(), 1);
+}
+
+pub async fn the_stream_of_a_caller_whose_registration_changes_ends() {
+    let (key, stanza) = caller("validator", "roles = [\"validator\"]");
+    let (_, other) = caller("other", "roles = [\"validator\"]");
+    let server = Home::new(&stanza).await.start().await;
+    let opened = Watcher::open_as(server.channel(), Some(&key), vec![]).await;
+    let mut watcher = opened.unwrap();
+    watcher.snapshot().await.unwrap();
+    server.reload(&format!("{stanza}{other}"));
+    watcher.lease().await;
+    // Another key takes the place of this one.
+    let (_, replaced) = caller("validator", "roles = [\"validator\"]");
+    server.reload(&format!("{replaced}{other}"));
+    let ended = loop {
+        watcher.renew();
+        if let Err(status) = watcher.next().await {
+            break status;
+        }
+    };
+    assert_eq!(reason(&ended), "NOT_CURRENT");
+    let refused = Watcher::open_as(server.channel(), Some(&key), vec![]).await.err().unwrap();
+    assert_eq!(reason(&refused), "CALLER_UNKNOWN");
 }

@@ -9,7 +9,7 @@ use countersign::proto::{
 };
 use futures_util::stream;
 use tokio::{sync::mpsc, time::timeout};
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Request, Status, Streaming, transport::Channel};
 
 /// The longest time that a message may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,19 +37,27 @@ pub struct Snapshot {
 impl Watcher {
     /// Calls Watch, and sends the first message.
     pub async fn open(channel: Channel, cursor: Vec<u8>) -> Result<Self, Status> {
-        Self::open_with(RevocationServiceClient::new(channel), cursor).await
+        Self::open_as(channel, None, cursor).await
     }
 
-    /// Calls Watch with this client, and sends the first message.
-    pub async fn open_with(
-        mut client: RevocationServiceClient<Channel>,
+    /// Calls Watch with this API key, and sends the first message.
+    pub async fn open_as(
+        channel: Channel,
+        api_key: Option<&str>,
         cursor: Vec<u8>,
     ) -> Result<Self, Status> {
         let (requests, mut sent) = mpsc::unbounded_channel();
         let start = Message::Start(WatchStart { cursor: cursor.clone() });
         requests.send(WatchRequest { message: Some(start) }).unwrap();
         let stream = stream::poll_fn(move |context| sent.poll_recv(context));
-        let responses = client.watch(stream).await?.into_inner();
+        let mut request = Request::new(stream);
+        if let Some(key) = api_key {
+            request
+                .metadata_mut()
+                .insert("authorization", format!("Bearer {key}").parse().unwrap());
+        }
+        let mut client = RevocationServiceClient::new(channel);
+        let responses = client.watch(request).await?.into_inner();
         Ok(Self { requests, responses, cursor, number: 0 })
     }
 
