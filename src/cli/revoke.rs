@@ -15,11 +15,14 @@ use super::{
     client::{Connection, Server},
     output::{self, line},
 };
-use crate::proto::{
-    self,
-    revoke_request::Target,
-    session_service_client::SessionServiceClient,
-    sessions_target::{Instant, Where},
+use crate::{
+    domain::revoke::MOST_COUNTED,
+    proto::{
+        self,
+        revoke_request::Target,
+        session_service_client::SessionServiceClient,
+        sessions_target::{Instant, Where},
+    },
 };
 
 /// The pause between two looks at the progress.
@@ -238,7 +241,8 @@ impl Revoke {
         } else if is_counted {
             let plural = if response.revoked_sessions == 1 { "" } else { "s" };
             let sessions = response.revoked_sessions;
-            line!("revoked {sessions} session{plural}, effective since {since}");
+            let more = if sessions == MOST_COUNTED { " or more" } else { "" };
+            line!("revoked {sessions} session{plural}{more}, effective since {since}");
         } else {
             line!("revoked the sessions, effective since {since}");
         }

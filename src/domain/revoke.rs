@@ -48,12 +48,16 @@ pub struct Survey {
     pub uncovered: Option<UncoveredCount>,
 }
 
+/// The largest number of sessions that are counted before a revocation is acknowledged. A count of
+/// all sessions of a large tenant would delay its revocation by seconds.
+pub const MOST_COUNTED: i64 = 10_000;
+
 /// A count of the live sessions of a tenant or a subject that its blacklist entry does not cover.
 /// The covered sessions have ended already, although the job that marks them as ended may not have
 /// reached their rows yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UncoveredCount {
-    /// The number of these sessions.
+    /// The number of these sessions; [`MOST_COUNTED`] means so many or more.
     pub sessions: i64,
     /// The cut-off of the entry when the sessions were counted. If the entry has a different
     /// cut-off now, the number must not be used.

@@ -264,7 +264,7 @@ pub async fn a_watcher_limited_to_a_tenant_gets_its_revocations_only_and_all_key
     let sign_in = async |tenant: &str| {
         let request = CreateSessionRequest { tenant: tenant.to_owned(), ..request("alice") };
         let answer = server.client_with(&admin).create_session(request).await.unwrap();
-        answer.into_inner().session.unwrap().id
+        answer.into_inner().session.unwrap().session_id
     };
     let revoke = async |target| {
         server.client_with(&admin).revoke(revocation(target)).await.unwrap();

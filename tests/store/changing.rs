@@ -109,6 +109,7 @@ async fn assert_changes(store: &dyn Store, change: SessionChange, before: &Sessi
         .map(|(entry, position)| FeedEntry {
             seq: position.seq,
             revoked: entry.revoked,
+            tenant: Some(entry.tenant),
             expires_at: entry.expires_at,
         })
         .collect();

@@ -142,6 +142,7 @@ macro_rules! conformance {
             }
             tenants {
                 a_revoked_tenant_has_one_entry_and_its_sessions_are_counted,
+                no_more_sessions_are_counted_than_the_limit,
                 the_default_tenant_can_be_revoked_like_any_other_tenant,
                 a_tenant_revoked_twice_has_one_entry_at_a_new_feed_position,
                 a_repeated_revocation_of_a_tenant_reports_a_change_only_for_new_sessions,

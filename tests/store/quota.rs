@@ -55,7 +55,7 @@ pub async fn a_session_over_the_limit_evicts_the_oldest_session(store: &dyn Stor
 
     let created = store.create_session(limited(session(5), 3, OnQuota::EvictOldest)).await.unwrap();
     let entries = entries(store).await;
-    let [FeedEntry { seq, revoked, expires_at }] = &entries[..] else {
+    let [FeedEntry { seq, revoked, expires_at, .. }] = &entries[..] else {
         panic!("one entry, not {entries:?}")
     };
     assert_eq!(created.position().map(|position| position.seq), Some(*seq));

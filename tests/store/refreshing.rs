@@ -147,7 +147,12 @@ pub async fn a_reuse_ends_the_session_and_stops_its_tokens(store: &dyn Store) {
     let entry = BlacklistEntry::for_session(&current, &ended);
     assert_eq!(
         entries(store).await,
-        [FeedEntry { seq: position.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
+        [FeedEntry {
+            seq: position.seq,
+            revoked: entry.revoked,
+            tenant: Some(entry.tenant),
+            expires_at: entry.expires_at
+        }]
     );
     assert_unchanged(store, &[expected, there[1].clone()]).await;
 }

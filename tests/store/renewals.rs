@@ -36,6 +36,7 @@ const B: [u8; 16] = [2; 16];
 fn renewal(number: i64, confirmed: i64, applied: Seq) -> RenewalRequest {
     let (incarnation, after) = (Incarnation::new(A), Seq::default());
     RenewalRequest {
+        watchers: 0,
         incarnation,
         number,
         confirmed,

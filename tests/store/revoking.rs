@@ -67,7 +67,12 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
     assert_eq!(outcome, expected);
     assert_eq!(
         entries(store).await,
-        [FeedEntry { seq: position.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
+        [FeedEntry {
+            seq: position.seq,
+            revoked: entry.revoked,
+            tenant: Some(entry.tenant),
+            expires_at: entry.expires_at
+        }]
     );
     assert_unchanged(store, &[there[0].clone().end(ended), there[1].clone(), there[2].clone()])
         .await;
@@ -273,7 +278,12 @@ pub async fn the_revocation_of_one_token_does_not_change_its_session(store: &dyn
     let expires_at = after(2).plus(seconds(60)).plus(RETENTION_MARGIN);
     assert_eq!(
         entries(store).await,
-        [FeedEntry { seq: position.seq, revoked: Revoked::Token(token), expires_at }]
+        [FeedEntry {
+            seq: position.seq,
+            revoked: Revoked::Token(token),
+            tenant: Some(Tenant::default()),
+            expires_at
+        }]
     );
     assert_unchanged(store, &[before]).await;
 }

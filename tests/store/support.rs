@@ -389,6 +389,7 @@ impl Reader {
             incarnation: self.incarnation,
             number: self.number,
             confirmed: 0,
+            watchers: 0,
             applied: after,
             after,
             limit,

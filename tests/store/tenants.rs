@@ -11,6 +11,7 @@ use countersign::{
         policy::{Replay, SessionPolicy},
         refresh::{RefreshAttempt, RefreshRefusal},
         revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
+        revoke::MOST_COUNTED,
         session::{EndReason, Ended, Session},
         text::Tenant,
         time::Timestamp,
@@ -71,6 +72,12 @@ pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: 
     assert_eq!(entries[0].revoked, acme_up_to(up_to(store).await));
     assert!(up_to(store).await >= after(10));
     assert_unchanged(store, &there).await;
+}
+
+pub async fn no_more_sessions_are_counted_than_the_limit(store: &dyn Store) {
+    create_all(store, (1..=u32::try_from(MOST_COUNTED).unwrap() + 1).map(of_acme)).await;
+    let outcome = revoke_tenant(store, &acme(), after(10)).await;
+    assert_eq!(outcome.sessions, MOST_COUNTED);
 }
 
 pub async fn the_default_tenant_can_be_revoked_like_any_other_tenant(store: &dyn Store) {

@@ -24,7 +24,9 @@ use crate::{
         ids::SessionId,
         refresh::{RefreshAttempt, RefreshDecision},
         revocation::{BlacklistEntry, Coverage, FeedPosition, Revocation, Revoked, Seq},
-        revoke::{MOST_ENDED_AT_ONCE, OldestLive, RevocationState, Survey, UncoveredCount},
+        revoke::{
+            MOST_COUNTED, MOST_ENDED_AT_ONCE, OldestLive, RevocationState, Survey, UncoveredCount,
+        },
         session::{Ended, Session},
         text::{Subject, Tenant},
         time::{Timestamp, micros},
@@ -220,13 +222,12 @@ pub fn count_uncovered(
         .filter(sessions::idle_expires_at.gt(now.micros()))
         .filter(sessions::id.gt(last).or(sessions::id.eq(spared)))
         .filter(sessions::id.ne(except.map(bytes).unwrap_or_default()));
-    let sessions = match subject {
-        None => uncovered.count().get_result(connection)?,
-        Some(subject) => {
-            uncovered.filter(sessions::subject.eq(&**subject)).count().get_result(connection)?
-        }
+    let counted = uncovered.limit(MOST_COUNTED).select(dsl::sql::<BigInt>("1"));
+    let found: Vec<i64> = match subject {
+        None => counted.load(connection)?,
+        Some(subject) => counted.filter(sessions::subject.eq(&**subject)).load(connection)?,
     };
-    Ok(UncoveredCount { sessions, covered })
+    Ok(UncoveredCount { sessions: i64::try_from(found.len()).unwrap_or(MOST_COUNTED), covered })
 }
 
 /// Returns which cut-offs cover a session. Most of the time there are no wide cut-offs, which one

@@ -33,8 +33,8 @@ use crate::{
         ids::SessionId,
         revocation::{BlacklistEntry, Coverage, Revocation, RevocationTarget, Revoked},
         revoke::{
-            MOST_ENDED_AT_ONCE, OldestLive, RevocationDecision, RevocationState, Survey,
-            UncoveredCount,
+            MOST_COUNTED, MOST_ENDED_AT_ONCE, OldestLive, RevocationDecision, RevocationState,
+            Survey, UncoveredCount,
         },
         session::Session,
         text::{Subject, Tenant},
@@ -273,11 +273,15 @@ async fn count_uncovered(
     let spared = covered.and_then(|covered| covered.spared);
     let sessions = statement::<BigInt>(
         "SELECT count(*)
-        FROM sessions
-        WHERE tenant = ? AND subject = ? AND NOT is_over
-            AND (id > ? OR id = ?)
-            AND id IS DISTINCT FROM ?
-            AND ended_at IS NULL AND idle_expires_at > ?",
+        FROM (
+            SELECT
+            FROM sessions
+            WHERE tenant = ? AND subject = ? AND NOT is_over
+                AND (id > ? OR id = ?)
+                AND id IS DISTINCT FROM ?
+                AND ended_at IS NULL AND idle_expires_at > ?
+            LIMIT ?
+        ) AS counted",
     )
     .bind::<Text, _>(&**tenant)
     .bind::<Text, _>(&**subject)
@@ -285,6 +289,7 @@ async fn count_uncovered(
     .bind::<Nullable<SqlUuid>, _>(spared.map(|id| uuid(id.bytes())))
     .bind::<Nullable<SqlUuid>, _>(except.map(|id| uuid(id.bytes())))
     .bind::<Timestamptz, _>(instant(revocation.ended.at))
+    .bind::<BigInt, _>(MOST_COUNTED)
     .get_result(&mut **connection)
     .await?;
     survey.uncovered = Some(UncoveredCount { sessions, covered });
@@ -305,12 +310,17 @@ async fn count_uncovered_of_tenant(
     });
     let sessions = statement::<BigInt>(
         "SELECT count(*)
-        FROM sessions
-        WHERE tenant = ? AND NOT is_over AND id > ? AND ended_at IS NULL AND idle_expires_at > ?",
+        FROM (
+            SELECT
+            FROM sessions
+            WHERE tenant = ? AND NOT is_over AND id > ? AND ended_at IS NULL AND idle_expires_at > ?
+            LIMIT ?
+        ) AS counted",
     )
     .bind::<Text, _>(&**tenant)
     .bind::<SqlUuid, _>(uuid(last.bytes()))
     .bind::<Timestamptz, _>(instant(now))
+    .bind::<BigInt, _>(MOST_COUNTED)
     .get_result(&mut **connection)
     .await?;
     Ok(UncoveredCount { sessions, covered })
