@@ -2,11 +2,10 @@
 //! rely on it.
 
 pub mod counts;
-mod cut_offs;
-pub mod index;
-pub mod lease;
 mod others;
 mod progress;
 mod recovery;
 pub mod renewer;
 pub mod replica;
+
+pub use countersign_verification::{index, lease};

@@ -29,14 +29,14 @@ use crate::domain::{
     legacy_token::{LegacyToken, LegacyTokenHash},
     metadata::SessionMetadata,
     refresh::{RefreshAttempt, RefreshRefusal},
-    revocation::{FeedPosition, Revocation, Revoked, Seq},
+    revocation::{FeedPosition, Revocation, Seq},
     revoke::RevocationDecision,
     search::{AuditPlace, AuditQuery, Part, SessionQuery},
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
 };
-pub use crate::domain::{creation::Creation, cut_off_entry::CutOffEntry};
+pub use crate::domain::{creation::Creation, cut_off_entry::CutOffEntry, revocation::FeedEntry};
 
 /// An error of a method of [`Store`]. Unless the variant says otherwise, a write that failed with
 /// it may have taken effect all the same.
@@ -239,17 +239,6 @@ impl RevocationOutcome {
             position,
         }
     }
-}
-
-/// An entry of the feed. Replicas add these entries to their index in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FeedEntry {
-    /// The position of the entry in the feed.
-    pub seq: Seq,
-    /// The sessions or the token that the entry revokes.
-    pub revoked: Revoked,
-    /// The instant from which the entry may be deleted.
-    pub expires_at: Timestamp,
 }
 
 /// A walk through the sessions that a cut-off may cover.
