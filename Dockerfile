@@ -9,6 +9,7 @@ COPY proto proto
 COPY migrations migrations
 COPY benches benches
 COPY tests/support tests/support
+COPY verification verification
 COPY src src
 RUN cargo build --release --locked --bin countersign
 

@@ -6,16 +6,17 @@ pub mod times;
 pub mod traces;
 
 use std::{
-    cell::Cell,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use crossbeam_utils::CachePadded;
+use countersign_verification::counters::{Shards, load, zeros};
 use tokio::time::Instant;
+
+pub use countersign_verification::counters::Counters;
 
 /// The upper bounds of the buckets of a duration, in seconds.
 pub const BOUNDS: [f64; 17] = [
@@ -43,71 +44,6 @@ const BOUND_NANOS: [u64; BOUNDS.len()] = [
     5_000_000_000,
     10_000_000_000,
 ];
-
-/// The most shards. More threads than this share them.
-const MAX_SHARDS: usize = 16;
-
-thread_local! {
-    /// The number of this thread, in the order in which threads first updated anything.
-    static THREAD: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-/// The number of threads that have updated anything so far.
-static THREADS: AtomicUsize = AtomicUsize::new(0);
-
-/// Returns the number of this thread.
-fn thread_number() -> usize {
-    THREAD.get().unwrap_or_else(|| {
-        let number = THREADS.fetch_add(1, Ordering::Relaxed);
-        THREAD.set(Some(number));
-        number
-    })
-}
-
-/// Copies of a value. Threads are spread over them, so that few threads update the same one.
-#[derive(Debug)]
-struct Shards<T>(Box<[CachePadded<T>]>);
-
-impl<T> Shards<T> {
-    fn new(shard: impl Fn() -> T) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = processors.min(MAX_SHARDS);
-        Self((0..shards).map(|_| CachePadded::new(shard())).collect())
-    }
-
-    /// Returns the shard of this thread.
-    fn mine(&self) -> Option<&T> {
-        self.0.get(thread_number() % self.0.len()).map(|shard| &**shard)
-    }
-
-    /// Adds up a count of all shards.
-    fn sum(&self, count: impl Fn(&T) -> u64) -> u64 {
-        self.0.iter().map(|shard| count(shard)).sum()
-    }
-}
-
-/// Several counters, which are numbered.
-#[derive(Debug)]
-pub struct Counters(Shards<Box<[AtomicU64]>>);
-
-impl Counters {
-    /// Creates this number of counters.
-    pub fn new(counters: usize) -> Self {
-        Self(Shards::new(|| zeros(counters)))
-    }
-
-    /// Adds one to a counter.
-    pub fn increment(&self, counter: usize) {
-        if let Some(counter) = self.0.mine().and_then(|shard| shard.get(counter)) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Returns the value of a counter.
-    pub fn get(&self, counter: usize) -> u64 {
-        self.0.sum(|shard| load(shard.get(counter)))
-    }
-}
 
 /// The durations of events of one kind, by bucket.
 #[derive(Debug)]
@@ -185,7 +121,7 @@ impl Durations {
 
     /// Returns the distribution of all durations so far.
     pub fn distribution(&self) -> Distribution {
-        Distribution::of(self.0.0.iter().map(|shard| &**shard))
+        Distribution::of(self.0.iter())
     }
 }
 
@@ -285,17 +221,9 @@ impl Events {
 
     /// Returns the distribution of the durations of a kind.
     pub fn distribution(&self, kind: usize) -> Distribution {
-        let of_kind = self.shards.0.iter().filter_map(|shard| shard.get(kind));
+        let of_kind = self.shards.iter().filter_map(|shard| shard.get(kind));
         Distribution::of(of_kind.map(|kind| &kind.durations))
     }
-}
-
-fn zeros(counters: usize) -> Box<[AtomicU64]> {
-    (0..counters).map(|_| AtomicU64::new(0)).collect()
-}
-
-fn load(counter: Option<&AtomicU64>) -> u64 {
-    counter.map_or(0, |counter| counter.load(Ordering::Relaxed))
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ pub mod wide_revoke;
 use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use countersign_verification::validate::ClockTolerance;
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tracing::{Instrument, Span};
 
@@ -101,11 +102,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns the time by which `iat` and `nbf` of a token may be later than the clock. The token
-    /// was signed by this service, so the clock that set them was within the skew that replicas may
-    /// have.
-    fn most_ahead(&self) -> Duration {
-        self.leeway.max(self.max_clock_skew.saturating_mul(2))
+    /// Returns the tolerance for clocks.
+    fn clock_tolerance(&self) -> ClockTolerance {
+        ClockTolerance { leeway: self.leeway, max_clock_skew: self.max_clock_skew }
     }
 }
 

@@ -280,7 +280,7 @@ impl Watch {
         Rules {
             issuer: settings.issuer.clone(),
             max_lifetime: settings.max_access_token_ttl,
-            leeway: settings.most_ahead(),
+            leeway: settings.clock_tolerance().most_ahead(),
             reach: self.reach.clone(),
             lease_margin: self.authority.replica.watchers().margin(),
         }
@@ -325,7 +325,7 @@ impl Watch {
                 self.renewal = Some((number, read));
                 true
             }
-            Given::Unconfirmed => false,
+            Given::Refused => false,
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// The rates of two clocks are assumed to differ by at most one part in this number.
-pub const DRIFT: u32 = 1000;
+use countersign_verification::lease::DRIFT;
 
 /// The duration of leases, and the tolerances for clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

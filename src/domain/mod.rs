@@ -17,8 +17,6 @@ pub mod factors;
 pub mod file_access;
 pub mod ids;
 pub mod import;
-pub mod inactive;
-pub mod json_object;
 pub mod key;
 pub mod lease;
 pub mod legacy_token;
@@ -41,3 +39,5 @@ pub mod text;
 pub mod time;
 pub mod user_agent;
 pub mod who;
+
+pub use countersign_verification::{inactive, json_object};

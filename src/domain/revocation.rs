@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+pub use countersign_verification::revocation::{
+    FeedEntry, FeedPosition, RETENTION_MARGIN, Revoked, Seq, Timeline,
+};
+
 use super::{
     cut_off::{CutOff, CutOffKey, Scope},
     ids::{SessionId, TokenId},
@@ -10,75 +14,6 @@ use super::{
     text::{Note, Subject, Tenant},
     time::Timestamp,
 };
-
-/// The sequence number of an entry in the feed: its place in the order of commits. The first number
-/// is 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seq(pub i64);
-
-/// A history of the database. A standby that takes over begins a new timeline, which may lack the
-/// last commits of the previous timeline.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timeline(pub i64);
-
-/// A sequence number, together with the timeline in which it was given out. In another timeline,
-/// the same number may belong to another revocation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FeedPosition {
-    /// The timeline.
-    pub timeline: Timeline,
-    /// The sequence number.
-    pub seq: Seq,
-}
-
-/// Tokens or sessions that are no longer accepted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Revoked {
-    /// Every token of a session.
-    Session(SessionId),
-    /// One access token, or all access tokens that rest on one authentication
-    /// ([`AuthenticationId::token_id`](super::ids::AuthenticationId::token_id)).
-    Token(TokenId),
-    /// Every session that a cut-off covers.
-    Sessions {
-        /// The sessions among which the cut-off chooses.
-        key: CutOffKey,
-        /// The sessions that are covered.
-        cut_off: CutOff,
-    },
-}
-
-impl Revoked {
-    /// Returns the cut-off, if the value revokes the sessions that one covers.
-    pub fn cut_off(&self) -> Option<CutOff> {
-        match self {
-            Self::Session(_) | Self::Token(_) => None,
-            Self::Sessions { cut_off, .. } => Some(*cut_off),
-        }
-    }
-
-    /// Returns the tenant to which the cut-off is limited, if the value has a cut-off and it is
-    /// limited to one.
-    pub fn cut_off_tenant(&self) -> Option<&Tenant> {
-        match self {
-            Self::Session(_) | Self::Token(_) => None,
-            Self::Sessions { key, .. } => key.scope().tenant(),
-        }
-    }
-
-    /// Returns whether tokens of all tenants may be revoked.
-    pub fn is_of_all_tenants(&self) -> bool {
-        self.cut_off().is_some() && self.cut_off_tenant().is_none()
-    }
-
-    /// Replaces the cut-off, if the value has one.
-    fn with_cut_off(self, cut_off: CutOff) -> Self {
-        match self {
-            Self::Sessions { key, .. } => Self::Sessions { key, cut_off },
-            other @ (Self::Session(_) | Self::Token(_)) => other,
-        }
-    }
-}
 
 /// A row of the blacklist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,9 +49,6 @@ pub struct EarlierEntry {
     /// True if some sessions that the earlier entry covers may not have been marked as ended yet.
     pub unfinished: bool,
 }
-
-/// An entry is kept for this much longer than its tokens are valid, because clocks may disagree.
-pub const RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
 impl BlacklistEntry {
     /// Creates the entry that stops all tokens of a session that ends at `ended.at`.

@@ -2,9 +2,6 @@
 //! rely on it.
 
 pub mod counts;
-mod cut_offs;
-pub mod index;
-pub mod lease;
 mod others;
 mod progress;
 mod published;
@@ -12,3 +9,5 @@ mod recovery;
 pub mod renewer;
 pub mod replica;
 pub mod watchers;
+
+pub use countersign_verification::{index, lease};

@@ -168,7 +168,7 @@ impl Progress {
     /// Creates the progress of a process that has not joined and has no lease.
     pub fn new(clock: Arc<dyn Clock>, lease_config: &LeaseConfig) -> Self {
         Self {
-            lease: Lease::new(clock, lease_config),
+            lease: Lease::new(clock, lease_config.margin),
             duration: lease_config.duration,
             state: watch::Sender::default(),
             sent: AtomicU64::new(0),

@@ -271,9 +271,6 @@ impl LeaseRenewer {
     }
 
     async fn join(&mut self) -> Result<(), StoreError> {
-        // A new row reports the head as applied. The leases that watchers got in an earlier
-        // membership may not cover it.
-        self.replica.watchers().leases_over().await;
         if self.database.is_none()
             && let Some(validity) = self.store.watched().await?
         {

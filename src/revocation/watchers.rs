@@ -15,12 +15,12 @@ use tokio::{
 
 use super::{
     counts::WatchCounts,
-    lease::Lease,
+    lease::{DRIFT, Lease},
     published::{Batch, Log},
 };
 use crate::{
     clock::Clock,
-    domain::{ids::Incarnation, lease::DRIFT, revocation::Seq},
+    domain::{ids::Incarnation, revocation::Seq},
     store::FeedEntry,
 };
 
@@ -75,6 +75,8 @@ pub enum Part {
 /// The lease of this replica, as it was read for a watcher.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLease {
+    /// The membership in which the lease was read.
+    membership: Incarnation,
     /// The uptime before the lease was read.
     at: Duration,
     valid_for: Duration,
@@ -87,8 +89,9 @@ pub enum Given {
     Lease(Duration),
     /// A later position than the watcher's was vouched for. Later entries must be sent first.
     Behind,
-    /// The watcher gets no lease, because it has not confirmed the position of its last one.
-    Unconfirmed,
+    /// The watcher gets no lease, because it has not confirmed the position of its last one, or
+    /// because the lease of the replica was read before this process left or joined again.
+    Refused,
 }
 
 /// The watchers of this replica.
@@ -339,6 +342,8 @@ impl Watchers {
     /// the entries are sent that precede the watcher's lease (rule 1). `None` if the replica has no
     /// lease, or too short a one.
     pub fn read_lease(&self, lease: &Lease) -> Option<ReadLease> {
+        // The membership is read first, because a lease ends before its membership.
+        let membership = self.state().membership?;
         let at = self.clock.uptime();
         let remaining = lease.remaining()?;
         let longest = match remaining {
@@ -346,7 +351,7 @@ impl Watchers {
             remaining => self.config.lease.min(remaining.saturating_sub(self.margin)),
         };
         let valid_for = longest - longest * 2 / DRIFT;
-        (valid_for >= SHORTEST_LEASE).then_some(ReadLease { at, valid_for })
+        (valid_for >= SHORTEST_LEASE).then_some(ReadLease { membership, at, valid_for })
     }
 
     /// Returns the place up to which the index has all entries, once it is loaded. The index may
@@ -444,10 +449,11 @@ impl Watcher {
             return false;
         }
         self.place = Some(place);
-        // Earlier confirmations do not count (rule 7). If the membership is another one, all leases
-        // are over, because the replica has waited for that before it joined again.
+        // Earlier confirmations do not count, and earlier leases do not cover any position of this
+        // membership (rule 7).
         if let Some(watcher) = state.watchers.get_mut(&self.number) {
-            watcher.confirmed = Seq::default();
+            (watcher.confirmed, watcher.leased) = (Seq::default(), Seq::default());
+            watcher.earlier_end = watcher.end;
         }
         true
     }
@@ -488,16 +494,20 @@ impl Watcher {
     pub fn give_lease(&self, read: ReadLease) -> Given {
         let uptime = self.watchers.clock.uptime();
         let mut state = self.watchers.state();
-        let (membership, vouched) = (state.membership, state.vouched);
-        let Some(place) = self.place.filter(|place| Some(place.membership) == membership) else {
+        // While this process leaves the register, and in another membership, the lease that was read
+        // may not be given any more (rule 5).
+        if state.is_stopped || state.membership != Some(read.membership) {
+            return Given::Refused;
+        }
+        let vouched = state.vouched;
+        let Some(place) = self.place.filter(|place| place.membership == read.membership) else {
             return Given::Behind;
         };
-        let is_stopped = state.is_stopped;
-        let Some(watcher) = state.watchers.get_mut(&self.number).filter(|_| !is_stopped) else {
-            return Given::Unconfirmed;
+        let Some(watcher) = state.watchers.get_mut(&self.number) else {
+            return Given::Refused;
         };
         if watcher.confirmed < watcher.leased && uptime < watcher.end {
-            return Given::Unconfirmed;
+            return Given::Refused;
         }
         if place.position < vouched {
             return Given::Behind;

@@ -3,7 +3,7 @@ use futures_util::FutureExt;
 use super::*;
 use crate::{
     clock::SettableClock,
-    domain::{ids::TokenId, lease::LeaseConfig, revocation::Revoked, time::Timestamp},
+    domain::{ids::TokenId, revocation::Revoked, time::Timestamp},
 };
 
 const MARGIN: Duration = Duration::from_millis(250);
@@ -23,13 +23,7 @@ impl Fixture {
     fn new() -> Self {
         let clock = Arc::new(SettableClock::at(Timestamp::from_seconds(1_700_000_000)));
         clock.advance(Duration::from_secs(100));
-        let lease_config = LeaseConfig {
-            duration: Duration::from_secs(2),
-            renewal: Duration::from_millis(500),
-            margin: MARGIN,
-            max_clock_skew: Duration::from_secs(5),
-        };
-        let lease = Lease::new(clock.clone(), &lease_config);
+        let lease = Lease::new(clock.clone(), MARGIN);
         lease.take_for_ever();
         let watchers = Arc::new(Watchers::new(clock.clone(), MARGIN, CONFIG));
         watchers.publish(FIRST, &[], Seq(10));
@@ -135,7 +129,7 @@ fn the_next_lease_requires_that_the_position_of_the_last_one_is_confirmed() {
     fixture.publish(11);
     send_all(&mut watcher);
     fixture.lease_of(&watcher);
-    assert_eq!(fixture.give(&watcher), Given::Unconfirmed);
+    assert_eq!(fixture.give(&watcher), Given::Refused);
     assert!(!watcher.confirm(at(12)), "it was not sent");
     assert!(watcher.confirm(at(11)));
     let over = fixture.watchers.over_after(fixture.lease_of(&watcher));
@@ -181,12 +175,11 @@ async fn another_membership_resets_every_stream_and_gives_no_lease_before_it_is_
     let mut watcher = fixture.watcher();
     fixture.lease_of(&watcher);
     let over = fixture.watchers.longest_validity();
+    let earlier = fixture.watchers.read_lease(&fixture.lease).unwrap();
     fixture.watchers.end_membership();
     assert!(matches!(watcher.next_part(), Part::Loading));
-    assert_eq!(fixture.give(&watcher), Given::Behind);
+    assert!(fixture.watchers.read_lease(&fixture.lease).is_none());
     assert!(fixture.watchers.leases_over().now_or_never().is_none());
-    fixture.clock.advance(over);
-    assert!(fixture.watchers.leases_over().now_or_never().is_some());
 
     fixture.watchers.publish(SECOND, &[], Seq(5));
     assert!(matches!(watcher.next_part(), Part::Reset));
@@ -194,9 +187,13 @@ async fn another_membership_resets_every_stream_and_gives_no_lease_before_it_is_
     let place = Place { membership: SECOND, position: Seq(5) };
     assert!(watcher.begin(place));
     assert!(watcher.confirm(at(10)), "it was sent before the reset");
+    assert_eq!(watcher.give_lease(earlier), Given::Refused, "it was read before");
     fixture.lease_of(&watcher);
     fixture.watchers.publish(SECOND, &[], Seq(6));
-    assert_eq!(fixture.vouch(6), 5, "the earlier confirmation does not count");
+    assert_eq!(fixture.vouch(6), 0, "neither the earlier confirmation nor the lease covers it");
+    fixture.clock.advance(over);
+    assert_eq!(fixture.vouch(6), 6);
+    assert!(fixture.watchers.leases_over().now_or_never().is_some());
 }
 
 #[tokio::test]

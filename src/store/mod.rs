@@ -31,14 +31,14 @@ use crate::domain::{
     legacy_token::{LegacyToken, LegacyTokenHash},
     metadata::SessionMetadata,
     refresh::{RefreshAttempt, RefreshRefusal},
-    revocation::{FeedPosition, Revocation, Revoked, Seq},
+    revocation::{FeedPosition, Revocation, Seq},
     revoke::RevocationDecision,
     search::{AuditPlace, AuditQuery, Part, SessionQuery},
     session::{Ended, Session},
-    text::{Subject, Tenant, TextError},
+    text::{Subject, Tenant},
     time::Timestamp,
 };
-pub use crate::domain::{creation::Creation, cut_off_entry::CutOffEntry};
+pub use crate::domain::{creation::Creation, cut_off_entry::CutOffEntry, revocation::FeedEntry};
 
 /// An error of a method of [`Store`]. Unless the variant says otherwise, a write that failed with
 /// it may have taken effect all the same.
@@ -239,30 +239,6 @@ impl RevocationOutcome {
             sessions: decision.sessions,
             owner: entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?))),
             position,
-        }
-    }
-}
-
-/// An entry of the feed. Replicas add these entries to their index in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FeedEntry {
-    /// The position of the entry in the feed.
-    pub seq: Seq,
-    /// The sessions or the token that the entry revokes.
-    pub revoked: Revoked,
-    /// The tenant whose tokens the entry revokes; none if it revokes tokens of all tenants.
-    pub tenant: Option<Tenant>,
-    /// The instant from which the entry may be deleted.
-    pub expires_at: Timestamp,
-}
-
-impl FeedEntry {
-    /// Returns the tenant of an entry from the column that has its name. The column is empty for
-    /// the default tenant, and for an entry that revokes tokens of all tenants.
-    fn tenant_of(revoked: &Revoked, column: String) -> Result<Option<Tenant>, TextError> {
-        match revoked.is_of_all_tenants() {
-            true => Ok(None),
-            false => Tenant::try_from(column).map(Some),
         }
     }
 }

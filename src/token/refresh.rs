@@ -19,8 +19,7 @@ use crate::domain::{
     session::{Lineage, LineageSecret},
 };
 
-/// The beginning of every refresh token, by which secret scanners find leaked ones.
-pub const PREFIX: &str = "cs_rt_";
+pub use countersign_verification::access::REFRESH_TOKEN_PREFIX as PREFIX;
 
 const VERSION: u8 = 1;
 const BODY: usize = 1 + 8 + 16 + 4 + 16;

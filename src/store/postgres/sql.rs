@@ -114,7 +114,7 @@ pub(super) use first_uncovered;
 /// entry of its tenant, for that of its subject, and for wide entries. Most of the time there are
 /// no wide entries. Then one look into the index of the kinds for all rows of a statement is all
 /// that they cost, because their kinds are the first ones in the index
-/// (`CutOffKind::WIDE_BEFORE`).
+/// (`cut_off::WIDE_BEFORE`).
 macro_rules! is_uncovered {
     ($session:literal) => {
         concat!(

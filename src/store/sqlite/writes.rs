@@ -20,7 +20,9 @@ use super::{
 };
 use crate::{
     domain::{
-        cut_off::{Coverable, Covering, CutOff, CutOffKey, CutOffKind, KeyRef, Scope},
+        cut_off::{
+            Coverable, Covering, CutOff, CutOffKey, CutOffKind, KeyRef, Scope, WIDE_BEFORE, is_wide,
+        },
         ids::SessionId,
         refresh::{RefreshAttempt, RefreshDecision},
         revocation::{BlacklistEntry, Coverage, FeedPosition, Revocation, Revoked, Seq},
@@ -234,7 +236,7 @@ pub fn count_uncovered(
 /// look into the index of the kinds shows.
 pub fn covering(connection: &mut SqliteConnection, session: &Session) -> Result<Covering> {
     let has_wide = blacklist::table
-        .filter(blacklist::kind.lt(CutOffKind::WIDE_BEFORE))
+        .filter(blacklist::kind.lt(WIDE_BEFORE))
         .select(blacklist::seq)
         .load_iter::<i64, DefaultLoadingMode>(connection)?
         .next()
@@ -242,7 +244,7 @@ pub fn covering(connection: &mut SqliteConnection, session: &Session) -> Result<
         .is_some();
     let coverable = Coverable::from(session);
     let mut cut_offs = vec![];
-    for kind in CutOffKind::ALL.into_iter().filter(|kind| has_wide || !kind.is_wide()) {
+    for kind in CutOffKind::ALL.into_iter().filter(|kind| has_wide || !is_wide(*kind)) {
         if let Some(cut_off) = covered(connection, &coverable.key(kind))? {
             cut_offs.push((kind, cut_off));
         }

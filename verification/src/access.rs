@@ -21,9 +21,9 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::factor_times::{DecodedTimes, EncodedTimes};
-use crate::domain::{
+use crate::{
     claims::{AMR_VERIFIED_AT, AUTHENTICATION_ID, AccessClaims},
+    factor_times::{DecodedTimes, EncodedTimes},
     ids::{AuthenticationId, SessionId, TokenId},
     inactive::InactiveReason,
     json_object::JsonObject,
@@ -32,6 +32,9 @@ use crate::domain::{
 
 /// The only `typ` that is issued and accepted (RFC 9068, section 2.1).
 pub const TYPE: &str = "at+jwt";
+
+/// The beginning of every refresh token, by which secret scanners find leaked ones.
+pub const REFRESH_TOKEN_PREFIX: &str = "cs_rt_";
 
 /// The longest token that is parsed, in bytes.
 pub const MAX_BYTES: usize = 8192;
@@ -186,7 +189,7 @@ impl<'a> Unverified<'a> {
         if token.len() > MAX_BYTES {
             return Err(InactiveReason::Malformed);
         }
-        if token.starts_with(super::refresh::PREFIX) {
+        if token.starts_with(REFRESH_TOKEN_PREFIX) {
             return Err(InactiveReason::WrongType);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(InactiveReason::Malformed)?;
@@ -256,8 +259,8 @@ fn algorithm_name(algorithm: Algorithm) -> &'static str {
         Algorithm::EdDSA => "EdDSA",
         Algorithm::ES256 => "ES256",
         Algorithm::RS256 => "RS256",
-        // The key ring has no keys of other algorithms. If there were one, the empty name would
-        // refuse its tokens.
+        // No key of an issuer has another algorithm. If one had, the empty name would refuse its
+        // tokens.
         _ => "",
     }
 }

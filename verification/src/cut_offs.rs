@@ -10,7 +10,7 @@ use std::{
 
 use dashmap::DashMap;
 
-use crate::domain::{
+use crate::{
     cut_off::{Coverable, CutOff, CutOffKey, CutOffKind, KeyRef},
     revocation::Revoked,
     time::Timestamp,

@@ -9,7 +9,7 @@ use std::{mem::size_of, sync::Arc};
 use aws_lc_rs::digest::{SHA256, digest};
 use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter, sync::Cache};
 
-use crate::{domain::claims::AccessClaims, instruments::Counters};
+use crate::{claims::AccessClaims, counters::Counters};
 
 /// A token whose signature was verified.
 #[derive(Debug)]

@@ -9,16 +9,12 @@ use std::{
 use dashmap::DashMap;
 
 use crate::{
-    domain::{
-        cut_off::{Coverable, CutOffKey},
-        ids::{AuthenticationId, SessionId, TokenId},
-        revocation::{RETENTION_MARGIN, Revoked},
-        time::Timestamp,
-    },
-    store::FeedEntry,
+    cut_off::{Coverable, CutOffKey},
+    cut_offs::CutOffs,
+    ids::{AuthenticationId, SessionId, TokenId},
+    revocation::{FeedEntry, RETENTION_MARGIN, Revoked},
+    time::Timestamp,
 };
-
-use super::cut_offs::CutOffs;
 
 /// The sessions, tokens and cut-offs that are no longer accepted. All calls share the
 /// index, but there is no lock that every call takes.
@@ -232,7 +228,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::{
+    use crate::{
         cut_off::{CutOff, Scope},
         revocation::Seq,
         text::{ClientId, Subject, Tenant},

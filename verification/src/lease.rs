@@ -1,6 +1,6 @@
-//! The lease. Until it ends, this replica may validate by its index. Other replicas may have to
-//! acknowledge a revocation that this replica may not have applied. Before they do so, they wait
-//! until the lease of this replica must have ended.
+//! The lease. Until it ends, this process may validate by its index. A revocation may have to be
+//! acknowledged that this process may not have applied. Before that is done, the lease of this
+//! process must have ended.
 
 use std::{
     sync::{
@@ -12,11 +12,11 @@ use std::{
 
 use crate::{
     clock::Clock,
-    domain::{
-        lease::LeaseConfig,
-        time::{Timestamp, micros},
-    },
+    time::{Timestamp, micros},
 };
+
+/// The rates of two clocks are assumed to differ by at most one part in this number.
+pub const DRIFT: u32 = 1000;
 
 /// The lease of this process.
 pub struct Lease {
@@ -53,11 +53,12 @@ pub struct Start {
 }
 
 impl Lease {
-    /// Creates the lease of a process that holds none yet.
-    pub fn new(clock: Arc<dyn Clock>, lease_config: &LeaseConfig) -> Self {
+    /// Creates the lease of a process that holds none yet. `margin` is the longest suspension of
+    /// the process that its uptime clock may fail to count.
+    pub fn new(clock: Arc<dyn Clock>, margin: Duration) -> Self {
         Self {
             clock,
-            margin: micros(lease_config.margin),
+            margin: micros(margin),
             deadline: AtomicU64::new(ENDED),
             offset: AtomicI64::new(0),
         }
@@ -68,14 +69,14 @@ impl Lease {
     /// The wall clock must be read first. If the process pauses between the two readings, it then
     /// seems to a later check that the uptime clock has stood still, so a long pause only makes the
     /// lease void. In the opposite order, a pause could hide that the uptime clock has stood still.
-    pub(super) fn start(&self) -> Start {
+    pub fn start(&self) -> Start {
         let now = self.clock.now();
         Start { uptime: self.clock.uptime(), now }
     }
 
     /// Takes the lease that begins at `start`. Its end may already have passed. The index must have
     /// applied the entries that came with the renewal.
-    pub(super) fn take(&self, start: Start, duration: Duration) {
+    pub fn take(&self, start: Start, duration: Duration) {
         // The offset is stored first, so that no reader of the new deadline gets an older offset.
         self.offset
             .store(start.now.micros().saturating_sub(micros(start.uptime)), Ordering::Release);
@@ -83,7 +84,7 @@ impl Lease {
     }
 
     /// Takes a lease that never ends, because no other process can revoke anything.
-    pub(super) fn take_for_ever(&self) {
+    pub fn take_for_ever(&self) {
         self.deadline.store(FOR_EVER, Ordering::Release);
     }
 
@@ -93,7 +94,7 @@ impl Lease {
     }
 
     /// Ends the lease.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.deadline.store(ENDED, Ordering::Release);
     }
 
@@ -147,17 +148,13 @@ mod tests {
     use crate::clock::SettableClock;
 
     const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
-    const LEASE_CONFIG: LeaseConfig = LeaseConfig {
-        duration: Duration::from_secs(2),
-        renewal: Duration::from_millis(500),
-        margin: Duration::from_millis(250),
-        max_clock_skew: Duration::from_secs(5),
-    };
+    const DURATION: Duration = Duration::from_secs(2);
+    const MARGIN: Duration = Duration::from_millis(250);
 
     fn lease() -> (Arc<SettableClock>, Lease) {
         let clock = Arc::new(SettableClock::at(START));
         clock.advance(Duration::from_secs(100));
-        let lease = Lease::new(clock.clone(), &LEASE_CONFIG);
+        let lease = Lease::new(clock.clone(), MARGIN);
         (clock, lease)
     }
 
@@ -167,7 +164,7 @@ mod tests {
         assert!(lease.check(lease.load()).is_none(), "no lease has been taken");
         let start = lease.start();
         clock.advance(Duration::from_millis(1500));
-        lease.take(start, LEASE_CONFIG.duration);
+        lease.take(start, DURATION);
         assert_eq!(lease.remaining(), Some(Duration::from_millis(500)));
         clock.advance(Duration::from_millis(499));
         assert_eq!(lease.check(lease.load()), Some(clock.now()));
@@ -180,7 +177,7 @@ mod tests {
     fn a_lease_that_is_taken_after_the_look_up_does_not_cover_the_look_up() {
         let (_, lease) = lease();
         let held = lease.load();
-        lease.take(lease.start(), LEASE_CONFIG.duration);
+        lease.take(lease.start(), DURATION);
         assert!(lease.check(held).is_none());
     }
 
@@ -188,13 +185,13 @@ mod tests {
     fn a_lease_is_void_once_the_clocks_have_moved_apart() {
         for direction in [1, -1] {
             let (clock, lease) = lease();
-            lease.take(lease.start(), LEASE_CONFIG.duration);
+            lease.take(lease.start(), DURATION);
             let micros = clock.now().micros();
             clock.jump_to(Timestamp::from_micros(micros + direction * 250_000));
             assert!(lease.check(lease.load()).is_some(), "within the margin");
             clock.jump_to(Timestamp::from_micros(micros + direction * 251_000));
             assert!(lease.check(lease.load()).is_none());
-            lease.take(lease.start(), LEASE_CONFIG.duration);
+            lease.take(lease.start(), DURATION);
             assert!(lease.check(lease.load()).is_some(), "a new lease starts from the new time");
         }
     }
@@ -202,7 +199,7 @@ mod tests {
     #[test]
     fn a_lease_can_be_ended_early_and_taken_for_ever() {
         let (_, lease) = lease();
-        lease.take(lease.start(), LEASE_CONFIG.duration);
+        lease.take(lease.start(), DURATION);
         lease.end();
         assert!(lease.check(lease.load()).is_none());
         lease.take_for_ever();

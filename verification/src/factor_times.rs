@@ -7,7 +7,7 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use crate::domain::time::Timestamp;
+use crate::time::Timestamp;
 
 /// Serializes the times at which methods were verified as an object of `NumericDate`s.
 pub struct EncodedTimes<'a>(pub &'a [(String, Timestamp)]);
