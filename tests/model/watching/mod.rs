@@ -54,6 +54,8 @@ pub enum Broken {
     RowDeletedWhileLeasesRun,
     /// A lease is recorded although the replica has begun to leave since it read its own lease.
     LeaseGivenWhileLeaving,
+    /// A lease is recorded although the replica has lost the membership in which it read its own.
+    LeaseOfEarlierMembership,
     /// A process that starts on SQLite does not wait for the watch leases of the process before.
     RestartForgetsLeases,
     /// On SQLite, W alone acknowledges, although a watch lease may be longer.

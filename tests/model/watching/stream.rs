@@ -134,8 +134,11 @@ impl Watching {
             _ => return None,
         };
         let read = if self.breaks(Broken::LeaseReadAfterEntries) { replica.lease } else { lease };
-        let may_give = replica.process == Process::Member && self.is_current(state, &it)
-            || self.breaks(Broken::LeaseGivenWhileLeaving);
+        let is_member =
+            replica.process == Process::Member || self.breaks(Broken::LeaseGivenWhileLeaving);
+        let is_current =
+            self.is_current(state, &it) || self.breaks(Broken::LeaseOfEarlierMembership);
+        let may_give = is_member && is_current;
         let (Some(read), true) = (read, may_give) else {
             state.streams[stream] = Some(Stream { answer: Answer::Idle, ..it });
             return Some(());

@@ -171,13 +171,14 @@ mod each_rule_is_needed {
         without(Broken::OwnWatchersSkipped, by_reports(one()));
         without(Broken::LeaseBehindVouched, by_reports(one()));
         without(Broken::SentBeforeRecorded, by_reports(one()));
+        without(Broken::LeaseGivenWhileLeaving, leaving());
+        without(Broken::LeaseOfEarlierMembership, at_once(set_back()));
     }
 
     #[test]
     fn leases_are_waited_for_by_rule_6() {
         without(Broken::EndedStreamForgotten, at_once(reconnecting()));
         without(Broken::RowDeletedWhileLeasesRun, leaving());
-        without(Broken::LeaseGivenWhileLeaving, leaving());
     }
 
     #[test]
@@ -248,7 +249,5 @@ mod not_needed_for_the_promise {
             holds_without(rule, set_back());
             holds_without(rule, two());
         }
-        holds_without(Broken::LeaseGivenWhileLeaving, removal());
-        holds_without(Broken::LeaseGivenWhileLeaving, set_back());
     }
 }
