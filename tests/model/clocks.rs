@@ -6,15 +6,15 @@ use stateright::{Model, Property};
 
 /// The time by which an exact clock advances in one instant. A clock that drifts by a tenth
 /// advances by one more or one less.
-const INSTANT: i16 = 10;
+pub const INSTANT: i16 = 10;
 /// The duration of a lease.
-const LEASE: i16 = 90;
+pub const LEASE: i16 = 90;
 /// The part of the wait that covers the drift of both clocks.
-const DRIFT: i16 = LEASE * 2 / 10;
+pub const DRIFT: i16 = LEASE * 2 / 10;
 /// The part of the wait that covers two things. One is the square of the drift: 2 here, and four
 /// millionths of a second with a drift of a thousandth. The other is one instant in which a machine
 /// and its clock stand still.
-const MARGIN: i16 = 14;
+pub const MARGIN: i16 = 14;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {

@@ -3,7 +3,9 @@
 //! the rule, the checker finds a sequence of steps after which a revoked token is active.
 //!
 //! `docs/decisions/0009-the-lease-protocol.md` describes the protocol, and `0009-history.md` lists
-//! the bounds of each of these models. `cargo test --test model -- --nocapture` prints the number
+//! the bounds of each of these models. `docs/decisions/0034-watchers.md` has the same for watchers,
+//! which verify locally: `watching` has the order of all steps, `lengths` the lengths of leases,
+//! and `forgetting` the purge watermark. `cargo test --test model -- --nocapture` prints the number
 //! of states. `scripts/torture model` explores the ignored models, which have wider bounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // The tests read the clock only to report how long an exploration took.
@@ -11,15 +13,20 @@
 
 mod clocks;
 mod feed;
+mod forgetting;
+mod lengths;
 mod protocol;
 mod purging;
 mod replaying;
+mod watching;
 
 use std::{fmt::Debug, hash::Hash, time::Instant};
 
 use clocks::Clocks;
 use countersign::domain::policy::Replay;
 use feed::Feed;
+use forgetting::Forgetting;
+use lengths::{End, Lengths};
 use protocol::{Broken, Failover, Protocol};
 use purging::{Guard, Purging};
 use replaying::Replaying;
@@ -383,6 +390,49 @@ fn a_revoked_token_stays_inactive_after_its_entry_is_swept() {
     holds("swept, by keeping entries longer", kept(2, Some(1)));
     is_violated("purge at the token's expiry", kept(0, Some(1)));
     is_violated("a clock set back by more than is tolerated", kept(2, None));
+}
+
+#[test]
+fn no_watch_lease_outlives_w_or_the_count_of_its_replica() {
+    let lengths = |end, broken| Lengths { end, broken };
+    holds("watch leases and W", lengths(End::Wait, None));
+    holds("watch leases and their count", lengths(End::Count, None));
+    for broken in [
+        lengths::Broken::ReplicaLeaseIgnored,
+        lengths::Broken::ValidityWithoutMargin,
+        lengths::Broken::LeaseReadEarly,
+        lengths::Broken::TimeTakenOnArrival,
+        lengths::Broken::WatcherReadsOneClock,
+        lengths::Broken::ReplicaReadsOneClock,
+    ] {
+        is_violated(&format!("{broken:?}"), lengths(End::Wait, Some(broken)));
+    }
+    for broken in [
+        lengths::Broken::CountWithoutDrift,
+        lengths::Broken::CountWithoutMargin,
+        lengths::Broken::TimeTakenOnArrival,
+        lengths::Broken::WatcherReadsOneClock,
+    ] {
+        is_violated(&format!("{broken:?}"), lengths(End::Count, Some(broken)));
+    }
+
+    // The drift of W is enough: it covers the two leases, because one follows the other.
+    let without_drift = Some(lengths::Broken::ValidityWithoutDrift);
+    holds("ValidityWithoutDrift", lengths(End::Wait, without_drift));
+}
+
+#[test]
+fn a_revoked_token_stays_inactive_after_a_watcher_drops_its_entry() {
+    holds("dropped by a watcher", Forgetting { broken: None });
+    for broken in [
+        forgetting::Broken::WatermarkReadBeforePage,
+        forgetting::Broken::DropsByOwnClock,
+        forgetting::Broken::DropsBeforeItRaises,
+        forgetting::Broken::JudgedBeforeLookUp,
+        forgetting::Broken::JudgedByLoadedLease,
+    ] {
+        is_violated(&format!("{broken:?}"), Forgetting { broken: Some(broken) });
+    }
 }
 
 /// The rule holds however many answers are lost, and whenever the client retries.
