@@ -40,7 +40,10 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{callers::Registration, domain::lease::LeaseConfig, revocation::watchers::WatchConfig};
+use crate::{
+    callers::Registration,
+    domain::lease::{LeaseConfig, WatchConfig},
+};
 
 use self::{
     audit::Audit,

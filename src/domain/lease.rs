@@ -26,6 +26,16 @@ impl LeaseConfig {
     }
 }
 
+/// The settings of watchers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchConfig {
+    /// The longest lease of a watcher. It must not be longer than the lease of a replica.
+    pub lease: Duration,
+    /// The maximum number of watchers. Those whose stream has ended count until their leases are
+    /// over.
+    pub max_watchers: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,13 +23,13 @@ use super::{
     index::{Index, Snapshot},
     lease::{Held, Lease},
     progress::{AckOutcome, Progress},
-    watchers::{Place, WatchConfig, Watchers},
+    watchers::{Place, Watchers},
 };
 use crate::{
     clock::SharedClock,
     domain::{
         ids::Incarnation,
-        lease::LeaseConfig,
+        lease::{LeaseConfig, WatchConfig},
         revocation::{FeedPosition, Timeline},
         time::Timestamp,
     },

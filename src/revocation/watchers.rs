@@ -20,22 +20,12 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::{ids::Incarnation, revocation::Seq},
+    domain::{ids::Incarnation, lease::WatchConfig, revocation::Seq},
     store::FeedEntry,
 };
 
 /// The shortest lease that is given. A shorter one would end before the watcher has received it.
 const SHORTEST_LEASE: Duration = Duration::from_millis(50);
-
-/// The settings of watchers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WatchConfig {
-    /// The longest lease of a watcher. It must not be longer than the lease of a replica.
-    pub lease: Duration,
-    /// The maximum number of watchers. Those whose stream has ended count until their leases are
-    /// over.
-    pub max_watchers: usize,
-}
 
 /// The reason why a process cannot become a watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -42,7 +42,7 @@ pub struct Answer {
     pub checked_at: Timestamp,
 }
 
-/// The rules that the clocks of issuers and verifiers must keep.
+/// The tolerated differences between clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockTolerance {
     /// The time by which the clock of an issuer may be ahead of the clock of a verifier.
