@@ -16,10 +16,10 @@ use crate::{
 #[derive(Debug)]
 pub struct ActiveToken(Arc<VerifiedToken>);
 
-impl Answer {
-    /// Returns the token if it is active.
-    pub fn into_active(self) -> Option<ActiveToken> {
-        self.outcome.ok().map(ActiveToken)
+impl ActiveToken {
+    /// Returns the token of an answer if it is active.
+    pub fn of(answer: Answer) -> Option<Self> {
+        answer.outcome.ok().map(Self)
     }
 }
 

@@ -3,42 +3,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+pub use countersign_verification::reach::Reach;
+
 use super::{
     call_id::CallId,
     permission::{self, Operation},
     role::Role,
-    text::{Audience, CallerName, Tenant},
+    text::CallerName,
 };
-
-/// The tenants and audiences that a caller is limited to. `None` means no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reach {
-    /// The tenants whose sessions the caller may access.
-    pub tenants: Option<BTreeSet<Tenant>>,
-    /// The audiences whose sessions the caller may access.
-    pub audiences: Option<BTreeSet<Audience>>,
-}
-
-impl Reach {
-    /// Returns whether there is no limit of either kind.
-    pub const fn is_everything(&self) -> bool {
-        self.tenants.is_none() && self.audiences.is_none()
-    }
-
-    /// Returns whether the reach includes a tenant.
-    pub fn has_tenant(&self, tenant: &str) -> bool {
-        self.tenants
-            .as_ref()
-            .is_none_or(|tenants| tenants.iter().any(|allowed| **allowed == *tenant))
-    }
-
-    /// Returns whether the reach includes an audience.
-    pub fn has_audience(&self, audience: &str) -> bool {
-        self.audiences
-            .as_ref()
-            .is_none_or(|audiences| audiences.iter().any(|allowed| **allowed == *audience))
-    }
-}
 
 /// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +80,7 @@ impl Actor {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::text::Tenant, *};
 
     fn caller(role: Role, tenants: Option<&[&str]>) -> Caller {
         let tenants = tenants.map(|names| {
@@ -130,16 +102,6 @@ mod tests {
             "boss".parse::<Role>(),
             Err("\"boss\" must be one of issuer, validator, revoker, viewer, admin".to_owned())
         );
-    }
-
-    #[test]
-    fn a_limit_allows_only_the_listed_tenants_and_a_missing_limit_allows_all() {
-        let limited = caller(Role::Admin, Some(&["acme", ""])).reach;
-        assert!(limited.has_tenant("acme") && limited.has_tenant("") && !limited.has_tenant("acm"));
-        assert!(!limited.is_everything() && limited.has_audience("anything"));
-        let nothing = caller(Role::Admin, Some(&[])).reach;
-        assert!(!nothing.has_tenant("") && !nothing.has_tenant("acme"));
-        assert!(Reach::default().is_everything() && Reach::default().has_tenant("acme"));
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Sessions {
         let answer = validation.validate(&requests::question(path, request)?).await?;
         let response = answers::validate_response(&answer, view != View::Basic);
         let needs_metadata = view == View::FullWithMetadata;
-        Ok((response, answer.into_active().filter(|_| needs_metadata)))
+        Ok((response, ActiveToken::of(answer).filter(|_| needs_metadata)))
     }
 
     /// Adds the metadata to the answers for these active tokens, by one query. Each token comes with

@@ -7,10 +7,13 @@ use aws_lc_rs::{
     digest::{SHA256, digest},
     hmac,
 };
+use countersign_verification::keys::VerifyingKeys;
 use jsonwebtoken::{
-    Algorithm, DecodingKey,
+    DecodingKey,
     jwk::{Jwk, JwkSet},
 };
+
+pub use countersign_verification::keys::{Found, VerifyingKey};
 
 use super::{
     pair::{SigningPair, jose},
@@ -59,14 +62,6 @@ pub struct SigningKey {
     verifying: VerifyingKey,
 }
 
-/// A key that verifies access tokens.
-pub struct VerifyingKey {
-    /// The only algorithm with which the key may verify.
-    pub algorithm: Algorithm,
-    /// The key itself.
-    pub decoding: DecodingKey,
-}
-
 /// The opened secret of a key.
 #[derive(Clone)]
 enum Opened {
@@ -79,16 +74,6 @@ enum Opened {
 struct Entry {
     sealed: SealedKey,
     opened: Opened,
-}
-
-/// The result of looking up the key that an access token names.
-pub enum Found<'a> {
-    /// A key whose tokens are accepted.
-    Good(&'a VerifyingKey),
-    /// A key that was revoked, so that its tokens are refused.
-    Revoked,
-    /// There is no signing key of this name.
-    Unknown,
 }
 
 /// All keys in use, as they were at one instant.
@@ -333,6 +318,12 @@ impl KeyRing {
     /// Returns the public keys.
     pub fn jwks(&self) -> &Jwks {
         &self.jwks
+    }
+}
+
+impl VerifyingKeys for KeyRing {
+    fn verifying(&self, kid: &str) -> Found<'_> {
+        self.verifying(kid)
     }
 }
 

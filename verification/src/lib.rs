@@ -4,7 +4,8 @@
 //!
 //! The server and the clients that verify tokens themselves use this crate, so that they cannot
 //! differ. It has no runtime, no network and no database, and reads no configuration. Whoever uses
-//! it feeds the [`index`](index::Index) and the [`lease`](lease::Lease).
+//! it feeds the [`index`](index::Index) and the [`lease`](lease::Lease), and calls
+//! [`Verifier::answer`](validate::Verifier::answer).
 #![cfg_attr(
     not(test),
     deny(
@@ -30,8 +31,11 @@ pub mod ids;
 pub mod inactive;
 pub mod index;
 pub mod json_object;
+pub mod keys;
 pub mod lease;
+pub mod reach;
 pub mod revocation;
 pub mod text;
 pub mod time;
+pub mod validate;
 pub mod verified_cache;
