@@ -9,6 +9,7 @@
 //!    http (and grpc)     ->  gateway (may it pass, and who is it)
 //!                http    ->  authority, metrics
 //!                 everything may use  ->  domain (pure types and rules)
+//!   domain, token, keys, revocation   ->  verification (is this token active?)
 //! ```
 #![cfg_attr(
     not(test),

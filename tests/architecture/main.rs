@@ -14,21 +14,25 @@ use paths::{Module, modules};
 
 /// The parts that each part may use besides `domain`, which all may use.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("domain", &[]),
-    ("clock", &[]),
+    ("verification", &[]),
+    ("domain", &["verification"]),
+    ("clock", &["verification"]),
     ("rng", &[]),
     ("proto", &[]),
     ("shutdown", &[]),
-    ("token", &["instruments"]),
-    ("keys", &["rng", "store"]),
+    ("token", &["verification"]),
+    ("keys", &["rng", "store", "verification"]),
     ("store", &["instruments"]),
-    ("revocation", &["clock", "keys", "rng", "store"]),
-    ("authority", &["clock", "instruments", "keys", "revocation", "rng", "store", "token"]),
+    ("revocation", &["clock", "keys", "rng", "store", "verification"]),
+    (
+        "authority",
+        &["clock", "instruments", "keys", "revocation", "rng", "store", "token", "verification"],
+    ),
     ("tasks", &["authority", "clock"]),
     ("callers", &["clock", "rng"]),
     ("gateway", &["authority"]),
     ("net", &["keys"]),
-    ("instruments", &[]),
+    ("instruments", &["verification"]),
     ("calls", &["authority", "clock", "instruments"]),
     ("grpc", &["authority", "callers", "calls", "gateway", "instruments", "net", "proto"]),
     ("metrics", &["authority", "callers", "gateway", "instruments", "net", "revocation"]),
@@ -67,8 +71,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The crates that the crate `verification` must not name or depend on, because it also runs in the
+/// processes of clients.
+const SERVER_CRATES: &[&str] =
+    &["axum", "bb8", "diesel", "diesel-async", "hyper", "prost", "tokio", "tonic", "tracing"];
+
 /// The crates that a part must not name, and the modules of this crate that it must not name.
 const FORBIDDEN: &[(&str, &[&str])] = &[
+    ("verification", SERVER_CRATES),
     ("domain", &["tokio", "diesel", "tonic", "prost"]),
     ("token", &["tokio", "diesel", "tonic"]),
     ("keys", &["tokio", "diesel", "tonic", ENGINES[0], ENGINES[1]]),
@@ -151,6 +161,42 @@ fn cycle(modules: &[Module]) -> Option<Vec<&str>> {
     }
 }
 
+/// The scripts name no packages, so they lint and test the default members.
+#[test]
+fn every_package_of_the_workspace_that_has_tests_is_a_default_member() {
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    let list = |key: &str| {
+        let entries = manifest["workspace"][key].as_array().unwrap().iter();
+        entries.map(|entry| entry.as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let mut expected = list("members");
+    assert!(expected.remove("tests/support") && expected.insert(".".to_owned()));
+    assert_eq!(list("default-members"), expected);
+}
+
+/// Cargo.lock does not tell development dependencies from others, so the crate must not have them as
+/// development dependencies either.
+#[test]
+fn the_crate_for_verification_depends_on_no_runtime_server_or_database() {
+    let lock: toml::Table = read("Cargo.lock").parse().unwrap();
+    let packages = lock["package"].as_array().unwrap();
+    let mut found = BTreeSet::from(["countersign-verification"]);
+    let mut left = vec!["countersign-verification"];
+    while let Some(name) = left.pop() {
+        for package in packages.iter().filter(|package| package["name"].as_str() == Some(name)) {
+            let dependencies = package.get("dependencies").and_then(toml::Value::as_array);
+            // A version follows the name if there are several.
+            let names = dependencies.into_iter().flatten().map(|entry| entry.as_str().unwrap());
+            let names = names.map(|entry| entry.split(' ').next().unwrap());
+            left.extend(names.filter(|name| found.insert(*name)));
+        }
+    }
+    assert!(found.contains("jsonwebtoken"), "{found:?}");
+    for name in SERVER_CRATES {
+        assert!(!found.contains(name), "countersign-verification depends on {name}");
+    }
+}
+
 #[test]
 fn no_files_use_each_other_in_a_cycle() {
     // If this fails, the output also names the files that depend on the cycle.
@@ -215,6 +261,7 @@ fn the_parser_of_sources_finds_all_paths() {
         use crate::{domain::{a, b as c}, store::{self, Store}};
         use super::x;
         use tokio::time::*;
+        use countersign_verification::time::Timestamp;
         fn f() -> crate::keys::Ring { log!(\"{}\", crate::clock::now()); super::super::y() }
         #[cfg(test)]
         mod tests { use crate::tested; }";
@@ -227,9 +274,14 @@ fn the_parser_of_sources_finds_all_paths() {
         "crate::part::x",
         "crate::store",
         "crate::store::Store",
+        "crate::verification::time::Timestamp",
         "crate::y",
         "tokio::time",
     ];
+    assert_eq!(module.uses.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    let code = "use crate::ids::SessionId; use super::time::Timestamp;";
+    let module = Module::read("verification/src/a.rs", "crate::verification::a", code);
+    let expected = ["crate::verification::ids::SessionId", "crate::verification::time::Timestamp"];
     assert_eq!(module.uses.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }
 

@@ -17,7 +17,8 @@ use syn::{
 pub struct Module {
     /// The name of the file, for messages.
     pub file: String,
-    /// The path of the module, as in `crate::store::sqlite`.
+    /// The path of the module, as in `crate::store::sqlite`. The crate `verification` counts as a
+    /// part of this crate: its modules are in `crate::verification`.
     pub path: String,
     /// The paths that the file names. Those of this crate begin with `crate`.
     pub uses: BTreeSet<String>,
@@ -38,21 +39,29 @@ impl Module {
     }
 }
 
+/// The path that stands for the crate `verification`.
+const VERIFICATION: &str = "crate::verification";
+
 struct Reader<'a> {
     module: &'a str,
     uses: BTreeSet<String>,
 }
 
 impl Reader<'_> {
-    /// Adds a path. A path that begins with `self` or `super` is changed to begin with `crate`.
+    /// Adds a path. A path that begins with `self` or `super`, or with the name of the crate
+    /// `verification`, is changed to begin with `crate`.
     fn add(&mut self, segments: &[String]) {
+        let is_verification = self.module.starts_with(VERIFICATION);
         let mut from: Vec<&str> = match segments.first().map(String::as_str) {
             Some("self" | "super") => self.module.split("::").collect(),
+            Some("crate") if is_verification => VERIFICATION.split("::").collect(),
+            Some("crate") => vec!["crate"],
+            Some("countersign_verification") => VERIFICATION.split("::").collect(),
             _ => vec![],
         };
         for segment in segments {
             match segment.as_str() {
-                "self" => {}
+                "self" | "crate" | "countersign_verification" => {}
                 "super" => drop(from.pop()),
                 name => from.push(name),
             }
@@ -153,19 +162,26 @@ pub fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reads all source files except those of tests.
+/// Reads all source files of the service and of the crate `verification`, except those of tests.
 pub fn modules() -> Vec<Module> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    [("src", "crate"), ("verification/src", VERIFICATION)]
+        .into_iter()
+        .flat_map(|(folder, root)| modules_in(folder, root))
+        .collect()
+}
+
+fn modules_in(folder: &str, root: &str) -> Vec<Module> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let is_code = |path: &PathBuf| !path.file_stem().unwrap().to_string_lossy().contains("tests");
-    sources(&root)
+    sources(&folder)
         .into_iter()
         .filter(is_code)
         .map(|path| {
-            let file = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+            let file = path.strip_prefix(&folder).unwrap().to_string_lossy().into_owned();
             let name = file.trim_end_matches(".rs").trim_end_matches("/mod");
             let module = match name {
-                "lib" | "main" => "crate".to_owned(),
-                name => format!("crate::{}", name.replace('/', "::")),
+                "lib" | "main" => root.to_owned(),
+                name => format!("{root}::{}", name.replace('/', "::")),
             };
             Module::read(&file, &module, &fs::read_to_string(&path).unwrap())
         })
