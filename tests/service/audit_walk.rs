@@ -136,6 +136,8 @@ fn effect(operation: &str) -> Option<Effect> {
         | "use case dry_run"
         | "use case list_keys"
         | "use case validate"
+        | "use case watch"
+        | "use case next"
         | "use case sample_sizes" => Nothing("it reads"),
         "use case written" | "use case has_room" | "use case wait" | "use case write" => {
             Nothing("it writes the audit itself")
@@ -196,7 +198,11 @@ fn effect(operation: &str) -> Option<Effect> {
         | "store is_refresh_key_in_use"
         | "store newest"
         | "store sizes"
+        | "store watched"
         | "store now" => Nothing("it reads"),
+        "store begin_watching" | "store end_watching" => {
+            Nothing("it records that there are watchers, which changes no session")
+        }
         "store stopped" => Nothing("it waits"),
         _ => return None,
     })

@@ -68,6 +68,13 @@ impl Watcher {
         (watcher, snapshot)
     }
 
+    /// Ends this side of the call, and waits until the service has ended its side.
+    pub async fn end(self) {
+        let Self { requests, mut responses, .. } = self;
+        drop(requests);
+        while responses.message().await.unwrap().is_some() {}
+    }
+
     /// Sends a message as it is.
     pub fn send(&self, message: Option<Message>) {
         self.requests.send(WatchRequest { message }).unwrap();
