@@ -21,7 +21,7 @@ use countersign::{
         who::Who,
     },
     store::{
-        Created, Creation, Store, StoreError,
+        Created, Creation, Refreshed, Store, StoreError,
         ring::RingChange,
         sqlite::{SqliteStore, backup::back_up, error::OpenError, open::check_whole},
     },
@@ -431,6 +431,28 @@ async fn the_views_show_identifiers_and_instants_as_texts() {
     );
     assert_eq!(read("id || ' ' || revoked_at", "readable_blacklist"), format!("{id} {at}"));
     assert_eq!(read("session_id || ' ' || at", "readable_audit"), format!("{id} {at}"));
+}
+
+/// SQLite rewrites the entry of an index if a statement sets a column of it, even to the value that
+/// the column has. So a refresh sets none but the instant by which the sweeper finds the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_sets_no_column_of_the_other_indexes() {
+    let (_home, path) = home();
+    let store = open(&path).await;
+    let device = rich_session(1).device;
+    let there = create(&store, Session { device: device.clone(), ..session(1) }).await;
+    execute(
+        &path,
+        "CREATE TRIGGER indexed
+        BEFORE UPDATE OF id, tenant, subject, device_id, is_over, request_id ON sessions
+        BEGIN
+            SELECT raise(ABORT, 'an indexed column is set');
+        END",
+    );
+    let same = RefreshAttempt { device: Some(device), ..attempt(&there, after(2)) };
+    let refreshed = store.refresh_session(same).await.unwrap();
+    let Refreshed::Rotated { session, .. } = refreshed else { panic!("{refreshed:?}") };
+    rotate(&store, &session, after(3)).await;
 }
 
 /// A file of an older version can release space only after the whole file was rewritten, and a
