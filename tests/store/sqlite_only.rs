@@ -413,7 +413,8 @@ async fn the_space_of_deleted_rows_is_released_in_bounded_steps() {
 async fn the_views_show_identifiers_and_instants_as_texts() {
     let (_home, path) = home();
     let store = open(&path).await;
-    let there = create(&store, session(1)).await;
+    let device = rich_session(1).device;
+    let there = create(&store, Session { device, ..session(1) }).await;
     revoke_session(&store, &there, after(5)).await;
     let record = AuditRecord::new(AuditAction::SessionRevoked, after(5), Who::Service, None);
     let id = AuditId::new(after(5), 1, [5; 6]);
@@ -429,6 +430,7 @@ async fn the_views_show_identifiers_and_instants_as_texts() {
         read("session_id || ' ' || created_at || ' ' || ended_at", "readable_sessions"),
         format!("{id} 2023-11-14T22:13:21.000Z {at}")
     );
+    assert_eq!(read("device_id", "readable_sessions"), *there.device.id);
     assert_eq!(read("id || ' ' || revoked_at", "readable_blacklist"), format!("{id} {at}"));
     assert_eq!(read("session_id || ' ' || at", "readable_audit"), format!("{id} {at}"));
 }
