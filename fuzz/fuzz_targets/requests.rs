@@ -430,7 +430,7 @@ fn revoke(request: RevokeRequest) {
 }
 
 /// The fields of ListSessions that can be wrong.
-const LISTING_FIELDS: [&str; 15] = [
+const LISTING_FIELDS: [&str; 16] = [
     "tenant",
     "subject",
     "state",
@@ -446,6 +446,7 @@ const LISTING_FIELDS: [&str; 15] = [
     "filter.ended_from",
     "filter.ended_until",
     "filter.device_network",
+    "filter.device_id",
 ];
 
 fn list(request: ListSessionsRequest) {
@@ -453,6 +454,8 @@ fn list(request: ListSessionsRequest) {
         Ok(listing) => {
             is(&listing.search.tenant, &request.tenant, 0, 128);
             is(listing.search.subject.as_deref().unwrap_or_default(), &request.subject, 0, 256);
+            let device_id = request.filter.map(|filter| filter.device_id).unwrap_or_default();
+            is(listing.search.device_id.as_deref().unwrap_or_default(), &device_id, 0, 128);
             assert_eq!(
                 i32::from(listing.page.size),
                 if request.page_size == 0 { 50 } else { request.page_size }

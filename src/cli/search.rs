@@ -78,6 +78,9 @@ struct Search {
     /// Only sessions of devices with this IP address, or in this network, like 192.0.2.0/24.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "NETWORK")]
     device_network: String,
+    /// Only sessions of the device to which you gave this identifier.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    device_id: String,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -121,6 +124,7 @@ impl Search {
             ended_from: self.ended_from,
             ended_until: self.ended_until,
             device_network: self.device_network.clone(),
+            device_id: self.device_id.clone(),
         }
     }
 }

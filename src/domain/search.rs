@@ -9,7 +9,7 @@ use super::{
     audit::{AuditAction, AuditEntry},
     ids::{AuditId, SessionId},
     session::{EndReason, Session},
-    text::{ClientId, PolicyName, Subject, Tenant},
+    text::{ClientId, DeviceId, PolicyName, Subject, Tenant},
     time::Timestamp,
     who::Who,
 };
@@ -90,6 +90,8 @@ pub struct SessionSearch {
     pub tenant: Tenant,
     /// The subject of the sessions; none for the sessions of all subjects.
     pub subject: Option<Subject>,
+    /// The identifier of the device of the sessions; none for the sessions of all devices.
+    pub device_id: Option<DeviceId>,
     /// True for live sessions, false for those that are over, none for both. An expired session
     /// counts as over once its expiry has been recorded.
     pub live: Option<bool>,
@@ -99,6 +101,25 @@ pub struct SessionSearch {
     pub filter: SessionFilter,
     /// The order of the sessions.
     pub order: Order,
+}
+
+impl SessionSearch {
+    /// Returns the device by which an index finds the sessions. The sessions of a subject are found
+    /// by the subject, because a quota may limit their number. That of a device has no limit.
+    pub fn indexed_device(&self) -> Option<&DeviceId> {
+        self.device_id.as_ref().filter(|_| self.subject.is_none())
+    }
+
+    /// Returns the device with which each session that an index finds is compared.
+    pub fn compared_device(&self) -> Option<&DeviceId> {
+        self.device_id.as_ref().filter(|_| self.subject.is_some())
+    }
+
+    /// Returns whether sessions that an index finds may fail a condition, apart from those that
+    /// have expired but are not marked yet.
+    pub fn is_filtered(&self) -> bool {
+        !self.filter.is_empty() || self.compared_device().is_some()
+    }
 }
 
 /// One read of a search for sessions.

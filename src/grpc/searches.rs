@@ -17,7 +17,7 @@ use crate::{
         audit::AuditAction,
         search::{AuditSearch, Order, Period, SessionFilter, SessionSearch},
         session::EndReason,
-        text::Tenant,
+        text::{DeviceId, Tenant},
         who::Who,
     },
     proto,
@@ -81,13 +81,20 @@ fn network(text: &str) -> Result<Option<IpNet>> {
         .map_err(|_| AuthorityError::field("filter.device_network", problem))
 }
 
-/// Converts a filter. Also returns the period in which the sessions were created.
-fn filter(filter: proto::SessionFilter) -> Result<(SessionFilter, Period)> {
+/// A filter. The conditions that indexes serve are apart from the others.
+struct Filter {
+    created: Period,
+    device_id: Option<DeviceId>,
+    others: SessionFilter,
+}
+
+fn filter(filter: proto::SessionFilter) -> Result<Filter> {
     let created = period(
         ("filter.created_from", filter.created_from),
         ("filter.created_until", filter.created_until),
     )?;
-    let filter = SessionFilter {
+    let device_id = optional("filter.device_id", filter.device_id)?;
+    let others = SessionFilter {
         client_id: optional("filter.client_id", filter.client_id)?,
         policy: optional("filter.policy", filter.policy)?,
         created_by: who("filter.created_by", filter.created_by)?,
@@ -98,7 +105,7 @@ fn filter(filter: proto::SessionFilter) -> Result<(SessionFilter, Period)> {
         )?,
         network: network(&filter.device_network)?,
     };
-    Ok((filter, created))
+    Ok(Filter { created, device_id, others })
 }
 
 fn search(
@@ -107,7 +114,7 @@ fn search(
     state: i32,
     asked: Option<proto::SessionFilter>,
 ) -> Result<SessionSearch> {
-    let (filter, created) = filter(asked.unwrap_or_default())?;
+    let Filter { created, device_id, others: filter } = filter(asked.unwrap_or_default())?;
     let subject = optional("subject", subject)?;
     let live = match proto::SessionState::try_from(state) {
         Ok(proto::SessionState::Live) if filter.concerns_the_end() => {
@@ -121,16 +128,18 @@ fn search(
         Err(_) => return Err(AuthorityError::field("state", "is not known")),
     };
     let has_begin = created.from.is_some() || filter.ended.from.is_some();
-    if !filter.is_empty() && subject.is_none() && !has_begin {
+    let is_limited = subject.is_some() || device_id.is_some() || has_begin;
+    if !filter.is_empty() && !is_limited {
         return Err(AuthorityError::field(
             "filter",
-            "has a condition that no index serves: also set created_from or ended_from, or name a \
-             subject",
+            "has a condition that no index serves: also set created_from, ended_from or device_id, \
+             or name a subject",
         ));
     }
     Ok(SessionSearch {
         tenant: text("tenant", tenant)?,
         subject,
+        device_id,
         live,
         created,
         filter,

@@ -134,7 +134,9 @@ fn list_shows_the_newest_sessions_first_and_the_option_for_the_next_page() {
 #[test]
 fn sessions_and_records_of_the_audit_are_found_by_their_properties() {
     let (server, _folder) = server();
-    let mobile = create(&server, &["alice", "--client-id", "mobile", "--ip-address", "192.0.2.7"]);
+    let mobile =
+        ["alice", "--client-id", "mobile", "--ip-address", "192.0.2.7", "--device-id", "d 7"];
+    let mobile = create(&server, &mobile);
     let web = create(&server, &["alice", "--client-id", "web"]);
     server.cli(["session", "revoke", &web[0], "--reason", "compromised", "--note", "lost"]).ok();
     let list = |args: &[&str]| {
@@ -147,10 +149,13 @@ fn sessions_and_records_of_the_audit_are_found_by_their_properties() {
     assert_eq!(list(&["--oldest-first"]), [mobile[0].clone(), web[0].clone()]);
     assert_eq!(list(&["--client-id", "mobile"]), [mobile[0].clone()]);
     assert_eq!(list(&["--device-network", "192.0.2.0/24"]), [mobile[0].clone()]);
+    assert_eq!(list(&["--device-id", "d 7"]), [mobile[0].clone()]);
     assert_eq!(list(&["--end-reason", "compromised"]), [web[0].clone()]);
     assert_eq!(list(&["--created-by", "nobody"]), Vec::<String>::new());
     assert_eq!(server.cli(["session", "count"]).ok(), "2\n");
     assert_eq!(server.cli(["session", "count", "--state", "live"]).ok(), "1\n");
+    assert_eq!(server.cli(["session", "count", "--device-id", "d 7"]).ok(), "1\n");
+    assert_eq!(server.cli(["session", "count", "--device-id", "d 8"]).ok(), "0\n");
     for (option, value) in [("--created-from", "yesterday"), ("--end-reason", "bored")] {
         let refused = server.cli(["session", "list", option, value]);
         assert!(refused.error(2).contains(option), "{option}");

@@ -162,9 +162,14 @@ pub async fn each_filter_selects_the_sessions_that_are_listed_and_counted() {
         server.clock.advance(seconds(1));
         SignedIn::from((created.session, created.tokens))
     };
-    let mobile = CreateSessionRequest { client_id: "mobile".to_owned(), ..request("alice") };
+    let device = Device { device_id: "device 1".to_owned(), ..Default::default() };
+    let mobile = CreateSessionRequest {
+        client_id: "mobile".to_owned(),
+        device: Some(device.clone()),
+        ..request("alice")
+    };
     let mobile = create(&key, mobile).await;
-    let device = Device { ip_address: "192.0.2.7".to_owned(), ..Default::default() };
+    let device = Device { ip_address: "192.0.2.7".to_owned(), ..device };
     let at_home = CreateSessionRequest { device: Some(device), ..request("bob") };
     let at_home = create(&other, at_home).await;
     let short = create(&key, request_under("short", "carol")).await;
@@ -176,6 +181,7 @@ pub async fn each_filter_selects_the_sessions_that_are_listed_and_counted() {
     assert_eq!(at_home.session.created_by, "sso");
 
     let any = || SessionFilter { created_from: at(START), ..Default::default() };
+    let on = |id: &str| SessionFilter { device_id: id.to_owned(), ..Default::default() };
     for (filter, expected) in [
         (any(), vec![&short, &at_home, &mobile]),
         (SessionFilter { client_id: "mobile".to_owned(), ..any() }, vec![&mobile]),
@@ -185,6 +191,13 @@ pub async fn each_filter_selects_the_sessions_that_are_listed_and_counted() {
         (SessionFilter { device_network: "192.0.2.7".to_owned(), ..any() }, vec![&at_home]),
         // The bits of the host do not matter.
         (SessionFilter { device_network: "192.0.2.9/24".to_owned(), ..any() }, vec![&at_home]),
+        (on("device 1"), vec![&at_home, &mobile]),
+        (on("device 2"), vec![]),
+        (SessionFilter { client_id: "mobile".to_owned(), ..on("device 1") }, vec![&mobile]),
+        (
+            SessionFilter { created_from: at(START.plus(seconds(1))), ..on("device 1") },
+            vec![&at_home],
+        ),
         (SessionFilter { end_reason: EndReason::Compromised.into(), ..any() }, vec![&short]),
         (SessionFilter { end_reason: EndReason::SignedOut.into(), ..any() }, vec![]),
         (SessionFilter { ended_from: at(START), ..Default::default() }, vec![&short]),

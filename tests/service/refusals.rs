@@ -114,6 +114,8 @@ pub async fn every_invalid_field_of_a_call_is_named() {
             SessionFilter { device_network: "example.org".to_owned(), ..any() },
             "filter.device_network",
         ),
+        (SessionFilter { device_id: "d".repeat(129), ..Default::default() }, "filter.device_id"),
+        (SessionFilter { device_id: "d\n".to_owned(), ..any() }, "filter.device_id"),
         (SessionFilter { client_id: "web".to_owned(), ..Default::default() }, "filter"),
     ] {
         let list = ListSessionsRequest { filter: Some(filter.clone()), ..Default::default() };

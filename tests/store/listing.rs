@@ -17,7 +17,7 @@ use countersign::{
 use futures_util::future::join_all;
 
 use crate::support::{
-    ALL, START, after, create, create_all, ended, ids, list, query, record_expiries,
+    ALL, START, after, create, create_all, ended, ids, list, on_device, query, record_expiries,
     revoke_session, rich_session, search, session, text, unlimited,
 };
 
@@ -35,18 +35,32 @@ pub async fn the_newest_session_is_listed_first(store: &dyn Store) {
     );
 }
 
-pub async fn a_list_is_filtered_by_tenant_subject_and_state(store: &dyn Store) {
-    let live = create(store, session(1)).await;
-    let ended = create(store, session(2)).await;
+pub async fn a_list_is_filtered_by_tenant_subject_device_and_state(store: &dyn Store) {
+    let live = create(store, on_device("phone", session(1))).await;
+    let ended = create(store, on_device("phone", session(2))).await;
     let expired = create(store, Session { idle_expires_at: after(10), ..session(3) }).await;
-    let bobs = create(store, Session { subject: text("bob"), ..session(4) }).await;
-    let elsewhere = create(store, Session { tenant: acme(), ..session(5) }).await;
+    let bobs = Session { subject: text("bob"), ..session(4) };
+    let bobs = create(store, on_device("phone", bobs)).await;
+    let elsewhere = Session { tenant: acme(), ..session(5) };
+    let elsewhere = create(store, on_device("phone", elsewhere)).await;
     revoke_session(store, &ended, after(6)).await;
     record_expiries(store, after(20)).await;
 
     let all = SessionSearch::default();
     let alices = SessionSearch { subject: Some(text("alice")), ..all.clone() };
+    let by_phone = |search| SessionSearch { device_id: Some(text("phone")), ..search };
+    let on_phone = by_phone(all.clone());
+    let of = |client: &str| SessionFilter { client_id: Some(text(client)), ..Default::default() };
     let cases = [
+        (on_phone.clone(), vec![&bobs, &ended, &live]),
+        (SessionSearch { live: Some(true), ..on_phone.clone() }, vec![&bobs, &live]),
+        (SessionSearch { live: Some(false), ..on_phone.clone() }, vec![&ended]),
+        (by_phone(alices.clone()), vec![&ended, &live]),
+        (SessionSearch { live: Some(true), ..by_phone(alices.clone()) }, vec![&live]),
+        (by_phone(search(&acme())), vec![&elsewhere]),
+        (SessionSearch { filter: of("web"), ..on_phone.clone() }, vec![&bobs, &ended, &live]),
+        (SessionSearch { filter: of("mobile"), ..on_phone.clone() }, vec![]),
+        (SessionSearch { device_id: Some(text("Phone")), ..on_phone }, vec![]),
         (all.clone(), vec![&bobs, &expired, &ended, &live]),
         (SessionSearch { live: Some(true), ..all.clone() }, vec![&bobs, &live]),
         (SessionSearch { live: Some(false), ..all }, vec![&expired, &ended]),
@@ -237,36 +251,61 @@ pub async fn a_search_finds_the_sessions_that_ended_in_a_period_or_for_a_reason(
     assert_eq!(list(store, query(SessionSearch::default())).await.last(), Some(&live.id));
 }
 
-/// Creates sessions of other clients, so that a read looks at as many as it may before it finds the
-/// first and the last session of the searched client.
+/// Creates sessions of another client and subject, so that a read looks at as many as it may before
+/// it finds the first and the last session of the searched client. It also does so before it finds
+/// those of the subject that were on the searched device.
 pub async fn a_read_looks_at_a_limited_number_of_sessions_and_the_next_one_goes_on(
     store: &dyn Store,
 ) {
     let many = u32::try_from(MOST_READ).unwrap();
-    let rare = |n| Session { client_id: text("rare"), subject: text("rare"), ..session(n) };
+    let rare = |n| {
+        let session = Session { client_id: text("rare"), subject: text("rare"), ..session(n) };
+        on_device("rare", session)
+    };
     let oldest = create(store, rare(0)).await;
-    let of_all = |n: u32| Session { subject: text(format!("user {n}")), ..session(n) };
-    let others: Vec<u32> = (1..many).collect();
+    let edges = [1, many + 1];
+    let of_all = |n: u32| {
+        let device_id = if edges.contains(&n) { "edge" } else { "middle" };
+        on_device(device_id, Session { subject: text("busy"), ..session(n) })
+    };
+    let others: Vec<u32> = (1..=many + 1).collect();
     for others in others.chunks(500) {
         let creations = others.iter().map(|n| store.create_session(unlimited(of_all(*n))));
         for created in join_all(creations).await {
             assert_eq!(created.unwrap(), Created::New { eviction: None });
         }
     }
-    let newest = create(store, rare(many)).await;
+    let newest = create(store, rare(many + 2)).await;
     let filter = SessionFilter { client_id: Some(text("rare")), ..SessionFilter::default() };
-    for (order, first, second) in
-        [(Order::NewestFirst, newest.id, oldest.id), (Order::OldestFirst, oldest.id, newest.id)]
-    {
-        let search = SessionSearch { filter: filter.clone(), order, ..SessionSearch::default() };
-        assert_eq!(pages(store, &search, ALL).await, [vec![first], vec![second]], "{order:?}");
-        let count = store.count_sessions(query(search.clone())).await.unwrap();
-        assert_eq!(count.found, 1);
-        let rest = SessionQuery { after: count.last, ..query(search.clone()) };
-        let rest = store.count_sessions(rest).await.unwrap();
-        assert_eq!(rest, Part { found: 1, last: None });
-        let of_subject = SessionSearch { subject: Some(text("rare")), ..search };
-        assert_eq!(pages(store, &of_subject, ALL).await, [vec![first, second]]);
+    for order in [Order::OldestFirst, Order::NewestFirst] {
+        let in_order = |mut ids: [SessionId; 2]| {
+            if order == Order::NewestFirst {
+                ids.reverse();
+            }
+            ids
+        };
+        let all = SessionSearch { order, ..SessionSearch::default() };
+        let rare = in_order([oldest.id, newest.id]);
+        let of_client = SessionSearch { filter: filter.clone(), ..all.clone() };
+        let on_edges = SessionSearch {
+            subject: Some(text("busy")),
+            device_id: Some(text("edge")),
+            ..all.clone()
+        };
+        let at_edges = in_order(edges.map(|n| session(n).id));
+        for (search, [first, second]) in [(of_client.clone(), rare), (on_edges, at_edges)] {
+            assert_eq!(pages(store, &search, ALL).await, [vec![first], vec![second]], "{search:?}");
+            let count = store.count_sessions(query(search.clone())).await.unwrap();
+            assert_eq!(count.found, 1, "{search:?}");
+            let rest = SessionQuery { after: count.last, ..query(search) };
+            let rest = store.count_sessions(rest).await.unwrap();
+            assert_eq!(rest, Part { found: 1, last: None });
+        }
+        let of_subject = SessionSearch { subject: Some(text("rare")), ..of_client.clone() };
+        let of_device = SessionSearch { device_id: Some(text("rare")), ..of_client };
+        for search in [of_subject, of_device] {
+            assert_eq!(pages(store, &search, ALL).await, [rare], "{search:?}");
+        }
     }
 }
 

@@ -202,7 +202,7 @@ macro_rules! conformance {
             }
             listing {
                 the_newest_session_is_listed_first,
-                a_list_is_filtered_by_tenant_subject_and_state,
+                a_list_is_filtered_by_tenant_subject_device_and_state,
                 a_session_is_listed_as_live_until_it_expires_and_as_over_once_that_is_recorded,
                 pages_list_every_session_exactly_once,
                 a_search_finds_the_sessions_that_pass_every_filter,

@@ -21,7 +21,7 @@ use countersign::{
         who::Who,
     },
     store::{
-        Created, Creation, Store, StoreError,
+        Created, Creation, Refreshed, Store, StoreError,
         ring::RingChange,
         sqlite::{SqliteStore, backup::back_up, error::OpenError, open::check_whole},
     },
@@ -413,7 +413,8 @@ async fn the_space_of_deleted_rows_is_released_in_bounded_steps() {
 async fn the_views_show_identifiers_and_instants_as_texts() {
     let (_home, path) = home();
     let store = open(&path).await;
-    let there = create(&store, session(1)).await;
+    let device = rich_session(1).device;
+    let there = create(&store, Session { device, ..session(1) }).await;
     revoke_session(&store, &there, after(5)).await;
     let record = AuditRecord::new(AuditAction::SessionRevoked, after(5), Who::Service, None);
     let id = AuditId::new(after(5), 1, [5; 6]);
@@ -429,8 +430,31 @@ async fn the_views_show_identifiers_and_instants_as_texts() {
         read("session_id || ' ' || created_at || ' ' || ended_at", "readable_sessions"),
         format!("{id} 2023-11-14T22:13:21.000Z {at}")
     );
+    assert_eq!(read("device_id", "readable_sessions"), *there.device.id);
     assert_eq!(read("id || ' ' || revoked_at", "readable_blacklist"), format!("{id} {at}"));
     assert_eq!(read("session_id || ' ' || at", "readable_audit"), format!("{id} {at}"));
+}
+
+/// SQLite rewrites the entry of an index if a statement sets a column of it, even to the value that
+/// the column has. So a refresh sets none but the instant by which the sweeper finds the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_sets_no_column_of_the_other_indexes() {
+    let (_home, path) = home();
+    let store = open(&path).await;
+    let device = rich_session(1).device;
+    let there = create(&store, Session { device: device.clone(), ..session(1) }).await;
+    execute(
+        &path,
+        "CREATE TRIGGER indexed
+        BEFORE UPDATE OF id, tenant, subject, device_id, is_over, request_id ON sessions
+        BEGIN
+            SELECT raise(ABORT, 'an indexed column is set');
+        END",
+    );
+    let same = RefreshAttempt { device: Some(device), ..attempt(&there, after(2)) };
+    let refreshed = store.refresh_session(same).await.unwrap();
+    let Refreshed::Rotated { session, .. } = refreshed else { panic!("{refreshed:?}") };
+    rotate(&store, &session, after(3)).await;
 }
 
 /// A file of an older version can release space only after the whole file was rewritten, and a

@@ -187,6 +187,11 @@ pub fn rich_session(n: u32) -> Session {
     }
 }
 
+/// Returns the session with this identifier of its device.
+pub fn on_device(id: &str, session: Session) -> Session {
+    Session { device: Device { id: text(id), ..session.device }, ..session }
+}
+
 /// Returns a creation that sets no limit on the number of the subject's sessions.
 pub fn unlimited(session: Session) -> Creation {
     Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse, legacy_token: None }

@@ -11,6 +11,7 @@ use crate::{
     domain::{
         change::{ChangeDecision, SessionChange},
         session::Session,
+        text::DeviceId,
         time::Timestamp,
     },
     store::{Changed, StoreError},
@@ -22,6 +23,7 @@ pub fn change(
     change: &SessionChange,
 ) -> Result<Changed, StoreError> {
     let session = find(connection, change.session_id)?;
+    let device_id = session.as_ref().map(|session| session.device.id.clone()).unwrap_or_default();
     let decision = change.decide(session, |session| {
         covering(connection, session).map(|covering| covering.is_covered())
     });
@@ -37,17 +39,22 @@ pub fn change(
             Ok(Changed::Ended { session, position })
         }
         ChangeDecision::Change { session, entry } => {
-            write(connection, &session)?;
+            write(connection, &session, &device_id)?;
             let position = entry.map(|entry| insert_entry(connection, entry)).transpose()?;
             Ok(Changed::Changed { session, position })
         }
     }
 }
 
-/// Writes the columns that a reauthentication or an update alters.
-fn write(connection: &mut SqliteConnection, next: &Session) -> Result<(), StoreError> {
+/// Writes the columns that a reauthentication or an update alters. `device_id` is the identifier of
+/// the device that the row has.
+fn write(
+    connection: &mut SqliteConnection,
+    next: &Session,
+    device_id: &DeviceId,
+) -> Result<(), StoreError> {
     let (authentication, request) = (&next.authentication, next.reauthentication.as_ref());
-    write_rotation(connection, next)?;
+    write_rotation(connection, next, device_id)?;
     dsl::update(sessions::table.find(next.id.bytes().as_slice()))
         .set((
             sessions::lineage_secret.eq(next.lineage.secret.0.as_slice()),

@@ -1,11 +1,12 @@
-//! Searches for sessions by the indexes of tenants and subjects, and filters what they find.
+//! Searches for sessions by the indexes of tenants, subjects and devices, and filters what they
+//! find.
 
 use std::net::IpAddr;
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryResult,
     SelectableHelper, SqliteConnection, define_sql_function, dsl,
-    sql_types::{BigInt, Text},
+    sql_types::{BigInt, Bool, Text},
     sqlite::Sqlite,
 };
 use diesel_async::RunQueryDsl;
@@ -43,7 +44,7 @@ pub async fn sessions(
     query: SessionQuery,
 ) -> Result<Part<Vec<Session>, SessionId>, StoreError> {
     // Without a filter, a read looks at no more sessions than it returns.
-    let end = if query.search.filter.is_empty() { None } else { end(reader, &query).await? };
+    let end = if query.search.is_filtered() { end(reader, &query).await? } else { None };
     let mut lists = vec![];
     for is_over in query.is_over() {
         let found = filtered(candidates(&query, &[*is_over], end), &query);
@@ -98,8 +99,9 @@ fn in_order(found: Query<'_>, order: Order) -> Query<'_> {
     }
 }
 
-/// Selects the sessions that an index finds: those of the tenant or the subject, in the range of
-/// the search, up to `end`.
+/// Selects the sessions that an index finds: those of the tenant, the subject or the device, in the
+/// range of the search, up to `end`. The condition of the index of devices is a literal, because
+/// SQLite uses a partial index only if the condition stands in the query.
 fn candidates<'a>(query: &'a SessionQuery, is_over: &[bool], end: Option<SessionId>) -> Query<'a> {
     let mut found = sessions::table
         .filter(sessions::tenant.eq(&*query.search.tenant))
@@ -107,6 +109,10 @@ fn candidates<'a>(query: &'a SessionQuery, is_over: &[bool], end: Option<Session
         .into_boxed();
     if let Some(subject) = &query.search.subject {
         found = found.filter(sessions::subject.eq(&**subject));
+    }
+    if let Some(device_id) = query.search.indexed_device() {
+        let is_indexed = dsl::sql::<Bool>("device_id <> ''");
+        found = found.filter(sessions::device_id.eq(&**device_id)).filter(is_indexed);
     }
     let Range { above, below } = query.range();
     if let Some(above) = above {
@@ -128,6 +134,9 @@ fn filtered<'a>(mut found: Query<'a>, query: &'a SessionQuery) -> Query<'a> {
     let filter = &query.search.filter;
     if query.search.live == Some(true) {
         found = found.filter(sessions::idle_expires_at.gt(query.now.micros()));
+    }
+    if let Some(device_id) = query.search.compared_device() {
+        found = found.filter(sessions::device_id.eq(&**device_id));
     }
     if let Some(client_id) = &filter.client_id {
         found = found.filter(sessions::client_id.eq(&**client_id));
@@ -157,4 +166,72 @@ fn filtered<'a>(mut found: Query<'a>, query: &'a SessionQuery) -> Query<'a> {
         found = found.filter(in_network(sessions::ip_address, network.to_string()));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::{
+        Connection, QueryDsl, QueryResult, RunQueryDsl, SqliteConnection,
+        query_builder::{AstPass, Query as SqlQuery, QueryFragment, QueryId},
+        sql_types::{Integer, Text},
+        sqlite::Sqlite,
+    };
+
+    use super::{super::SqliteStore, candidates, filtered, in_order, sessions};
+    use crate::domain::{
+        search::{Order, SessionQuery, SessionSearch},
+        time::Timestamp,
+    };
+
+    /// A query of which only the plan is asked for.
+    #[derive(QueryId)]
+    struct Explained<Q>(Q);
+
+    impl<Q: QueryFragment<Sqlite>> QueryFragment<Sqlite> for Explained<Q> {
+        fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+            out.push_sql("EXPLAIN QUERY PLAN ");
+            self.0.walk_ast(out.reborrow())
+        }
+    }
+
+    impl<Q> SqlQuery for Explained<Q> {
+        type SqlType = (Integer, Integer, Integer, Text);
+    }
+
+    impl<Q> RunQueryDsl<SqliteConnection> for Explained<Q> {}
+
+    #[tokio::test]
+    async fn an_index_finds_the_sessions_of_a_tenant_a_subject_or_a_device_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("countersign.db");
+        drop(SqliteStore::open(&path).await.unwrap());
+        let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+        let of_tenant = SessionSearch::default();
+        let of_subject = SessionSearch {
+            subject: Some("a".to_owned().try_into().unwrap()),
+            ..of_tenant.clone()
+        };
+        let on_device = |search: &SessionSearch| SessionSearch {
+            device_id: Some("d".to_owned().try_into().unwrap()),
+            ..search.clone()
+        };
+        for (search, index) in [
+            (of_tenant.clone(), "sessions_by_tenant (tenant=? AND is_over=?)"),
+            (of_subject.clone(), "sessions_by_subject (tenant=? AND subject=? AND is_over=?)"),
+            (on_device(&of_tenant), "sessions_by_device (tenant=? AND device_id=? AND is_over=?)"),
+            (on_device(&of_subject), "sessions_by_subject (tenant=? AND subject=? AND is_over=?)"),
+        ] {
+            for order in [Order::NewestFirst, Order::OldestFirst] {
+                let search = SessionSearch { order, ..search.clone() };
+                let now = Timestamp::from_micros(0);
+                let query = SessionQuery { search, now, after: None, limit: 50 };
+                let found = filtered(candidates(&query, &[false], None), &query);
+                let found = in_order(found, order).limit(50).select(sessions::all_columns);
+                let steps: Vec<(i32, i32, i32, String)> =
+                    Explained(found).load(&mut connection).unwrap();
+                let steps: Vec<_> = steps.iter().map(|(_, _, _, step)| step).collect();
+                assert_eq!(steps, [&format!("SEARCH sessions USING INDEX {index}")]);
+            }
+        }
+    }
 }

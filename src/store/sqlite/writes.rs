@@ -30,7 +30,7 @@ use crate::{
             MOST_COUNTED, MOST_ENDED_AT_ONCE, OldestLive, RevocationState, Survey, UncoveredCount,
         },
         session::{Ended, Session},
-        text::{Subject, Tenant},
+        text::{DeviceId, Subject, Tenant},
         time::{Timestamp, micros},
     },
     store::{EndedBatch, Refreshed, RevocationOutcome, StoreError, SweptRevocations},
@@ -48,6 +48,7 @@ pub fn transaction<T>(
 
 pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> Result<Refreshed> {
     let session = find(connection, attempt.session_id)?;
+    let device_id = session.as_ref().map(|session| session.device.id.clone()).unwrap_or_default();
     let decision = RefreshDecision::of(attempt, session, |session| {
         covering(connection, session).map(|covering| covering.is_covered())
     });
@@ -63,7 +64,7 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
             Ok(Refreshed::Ended { session, position })
         }
         RefreshDecision::Rotate { session, entry } => {
-            write_rotation(connection, &session)?;
+            write_rotation(connection, &session, &device_id)?;
             let position = entry.map(|entry| insert_entry(connection, entry)).transpose()?;
             Ok(Refreshed::Rotated { session, position })
         }
@@ -71,8 +72,15 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
 }
 
 /// Writes the columns that a refresh alters, including the limits, which may have become stricter.
-pub fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Result<()> {
+/// The identifier of the device is written only if it differs from `device_id`, which the row has:
+/// SQLite rewrites the entry of an index if the statement sets a column of it, even to its value.
+pub fn write_rotation(
+    connection: &mut SqliteConnection,
+    next: &Session,
+    device_id: &DeviceId,
+) -> Result<()> {
     let policy = &next.policy;
+    let new_device_id = Some(&next.device.id).filter(|id| *id != device_id);
     let limits = (
         sessions::access_token_ttl.eq(micros(policy.access_token_ttl)),
         sessions::idle_timeout.eq(micros(policy.idle_timeout)),
@@ -96,7 +104,7 @@ pub fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Resu
             sessions::user_agent.eq(&*next.device.user_agent),
             sessions::ip_address.eq(&*next.device.ip_address),
             sessions::device_label.eq(&*next.device.label),
-            sessions::device_id.eq(&*next.device.id),
+            new_device_id.map(|id| sessions::device_id.eq(&**id)),
             sessions::revision.eq(i64::from(next.revision)),
         ))
         .execute(connection)?;

@@ -1,4 +1,5 @@
-//! Searches for sessions by the indexes of tenants and subjects, and filters what they find.
+//! Searches for sessions by the indexes of tenants, subjects and devices, and filters what they
+//! find.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, dsl,
@@ -27,7 +28,7 @@ pub async fn sessions(
     query: SessionQuery,
 ) -> Result<Part<Vec<Session>, SessionId>, Fault> {
     // Without a filter, a read looks at no more sessions than it returns.
-    let end = if query.search.filter.is_empty() { None } else { end(connection, &query).await? };
+    let end = if query.search.is_filtered() { end(connection, &query).await? } else { None };
     let mut lists = vec![];
     for is_over in query.is_over() {
         let found = filtered(candidates(&query, &[*is_over], end), &query);
@@ -81,8 +82,9 @@ fn in_order(found: Query<'_>, order: Order) -> Query<'_> {
     }
 }
 
-/// Selects the sessions that an index finds: those of the tenant or the subject, in the range of
-/// the search, up to `end`. The states are literals, so that the planner can choose by them.
+/// Selects the sessions that an index finds: those of the tenant, the subject or the device, in the
+/// range of the search, up to `end`. The states are literals, so that the planner can choose by
+/// them, and so is the condition of the index of devices. The collation is that of the index.
 fn candidates<'a>(query: &'a SessionQuery, is_over: &[bool], end: Option<SessionId>) -> Query<'a> {
     let is_over = match is_over {
         [false] => "NOT is_over",
@@ -95,6 +97,11 @@ fn candidates<'a>(query: &'a SessionQuery, is_over: &[bool], end: Option<Session
         .into_boxed();
     if let Some(subject) = &query.search.subject {
         found = found.filter(sessions::subject.eq(&**subject));
+    }
+    if let Some(device_id) = query.search.indexed_device() {
+        let is_of_device = dsl::sql::<Bool>("device_id <> '' AND device_id COLLATE \"C\" = ")
+            .bind::<Text, _>(&**device_id);
+        found = found.filter(is_of_device);
     }
     let Range { above, below } = query.range();
     if let Some(above) = above {
@@ -118,6 +125,9 @@ fn filtered<'a>(mut found: Query<'a>, query: &'a SessionQuery) -> Query<'a> {
         let is_live =
             sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(query.now)));
         found = found.filter(is_live);
+    }
+    if let Some(device_id) = query.search.compared_device() {
+        found = found.filter(sessions::device_id.eq(&**device_id));
     }
     if let Some(client_id) = &filter.client_id {
         found = found.filter(sessions::client_id.eq(&**client_id));
