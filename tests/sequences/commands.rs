@@ -29,6 +29,25 @@ pub struct Pick {
 /// The instant of an authentication, compared with the present.
 pub type Ago = Option<Micros>;
 
+/// An authentication.
+#[derive(Clone, Copy, Debug)]
+pub struct Authenticated {
+    pub acr: u8,
+    /// The number of methods.
+    pub amr: u8,
+    /// The times of the first two methods.
+    pub verified: [Ago; 2],
+    pub at: Ago,
+}
+
+/// The part of a repeated request that differs from the earlier one.
+#[derive(Clone, Copy, Debug)]
+pub enum Altered {
+    Nothing,
+    Content,
+    TimeOfMethod,
+}
+
 /// A command.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -39,16 +58,15 @@ pub enum Command {
         scopes: u8,
         /// Claims and metadata.
         data: (u8, u8),
-        acr: u8,
-        authenticated: Ago,
+        authentication: Authenticated,
         /// The lifetimes of access tokens and of the session.
         limits: (Option<Micros>, Option<Micros>),
         request_id: u8,
     },
-    /// Sends an earlier request for a session again, possibly with other scopes.
+    /// Sends an earlier request for a session again, possibly with other scopes or times.
     CreateAgain {
         request: u8,
-        altered: bool,
+        altered: Altered,
     },
     Refresh {
         token: Token,
@@ -56,17 +74,16 @@ pub enum Command {
     },
     Reauthenticate {
         session: Named,
-        acr: u8,
-        authenticated: Ago,
+        authentication: Authenticated,
         claims: Option<u8>,
         scopes: u8,
         allow_weaker: bool,
         request_id: u8,
     },
-    /// Sends an earlier reauthentication again, possibly with other methods.
+    /// Sends an earlier reauthentication again, possibly with other methods or times.
     ReauthenticateAgain {
         request: u8,
-        altered: bool,
+        altered: Altered,
     },
     Update {
         session: u8,
@@ -84,6 +101,8 @@ pub enum Command {
         scopes: u8,
         acr: Option<u8>,
         max_age: Option<Micros>,
+        /// Methods, each with an age.
+        factors: Vec<(u8, Option<Micros>)>,
     },
     Revoke {
         target: Target,
@@ -169,9 +188,32 @@ fn target() -> impl Strategy<Value = Target> {
     ]
 }
 
-fn ago() -> impl Strategy<Value = Ago> {
+/// An instant that is given in one of three requests.
+fn ago() -> impl Strategy<Value = Ago> + Clone {
     let ago = [0, 1, SECOND, 20 * SECOND, -SECOND, -5 * SECOND, -5 * SECOND - 1];
     prop_oneof![2 => Just(None), 1 => proptest::sample::select(ago.to_vec()).prop_map(Some)]
+}
+
+/// The times of two methods. Most often the later one is not after the authentication.
+fn verified() -> impl Strategy<Value = [Ago; 2]> {
+    let early = proptest::sample::select(vec![SECOND, 20 * SECOND, 20 * SECOND + 1]);
+    let time = prop_oneof![4 => Just(None), 2 => early.prop_map(Some), 1 => ago()];
+    [time.clone(), time]
+}
+
+/// An authentication with this `acr`, most often by this number of methods.
+fn authenticated(acr: impl Strategy<Value = u8>, amr: u8) -> impl Strategy<Value = Authenticated> {
+    (acr, prop_oneof![3 => Just(amr), 1 => 1..4_u8], verified(), ago())
+        .prop_map(|(acr, amr, verified, at)| Authenticated { acr, amr, verified, at })
+}
+
+fn again() -> impl Strategy<Value = (u8, Altered)> {
+    let altered = prop_oneof![
+        8 => Just(Altered::Nothing),
+        1 => Just(Altered::Content),
+        1 => Just(Altered::TimeOfMethod),
+    ];
+    (0..4_u8, altered)
 }
 
 /// A lifetime that a request asks for. Some are too short or too long.
@@ -196,13 +238,12 @@ fn create() -> impl Strategy<Value = Command> {
         0..8_u8,
         scopes(),
         (0..3_u8, 0..2_u8),
-        0..4_u8,
-        ago(),
+        authenticated(0..4_u8, 2),
         (lifetime(), lifetime()),
         request_id(),
     )
-        .prop_map(|(whom, policy, scopes, data, acr, authenticated, limits, request_id)| {
-            Command::Create { whom, policy, scopes, data, acr, authenticated, limits, request_id }
+        .prop_map(|(whom, policy, scopes, data, authentication, limits, request_id)| {
+            Command::Create { whom, policy, scopes, data, authentication, limits, request_id }
         })
 }
 
@@ -210,12 +251,11 @@ fn reauthenticate() -> impl Strategy<Value = Command> {
     let claims = option::weighted(0.2, 0..3_u8);
     let scopes = prop_oneof![3 => Just(0), 1 => 0..8_u8];
     let acr = prop_oneof![2 => Just(2), 1 => 0..4_u8];
-    (named(), acr, ago(), claims, scopes, any::<bool>(), request_id()).prop_map(
-        |(session, acr, authenticated, claims, scopes, allow_weaker, request_id)| {
+    (named(), authenticated(acr, 2), claims, scopes, any::<bool>(), request_id()).prop_map(
+        |(session, authentication, claims, scopes, allow_weaker, request_id)| {
             Command::Reauthenticate {
                 session,
-                acr,
-                authenticated,
+                authentication,
                 claims,
                 scopes,
                 allow_weaker,
@@ -245,14 +285,19 @@ fn update() -> impl Strategy<Value = Command> {
 fn validate() -> impl Strategy<Value = Command> {
     let foreign = proptest::bool::weighted(0.1);
     let demanded = prop_oneof![2 => Just(0), 1 => 0..8_u8];
-    let age = proptest::sample::select(vec![0, SECOND, 20 * SECOND, 20 * SECOND - 1]);
-    (pick(), foreign, demanded, option::of(0..4_u8), option::of(age)).prop_map(
-        |(token, foreign_audience, scopes, acr, max_age)| Command::Validate {
+    let age =
+        || option::of(proptest::sample::select(vec![0, SECOND, 20 * SECOND, 20 * SECOND - 1]));
+    let acr = option::weighted(0.3, 0..4_u8);
+    let max_age = prop_oneof![2 => Just(None), 1 => age()];
+    let factors = vec((0..3_u8, age()), 0..3);
+    (pick(), foreign, demanded, acr, max_age, factors).prop_map(
+        |(token, foreign_audience, scopes, acr, max_age, factors)| Command::Validate {
             token,
             foreign_audience,
             scopes,
             acr,
             max_age,
+            factors,
         },
     )
 }
@@ -280,7 +325,6 @@ fn step() -> impl Strategy<Value = Command> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
-    let again = || (0..4_u8, proptest::bool::weighted(0.2));
     prop_oneof![
         8 => create(),
         2 => again()

@@ -1,5 +1,5 @@
 //! Random sequences of all calls agree with a small pure model of sessions, state by state and
-//! answer by answer. `model.rs` has the rules.
+//! answer by answer. `model/` has the rules.
 //!
 //! ```sh
 //! SEQUENCES=100000 cargo test --release --test sequences -- sqlite --nocapture
@@ -13,6 +13,7 @@
 mod commands;
 mod messages;
 mod model;
+mod policies;
 mod run;
 
 use std::{

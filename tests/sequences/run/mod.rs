@@ -21,12 +21,14 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::{Response, Status};
 
 use crate::{
-    commands::{self, Command, Pick, Sequence, Step, Token},
-    messages::{self, Names, POLICIES, section, timestamp},
+    commands::{self, Ago, Altered, Authenticated, Command, Pick, Sequence, Step, Token},
+    messages::{self, Names, timestamp},
     model::{
-        AccessToken, Create, Demands, LEEWAY, Micros, Model, Named, RETENTION, Reauthenticate,
-        RefreshToken, SECOND, Scopes, Search, Target, Tokens, Update,
+        AccessToken, Authentication, Create, Demands, Factor, LEEWAY, Micros, Model, Named,
+        RETENTION, Reauthenticate, RefreshToken, SECOND, Scopes, Search, Target, Tokens, Update,
+        Verified, Whom,
     },
+    policies::{POLICIES, section},
 };
 
 /// All tokens and sessions are compared after every so many commands, which saves time.
@@ -138,6 +140,12 @@ fn answer<T>(answer: Result<Response<T>, Status>) -> Result<T, Refusal> {
     answer.map(Response::into_inner).map_err(|status| refused::<()>(Err(status)))
 }
 
+/// Changes the time of the first method, or gives it one.
+fn alter(times: &mut Verified) {
+    let [first, _] = times;
+    *first = first.map_or(Some(0), |at| Some(at - 1));
+}
+
 fn same<T: Debug + PartialEq>(what: &str, service: &T, model: &T) -> Result<(), Disagreement> {
     if service == model {
         return Ok(());
@@ -216,7 +224,11 @@ impl Run<'_> {
             Command::CreateAgain { request, altered } => {
                 let mut request =
                     self.creations[usize::from(request) % self.creations.len()].clone();
-                request.scopes ^= u8::from(altered);
+                match altered {
+                    Altered::Nothing => {}
+                    Altered::Content => request.scopes ^= 1,
+                    Altered::TimeOfMethod => alter(&mut request.authentication.verified_at),
+                }
                 self.create(request).await
             }
             Command::Refresh { token, scopes } => self.refresh(token, scopes).await,
@@ -229,12 +241,18 @@ impl Run<'_> {
                     return Ok(());
                 };
                 let mut request = request.clone();
-                request.amr ^= u8::from(altered);
+                match altered {
+                    Altered::Nothing => {}
+                    Altered::Content => request.authentication.amr ^= 1,
+                    Altered::TimeOfMethod => alter(&mut request.authentication.verified_at),
+                }
                 self.reauthenticate(request).await
             }
-            Command::Validate { token, foreign_audience, scopes, acr, max_age } => {
+            Command::Validate { token, foreign_audience, scopes, acr, max_age, ref factors } => {
                 let Some(token) = self.access_token(token) else { return Ok(()) };
-                let demands = Demands { foreign_audience, scopes, acr, max_age };
+                let factor = |&(method, max_age): &_| Factor { method, max_age };
+                let factors = factors.iter().map(factor).collect();
+                let demands = Demands { foreign_audience, scopes, acr, max_age, factors };
                 self.validate(&[token], &demands).await
             }
             Command::Revoke { target, reason } => self.revoke(target, reason).await,
@@ -307,23 +325,25 @@ impl Run<'_> {
         text
     }
 
+    fn authentication(&self, authentication: &Authenticated) -> Authentication {
+        let Authenticated { acr, amr, verified, at } = *authentication;
+        let instant = |ago: Ago| ago.map(|ago| self.model.now - ago);
+        Authentication { acr, amr, verified_at: verified.map(instant), at: instant(at) }
+    }
+
     fn creation(&self, command: &Command) -> Create {
-        let Command::Create { whom, policy, scopes, data, acr, authenticated, limits, request_id } =
+        let Command::Create { whom, policy, scopes, data, authentication, limits, request_id } =
             command
         else {
             unreachable!("{command:?} is no creation")
         };
         Create {
-            tenant: whom.0,
-            subject: whom.1,
-            client: whom.2,
+            whom: Whom { tenant: whom.0, subject: whom.1, client: whom.2 },
             policy: &POLICIES[usize::from(*policy)],
             scopes: *scopes,
             claims: data.0,
             metadata: data.1,
-            acr: *acr,
-            amr: 1,
-            authenticated_at: authenticated.map(|ago| self.model.now - ago),
+            authentication: self.authentication(authentication),
             access_token_ttl: limits.0,
             max_lifetime: limits.1,
             request_id: *request_id,
@@ -363,8 +383,7 @@ impl Run<'_> {
     fn reauthentication(&self, command: &Command) -> Reauthenticate {
         let Command::Reauthenticate {
             session,
-            acr,
-            authenticated,
+            authentication,
             claims,
             scopes,
             allow_weaker,
@@ -379,9 +398,7 @@ impl Run<'_> {
         };
         Reauthenticate {
             session,
-            acr: *acr,
-            amr: 2,
-            authenticated_at: authenticated.map(|ago| self.model.now - ago),
+            authentication: self.authentication(authentication),
             claims: *claims,
             scopes: *scopes,
             allow_weaker: *allow_weaker,
@@ -648,9 +665,8 @@ impl Run<'_> {
     /// Compares the validity of every token, and all sessions. `singly` also lists the sessions that
     /// are recorded as ended, and gets each session by its identifier.
     async fn compare_all(&mut self, singly: bool) -> Result<(), Disagreement> {
-        let nothing = Demands { foreign_audience: false, scopes: 0, acr: None, max_age: None };
         let tokens: Vec<_> = (0..self.access_tokens.len()).collect();
-        self.validate(&tokens, &nothing).await?;
+        self.validate(&tokens, &Demands::default()).await?;
         for tenant in 0..2 {
             for live in [None, Some(false)].into_iter().take(1 + usize::from(singly)) {
                 let (subject, client) = (None, None);
