@@ -3,7 +3,10 @@
 
 use proptest::{collection::vec, option, prelude::*};
 
-use crate::model::{Micros, SECOND};
+use crate::{
+    model::{Micros, SECOND, Settings},
+    settings::POLICIES,
+};
 
 /// The longest sequence.
 const LONGEST: usize = 40;
@@ -54,7 +57,7 @@ pub enum Command {
     Create {
         /// Tenant, subject and client.
         whom: (u8, u8, u8),
-        policy: u8,
+        policy: usize,
         scopes: u8,
         /// Claims and metadata.
         data: (u8, u8),
@@ -116,6 +119,8 @@ pub enum Command {
         order: bool,
         size: u8,
     },
+    /// Puts settings in force.
+    Configure(Settings),
     Advance(Step),
     Sweep,
 }
@@ -235,7 +240,7 @@ fn create() -> impl Strategy<Value = Command> {
     let whom = (0..2_u8, prop_oneof![3 => Just(0), 1 => 1..3_u8], 0..2_u8);
     (
         whom,
-        0..8_u8,
+        0..POLICIES.len(),
         scopes(),
         (0..3_u8, 0..2_u8),
         authenticated(0..4_u8, 2),
@@ -338,6 +343,8 @@ fn command() -> impl Strategy<Value = Command> {
         2 => validate(),
         4 => (target(), 0..3_u8).prop_map(|(target, reason)| Command::Revoke { target, reason }),
         2 => list(),
+        2 => prop_oneof![2 => Just(Settings::Strict), 1 => Just(Settings::Usual)]
+            .prop_map(Command::Configure),
         8 => step(),
         2 => Just(Command::Sweep),
     ]

@@ -13,8 +13,8 @@
 mod commands;
 mod messages;
 mod model;
-mod policies;
 mod run;
+mod settings;
 
 use std::{
     env, panic,

@@ -151,6 +151,10 @@ fn policy(session: &Session) -> proto::SessionPolicy {
         true => proto::Replay::UntilUsed,
         false => proto::Replay::Grace,
     };
+    let refresh = match limits.reuses {
+        true => proto::RefreshMode::Reuse,
+        false => proto::RefreshMode::Rotate,
+    };
     let extension = limits.reauthentication_extends.then(|| duration(limits.absolute_lifetime));
     proto::SessionPolicy {
         name: session.policy.name.to_owned(),
@@ -158,7 +162,7 @@ fn policy(session: &Session) -> proto::SessionPolicy {
         idle_timeout: Some(duration(limits.idle_timeout)),
         refresh_grace: Some(duration(limits.refresh_grace)),
         on_refresh: on_refresh.into(),
-        refresh: proto::RefreshMode::Rotate.into(),
+        refresh: refresh.into(),
         replay: replay.into(),
         replay_limit: Some(duration(limits.replay_limit)),
         reauthentication_lifetime: extension,

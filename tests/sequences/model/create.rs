@@ -23,7 +23,7 @@ pub struct Create {
 impl Model {
     /// CreateSession.
     pub fn create(&mut self, request: &Create) -> Result<Tokens, Refusal> {
-        let limits = &request.policy.limits;
+        let limits = request.policy.limits(self.settings);
         request.authentication.check_methods()?;
         request.authentication.check_times(self.now)?;
         for (field, asked, limit) in [
@@ -45,8 +45,8 @@ impl Model {
 
     fn new_session(&mut self, request: &Create) -> Session {
         let now = self.now;
-        let limits =
-            request.policy.limits.shortened(request.access_token_ttl, request.max_lifetime);
+        let limits = request.policy.limits(self.settings);
+        let limits = limits.shortened(request.access_token_ttl, request.max_lifetime);
         let authentication = &request.authentication;
         let mut session = Session {
             id: String::new(),
@@ -54,6 +54,7 @@ impl Model {
             policy: request.policy,
             request: request.clone(),
             created_at: now,
+            lifetime_began_at: now,
             refreshed_at: now,
             idle_expires_at: now,
             expires_at: now + limits.absolute_lifetime,

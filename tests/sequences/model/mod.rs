@@ -21,7 +21,7 @@ use tonic::Code;
 
 pub use authentication::{ACRS, Authentication, Verified};
 pub use create::Create;
-pub use policy::{Limits, Policy};
+pub use policy::{Limits, Policy, Settings};
 pub use refresh::{Named, Reauthenticate, Update};
 pub use revoke::Target;
 pub use search::Search;
@@ -62,6 +62,7 @@ pub fn not_found() -> Refusal {
 #[derive(Debug, Default)]
 pub struct Model {
     pub now: Micros,
+    pub settings: Settings,
     pub sessions: Vec<Session>,
     /// Every access token that was issued, in this order.
     pub access_tokens: Vec<AccessToken>,
@@ -101,10 +102,15 @@ impl Model {
     pub fn edges(&self) -> Vec<Micros> {
         let of_session = |session: &Session| {
             let over = session.end(self.now).map_or(session.idle_expires_at, |end| end.at);
-            let kept = [over + RECORDING_DELAY, over + RETENTION];
-            [session.idle_expires_at, session.expires_at, session.last_replay()]
-                .into_iter()
-                .chain(kept)
+            let strict = self.tightened(session, Settings::Strict);
+            [
+                session.idle_expires_at,
+                session.expires_at,
+                session.last_replay(),
+                strict.idle_expires_at,
+                over + RECORDING_DELAY,
+                over + RETENTION,
+            ]
         };
         let rows = self.sessions.iter().filter(|session| !session.is_deleted);
         let of_tokens = self.access_tokens.iter().map(|token| token.expires_at);

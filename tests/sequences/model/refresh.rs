@@ -69,7 +69,8 @@ impl Model {
         if token.lineage != session.lineage {
             return Err(invalid_token());
         }
-        session.require_live(now)?;
+        self.require_live(token.session)?;
+        let session = &self.sessions[token.session];
         // Nobody but a thief of a key can have such a token.
         if token.generation > session.generation {
             return Err(invalid_token());
@@ -111,9 +112,12 @@ impl Model {
             return Ok(Tokens { replayed: true, ..self.issue(index, id, at, scopes) });
         }
         let next = self.new_token();
+        // The previous token is judged by the limits under which the current one was issued, so
+        // stricter limits reach a session only here.
+        self.sessions[index] = self.tightened(&self.sessions[index], self.settings);
         let session = &mut self.sessions[index];
         let previous = mem::replace(&mut session.access_token, next);
-        session.generation += 1;
+        session.generation += u32::from(!session.limits.reuses);
         session.revision += 1;
         session.begin_idle_time(self.now);
         if session.limits.revokes_access_token {
@@ -134,23 +138,13 @@ impl Model {
         };
         request.authentication.check_times(self.now)?;
         let unknown = if token.is_some() { invalid_token() } else { not_found() };
-        let session = self.row(index).ok_or(unknown)?;
-        let earlier = session
-            .last_reauthentication
-            .as_ref()
-            .filter(|earlier| request.request_id != 0 && earlier.request_id == request.request_id);
-        if let Some(earlier) = earlier {
-            session.require_live(self.now)?;
-            if earlier != request {
-                return Err(Refusal::request_id_reused());
-            }
-            if session.generation != 1 {
-                return Err(Refusal::field("request_id"));
-            }
-            return Ok(self.issue_again(index));
+        let earlier = self.row(index).ok_or(unknown)?.last_reauthentication.clone();
+        let same_id = |earlier: &Reauthenticate| earlier.request_id == request.request_id;
+        if let Some(earlier) = earlier.filter(same_id) {
+            return self.authenticate_again(index, &earlier, request);
         }
         match token {
-            None => session.require_live(self.now)?,
+            None => self.require_live(index)?,
             Some(token) if matches!(self.present(token)?, Use::Reuse) => {
                 return Err(reused_token());
             }
@@ -159,11 +153,27 @@ impl Model {
         self.authenticate(index, request)
     }
 
+    fn authenticate_again(
+        &mut self,
+        index: usize,
+        earlier: &Reauthenticate,
+        request: &Reauthenticate,
+    ) -> Result<Tokens, Refusal> {
+        self.require_live(index)?;
+        if earlier != request {
+            return Err(Refusal::request_id_reused());
+        }
+        if self.sessions[index].generation != 1 {
+            return Err(Refusal::field("request_id"));
+        }
+        Ok(self.issue_again(index))
+    }
+
     /// Applies a reauthentication to a live session.
     fn authenticate(&mut self, index: usize, new: &Reauthenticate) -> Result<Tokens, Refusal> {
         let now = self.now;
         let access_token = self.new_token();
-        let session = &mut self.sessions[index];
+        let session = &self.sessions[index];
         let Authentication { acr, amr, verified_at, at } = new.authentication;
         if at.is_some_and(|at| at < session.authenticated_at) {
             return Err(Refusal::field("authenticated_at"));
@@ -171,14 +181,17 @@ impl Model {
         if is_weaker(acr, session.acr) && !new.allow_weaker {
             return Err(Refusal::field("acr"));
         }
+        self.sessions[index] = self.tightened(session, self.settings);
+        let session = &mut self.sessions[index];
         (session.acr, session.amr, session.verified_at) = (acr, amr, verified_at);
         session.authenticated_at = at.unwrap_or(now.max(session.authenticated_at));
         session.claims = new.claims.unwrap_or(session.claims);
         if new.scopes != 0 {
             session.scopes = new.scopes;
         }
-        if session.limits.reauthentication_extends {
-            session.expires_at = session.expires_at.max(now + session.limits.absolute_lifetime);
+        let extended = now + session.limits.absolute_lifetime;
+        if session.limits.reauthentication_extends && extended > session.expires_at {
+            (session.lifetime_began_at, session.expires_at) = (now, extended);
         }
         session.begin_idle_time(now);
         session.last_reauthentication = (new.request_id != 0).then(|| new.clone());

@@ -4,7 +4,8 @@ use countersign::proto::EndReason;
 use countersign_test_support::refusal::Refusal;
 
 use super::{
-    Limits, Micros, Model, Policy, Reauthenticate, Scopes, Verified, create::Create, to_second,
+    Limits, Micros, Model, Policy, Reauthenticate, Scopes, Settings, Verified, create::Create,
+    to_second,
 };
 
 /// The owner of a session.
@@ -27,6 +28,8 @@ pub struct Session {
     /// The request that created it.
     pub(super) request: Create,
     pub created_at: Micros,
+    /// The creation, or the last reauthentication that extended the session.
+    pub(super) lifetime_began_at: Micros,
     pub refreshed_at: Micros,
     pub idle_expires_at: Micros,
     pub expires_at: Micros,
@@ -151,6 +154,29 @@ impl Model {
     pub(super) fn new_token(&mut self) -> usize {
         self.last_token += 1;
         self.last_token
+    }
+
+    /// Returns a session under the limits of its policy, if these reach live sessions.
+    pub(super) fn tightened(&self, session: &Session, settings: Settings) -> Session {
+        let mut next = session.clone();
+        if session.policy.applies_to_live {
+            let limits = session.policy.limits(settings);
+            let latest = session.lifetime_began_at + limits.absolute_lifetime;
+            next.limits = session.limits.stricter(limits);
+            next.expires_at = session.expires_at.min(latest);
+            next.begin_idle_time(session.refreshed_at);
+        }
+        next
+    }
+
+    /// Requires that a session has not ended. One that has expired by stricter limits, which reach
+    /// it now, ends now.
+    pub(super) fn require_live(&mut self, index: usize) -> Result<(), Refusal> {
+        let session = &self.sessions[index];
+        session.require_live(self.now)?;
+        let Some(end) = self.tightened(session, self.settings).end(self.now) else { return Ok(()) };
+        self.sessions[index].finish(self.now, end.reason, "");
+        Err(end.refusal())
     }
 
     /// Issues the tokens of a session. `access_token` is the identifier of the access token.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use countersign::{
-    app::settings::settings,
+    app,
     authority::{Authority, Dependencies, audit::Audit},
     clock::{Clock, SharedClock},
     keys::keeper::Keeper,
@@ -18,17 +18,17 @@ use countersign_test_support::{
 };
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
+use tokio::sync::Mutex;
 use tonic::{Response, Status};
 
 use crate::{
     commands::{self, Ago, Altered, Authenticated, Command, Pick, Sequence, Step, Token},
     messages::{self, Names, timestamp},
     model::{
-        AccessToken, Authentication, Create, Demands, Factor, LEEWAY, Micros, Model, Named,
-        RETENTION, Reauthenticate, RefreshToken, SECOND, Scopes, Search, Target, Tokens, Update,
-        Verified, Whom,
+        AccessToken, Authentication, Create, Demands, Factor, Micros, Model, Named, Reauthenticate,
+        RefreshToken, SECOND, Scopes, Search, Settings, Target, Tokens, Update, Verified, Whom,
     },
-    policies::{POLICIES, section},
+    settings::{self, POLICIES},
 };
 
 /// All tokens and sessions are compared after every so many commands, which saves time.
@@ -44,30 +44,14 @@ pub struct World {
     sweeper: Authority,
     /// The keys of the service, for forged tokens.
     forge: Forge,
+    /// The settings in force.
+    settings: Mutex<Settings>,
 }
 
 impl World {
     /// Starts a service.
     pub async fn start() -> Self {
-        let policies: String = POLICIES.iter().map(section).collect();
-        let home = format!(
-            "{policies}
-            [tenants]
-            [tokens]
-            acr_order = ['low', 'high']
-            leeway = '{}s'
-            [sweeper]
-            schedule = '0 0 29 2 *'
-            session_retention = '{}s'
-            [keys]
-            rotation = '0s'
-            refresh_rotation = '0s'
-            [audit]
-            table = false",
-            LEEWAY / SECOND,
-            RETENTION / SECOND,
-        );
-        let server = Home::new(&home).await.start().await;
+        let server = Home::new(&settings::text(Settings::Usual)).await.start().await;
         let Forge { ring, masters } = Forge::of(&server).await;
         let config = server.home.config();
         let shared = Arc::new(SharedClock::new(server.clock.clone()));
@@ -79,8 +63,8 @@ impl World {
             rng: Arc::new(SystemRng::default()),
             audit: Audit::of_log(server.clock.clone(), Default::default()),
         };
-        let sweeper = Authority::new(dependencies, settings(&config));
-        Self { forge: Forge::of(&server).await, server, sweeper }
+        let sweeper = Authority::new(dependencies, app::settings::settings(&config));
+        Self { forge: Forge::of(&server).await, server, sweeper, settings: Mutex::default() }
     }
 
     /// Stops the service.
@@ -89,8 +73,40 @@ impl World {
         self.server.stop().await;
     }
 
+    /// Puts settings in force.
+    async fn configure(&self, settings: Settings) {
+        let mut in_force = self.settings.lock().await;
+        if *in_force == settings {
+            return;
+        }
+        self.server.reload(&settings::text(settings));
+        // Only by the usual settings, a session of this age is still live.
+        let now = self.server.clock.now().micros();
+        let probe = proto::ImportedSession {
+            legacy_id: "probe".to_owned(),
+            subject: "probe".to_owned(),
+            policy: "living".to_owned(),
+            created_at: Some(timestamp(now - 100 * SECOND)),
+            refreshed_at: Some(timestamp(now)),
+            ..Default::default()
+        };
+        let request = proto::ImportSessionsRequest { sessions: vec![probe], validate_only: true };
+        let expected = match settings {
+            Settings::Usual => proto::ImportStatus::Valid,
+            Settings::Strict => proto::ImportStatus::Expired,
+        };
+        eventually("the settings are in force", async || {
+            let checked = self.server.client().import_sessions(request.clone()).await;
+            let results = checked.unwrap().into_inner().results;
+            (results[0].status() == expected).then_some(())
+        })
+        .await;
+        *in_force = settings;
+    }
+
     /// Runs a sequence. `number` has not been used for another one.
     pub async fn run(&self, number: u64, sequence: &Sequence) -> Result<(), Disagreement> {
+        self.configure(Settings::Usual).await;
         let mut run = Run {
             world: self,
             names: Names(number),
@@ -201,6 +217,11 @@ impl Run<'_> {
         match command {
             Command::Advance(step) => {
                 self.advance(self.span(*step));
+                return Ok(());
+            }
+            Command::Configure(settings) => {
+                self.world.configure(*settings).await;
+                self.model.settings = *settings;
                 return Ok(());
             }
             Command::Sweep => {
@@ -339,7 +360,7 @@ impl Run<'_> {
         };
         Create {
             whom: Whom { tenant: whom.0, subject: whom.1, client: whom.2 },
-            policy: &POLICIES[usize::from(*policy)],
+            policy: &POLICIES[*policy],
             scopes: *scopes,
             claims: data.0,
             metadata: data.1,
