@@ -29,8 +29,16 @@ pub struct Pick {
     pub back: u8,
 }
 
-/// The instant of an authentication, compared with the present.
+/// The instant of an event, compared with the present.
 pub type Ago = Option<Micros>;
+
+/// The instant of an authentication or of a creation in the past.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    Ago(Micros),
+    /// So many ticks after the instant before which sessions were revoked last.
+    AtCutOff(Micros),
+}
 
 /// An authentication.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +48,7 @@ pub struct Authenticated {
     pub amr: u8,
     /// The times of the first two methods.
     pub verified: [Ago; 2],
-    pub at: Ago,
+    pub at: Option<When>,
 }
 
 /// The part of a repeated request that differs from the earlier one.
@@ -110,6 +118,8 @@ pub enum Command {
     Revoke {
         target: Target,
         reason: u8,
+        dry_run: bool,
+        confirmed: bool,
     },
     List {
         tenant: u8,
@@ -146,11 +156,45 @@ pub enum Named {
 /// The target of a revocation.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
-    AccessToken { token: Pick, only: bool },
+    AccessToken {
+        token: Pick,
+        only: bool,
+    },
     RefreshToken(Token),
     Session(u8),
-    Subject { tenant: u8, subject: u8, except: Option<u8> },
+    Subject {
+        tenant: u8,
+        subject: u8,
+        except: Option<u8>,
+    },
+    /// The subjects of a tenant, one bit for each.
+    Subjects {
+        tenant: u8,
+        subjects: u8,
+    },
     Tenant(u8),
+    Sessions {
+        tenant: Option<u8>,
+        client: Option<u8>,
+        boundary: Boundary,
+    },
+}
+
+/// The instant before which sessions are revoked: that of a session, so many units later.
+#[derive(Clone, Copy, Debug)]
+pub enum Boundary {
+    Now,
+    /// In milliseconds, or in ticks.
+    Created {
+        session: u8,
+        units: i64,
+        is_fine: bool,
+    },
+    /// In seconds.
+    Authenticated {
+        session: u8,
+        units: i64,
+    },
 }
 
 /// A step of the clock.
@@ -189,8 +233,30 @@ fn target() -> impl Strategy<Value = Target> {
         2 => (0..4_u8).prop_map(Target::Session),
         2 => (0..2_u8, 0..3_u8, option::of(0..4_u8))
             .prop_map(|(tenant, subject, except)| Target::Subject { tenant, subject, except }),
+        1 => (0..2_u8, 1..8_u8)
+            .prop_map(|(tenant, subjects)| Target::Subjects { tenant, subjects }),
         1 => (0..2_u8).prop_map(Target::Tenant),
+        4 => (option::weighted(0.6, 0..2_u8), option::of(0..2_u8), boundary())
+            .prop_map(|(tenant, client, boundary)| Target::Sessions { tenant, client, boundary }),
     ]
+}
+
+fn boundary() -> impl Strategy<Value = Boundary> {
+    prop_oneof![
+        1 => Just(Boundary::Now),
+        2 => (0..4_u8, -1..=1_i64, proptest::bool::weighted(0.1))
+            .prop_map(|(session, units, is_fine)| Boundary::Created { session, units, is_fine }),
+        2 => (0..4_u8, -1..=1_i64)
+            .prop_map(|(session, units)| Boundary::Authenticated { session, units }),
+    ]
+}
+
+fn revoke() -> impl Strategy<Value = Command> {
+    let dry_run = proptest::bool::weighted(0.1);
+    let confirmed = proptest::bool::weighted(0.9);
+    (target(), 0..3_u8, dry_run, confirmed).prop_map(|(target, reason, dry_run, confirmed)| {
+        Command::Revoke { target, reason, dry_run, confirmed }
+    })
 }
 
 /// An instant that is given in one of three requests.
@@ -208,7 +274,11 @@ fn verified() -> impl Strategy<Value = [Ago; 2]> {
 
 /// An authentication with this `acr`, most often by this number of methods.
 fn authenticated(acr: impl Strategy<Value = u8>, amr: u8) -> impl Strategy<Value = Authenticated> {
-    (acr, prop_oneof![3 => Just(amr), 1 => 1..4_u8], verified(), ago())
+    let at = prop_oneof![
+        5 => ago().prop_map(|ago| ago.map(When::Ago)),
+        1 => (-1..=1_i64).prop_map(|ticks| Some(When::AtCutOff(ticks))),
+    ];
+    (acr, prop_oneof![3 => Just(amr), 1 => 1..4_u8], verified(), at)
         .prop_map(|(acr, amr, verified, at)| Authenticated { acr, amr, verified, at })
 }
 
@@ -341,7 +411,7 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(request, altered)| Command::ReauthenticateAgain { request, altered }),
         4 => update(),
         2 => validate(),
-        4 => (target(), 0..3_u8).prop_map(|(target, reason)| Command::Revoke { target, reason }),
+        5 => revoke(),
         2 => list(),
         2 => prop_oneof![2 => Just(Settings::Strict), 1 => Just(Settings::Usual)]
             .prop_map(Command::Configure),

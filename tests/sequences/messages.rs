@@ -30,7 +30,7 @@ impl Names {
         format!("subject-{subject}")
     }
 
-    fn client(self, client: u8) -> String {
+    pub fn client(self, client: u8) -> String {
         format!("client-{client}")
     }
 

@@ -37,6 +37,10 @@ impl Model {
         if let Some(earlier) = self.created_by(request.whom.tenant, request.request_id) {
             return self.create_again(earlier, request);
         }
+        let authenticated_at = request.authentication.at;
+        if authenticated_at.is_some_and(|at| self.is_authentication_revoked(request.whom, at)) {
+            return Err(Refusal::field("authenticated_at"));
+        }
         self.make_room(request)?;
         let session = self.new_session(request);
         self.sessions.push(session);
@@ -54,6 +58,7 @@ impl Model {
             policy: request.policy,
             request: request.clone(),
             created_at: now,
+            identified_at: self.identified_at(request.whom),
             lifetime_began_at: now,
             refreshed_at: now,
             idle_expires_at: now,

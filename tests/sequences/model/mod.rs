@@ -23,7 +23,8 @@ pub use authentication::{ACRS, Authentication, Verified};
 pub use create::Create;
 pub use policy::{Limits, Policy, Settings};
 pub use refresh::{Named, Reauthenticate, Update};
-pub use revoke::Target;
+use revoke::CutOff;
+pub use revoke::{Boundary, MILLISECOND, Target, to_millisecond};
 pub use search::Search;
 pub use session::{AccessToken, RefreshToken, Session, Tokens, Whom};
 pub use validate::{Demands, Factor};
@@ -70,6 +71,9 @@ pub struct Model {
     pub refresh_tokens: Vec<RefreshToken>,
     /// The identifiers of the access tokens that were revoked alone.
     revoked_tokens: BTreeSet<usize>,
+    /// The revocations of many sessions. The service forgets one once no later request can name an
+    /// instant that it covers.
+    cut_offs: Vec<CutOff>,
     /// The last identifier of an access token.
     last_token: usize,
 }
@@ -96,6 +100,11 @@ impl Model {
             let is_recorded = session.ended.is_some() || session.expiry_is_recorded;
             session.is_deleted |= is_recorded && end.at < now - RETENTION;
         }
+    }
+
+    /// Returns the instant before which sessions were revoked last.
+    pub fn last_cut_off(&self) -> Option<Micros> {
+        self.cut_offs.last().map(CutOff::before)
     }
 
     /// Returns the future instants at which some rule changes its answer.

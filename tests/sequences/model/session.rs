@@ -28,6 +28,8 @@ pub struct Session {
     /// The request that created it.
     pub(super) request: Create,
     pub created_at: Micros,
+    /// The millisecond in its identifier, by which revocations of many sessions cover it.
+    pub identified_at: Micros,
     /// The creation, or the last reauthentication that extended the session.
     pub(super) lifetime_began_at: Micros,
     pub refreshed_at: Micros,
