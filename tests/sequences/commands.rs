@@ -129,6 +129,21 @@ pub enum Command {
         order: bool,
         size: u8,
     },
+    Import {
+        /// Tenant, subject and client.
+        whom: (u8, u8, u8),
+        policy: usize,
+        scopes: u8,
+        /// Claims and metadata.
+        data: (u8, u8),
+        authentication: Authenticated,
+        created: When,
+        refreshed: Ago,
+        expires: Ago,
+        /// The identifier and the refresh token in the other system.
+        legacy: (u8, u8),
+        validate_only: bool,
+    },
     /// Puts settings in force.
     Configure(Settings),
     Advance(Step),
@@ -322,6 +337,44 @@ fn create() -> impl Strategy<Value = Command> {
         })
 }
 
+fn import() -> impl Strategy<Value = Command> {
+    let whom = (0..2_u8, prop_oneof![3 => Just(0), 1 => 1..3_u8], 0..2_u8);
+    // Some of these sessions have just ended, and others are about to.
+    let ages = [0, 1, SECOND, 20 * SECOND, 60 * SECOND - 1, 60 * SECOND, 150 * SECOND - 1];
+    let others = [150 * SECOND, -SECOND, -5 * SECOND, -5 * SECOND - 1];
+    let created = prop_oneof![
+        2 => proptest::sample::select(vec![0, 1, SECOND, 20 * SECOND]).prop_map(When::Ago),
+        1 => proptest::sample::select([&ages[..], &others].concat()).prop_map(When::Ago),
+        1 => (-1..=1_i64).prop_map(When::AtCutOff),
+    ];
+    let refreshed = proptest::sample::select(ages.to_vec());
+    let expires = proptest::sample::select(vec![0, -1, -10 * SECOND, -40 * SECOND, SECOND]);
+    let legacy = (0..4_u8, prop_oneof![1 => Just(0), 3 => 1..4_u8]);
+    (
+        (whom, 0..POLICIES.len(), scopes()),
+        (0..3_u8, 0..2_u8),
+        authenticated(0..4_u8, 2),
+        (created, option::weighted(0.3, refreshed), option::weighted(0.2, expires)),
+        legacy,
+        proptest::bool::weighted(0.1),
+    )
+        .prop_map(|(content, data, authentication, times, legacy, validate_only)| {
+            let ((whom, policy, scopes), (created, refreshed, expires)) = (content, times);
+            Command::Import {
+                whom,
+                policy,
+                scopes,
+                data,
+                authentication,
+                created,
+                refreshed,
+                expires,
+                legacy,
+                validate_only,
+            }
+        })
+}
+
 fn reauthenticate() -> impl Strategy<Value = Command> {
     let claims = option::weighted(0.2, 0..3_u8);
     let scopes = prop_oneof![3 => Just(0), 1 => 0..8_u8];
@@ -402,6 +455,7 @@ fn step() -> impl Strategy<Value = Command> {
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         8 => create(),
+        4 => import(),
         2 => again()
             .prop_map(|(request, altered)| Command::CreateAgain { request, altered }),
         12 => (token(), prop_oneof![3 => Just(0), 1 => 0..8_u8])

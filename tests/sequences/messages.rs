@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use countersign::proto;
+use countersign::{domain::legacy_token::LegacyTokenHash, proto};
 use prost_types::{FieldMask, Struct, Timestamp};
 
 use crate::model::{
-    ACRS, AccessToken, Create, Demands, Factor, Micros, Model, Reauthenticate, SECOND, Scopes,
-    Search, Session, Tokens, Update, Verified,
+    ACRS, AccessToken, Create, Demands, Factor, Import, Micros, Model, Reauthenticate, SECOND,
+    Scopes, Search, Session, Tokens, Update, Verified,
 };
 
 pub const ISSUER: &str = "https://auth.test";
@@ -53,6 +53,36 @@ impl Names {
             metadata: (request.metadata != 0).then(|| object(request.metadata).into()),
             ..Default::default()
         }
+    }
+
+    pub fn import(self, import: &Import) -> proto::ImportedSession {
+        let authentication = &import.authentication;
+        let token = (import.legacy_token != 0).then(|| self.legacy_token(import.legacy_token));
+        let hash = token.map(|token| LegacyTokenHash::of(&token).bytes().to_vec());
+        proto::ImportedSession {
+            legacy_id: key(import.legacy_id),
+            tenant: self.tenant(import.whom.tenant),
+            subject: self.subject(import.whom.subject),
+            client_id: self.client(import.whom.client),
+            scopes: scopes(import.scopes),
+            claims: Some(object(import.claims).into()),
+            metadata: Some(object(import.metadata).into()),
+            acr: acr(authentication.acr),
+            amr: amr(authentication.amr),
+            amr_verified_at: amr_verified_at(authentication.verified_at),
+            authenticated_at: authentication.at.map(timestamp),
+            policy: import.policy.name.to_owned(),
+            created_at: Some(timestamp(import.created_at)),
+            refreshed_at: import.refreshed_at.map(timestamp),
+            expires_at: import.expires_at.map(timestamp),
+            legacy_refresh_token_hash: hash.unwrap_or_default(),
+            ..Default::default()
+        }
+    }
+
+    /// Returns a refresh token of the other system.
+    pub fn legacy_token(self, token: u8) -> String {
+        format!("token {token} of the other system in sequence {}", self.0)
     }
 
     pub fn list(self, search: &Search, page_size: i32) -> proto::ListSessionsRequest {

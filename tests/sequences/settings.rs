@@ -118,6 +118,7 @@ pub fn text(settings: Settings) -> String {
         [tokens]
         acr_order = ['low', 'high']
         leeway = '{}s'
+        legacy_refresh_tokens = {}
         [sweeper]
         schedule = '0 0 29 2 *'
         session_retention = '{}s'
@@ -127,6 +128,7 @@ pub fn text(settings: Settings) -> String {
         [audit]
         table = false",
         LEEWAY / SECOND,
+        settings == Settings::Usual,
         RETENTION / SECOND,
     )
 }

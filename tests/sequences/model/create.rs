@@ -20,6 +20,13 @@ pub struct Create {
     pub request_id: u8,
 }
 
+/// The call that made a session.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Origin {
+    Create(Create),
+    Import,
+}
+
 impl Model {
     /// CreateSession.
     pub fn create(&mut self, request: &Create) -> Result<Tokens, Refusal> {
@@ -37,8 +44,9 @@ impl Model {
         if let Some(earlier) = self.created_by(request.whom.tenant, request.request_id) {
             return self.create_again(earlier, request);
         }
+        let (whom, identified_at) = (request.whom, self.identified_at(request.whom));
         let authenticated_at = request.authentication.at;
-        if authenticated_at.is_some_and(|at| self.is_authentication_revoked(request.whom, at)) {
+        if authenticated_at.is_some_and(|at| self.is_revoked(whom, identified_at, at)) {
             return Err(Refusal::field("authenticated_at"));
         }
         self.make_room(request)?;
@@ -56,7 +64,8 @@ impl Model {
             id: String::new(),
             whom: request.whom,
             policy: request.policy,
-            request: request.clone(),
+            origin: Origin::Create(request.clone()),
+            request_id: request.request_id,
             created_at: now,
             identified_at: self.identified_at(request.whom),
             lifetime_began_at: now,
@@ -86,18 +95,17 @@ impl Model {
         session
     }
 
-    /// Returns the session of a tenant that was created by a request with this idempotency key.
-    fn created_by(&self, tenant: u8, request_id: u8) -> Option<usize> {
-        let same = |session: &Session| {
-            let earlier = &session.request;
-            !session.is_deleted && (session.whom.tenant, earlier.request_id) == (tenant, request_id)
+    /// Returns the session of a tenant that has this idempotency key.
+    pub(super) fn created_by(&self, tenant: u8, request_id: u8) -> Option<usize> {
+        let is_same = |session: &Session| {
+            !session.is_deleted && (session.whom.tenant, session.request_id) == (tenant, request_id)
         };
-        (0..self.sessions.len()).find(|&index| request_id != 0 && same(&self.sessions[index]))
+        self.sessions.iter().position(is_same).filter(|_| request_id != 0)
     }
 
     fn create_again(&mut self, index: usize, request: &Create) -> Result<Tokens, Refusal> {
         let session = &self.sessions[index];
-        if session.request != *request {
+        if session.origin != Origin::Create(request.clone()) {
             return Err(Refusal::request_id_reused());
         }
         session.require_live(self.now)?;

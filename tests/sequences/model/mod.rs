@@ -7,6 +7,7 @@
 
 mod authentication;
 mod create;
+mod import;
 mod policy;
 mod refresh;
 mod revoke;
@@ -14,13 +15,15 @@ mod search;
 mod session;
 mod validate;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_test_support::refusal::Refusal;
 use tonic::Code;
 
 pub use authentication::{ACRS, Authentication, Verified};
 pub use create::Create;
+use import::LegacyToken;
+pub use import::{Import, Imported};
 pub use policy::{Limits, Policy, Settings};
 pub use refresh::{Named, Reauthenticate, Update};
 use revoke::CutOff;
@@ -74,6 +77,8 @@ pub struct Model {
     /// The revocations of many sessions. The service forgets one once no later request can name an
     /// instant that it covers.
     cut_offs: Vec<CutOff>,
+    /// The refresh tokens of the other system.
+    legacy_tokens: BTreeMap<u8, LegacyToken>,
     /// The last identifier of an access token.
     last_token: usize,
 }
@@ -92,6 +97,7 @@ impl Model {
     /// The sweeper records expiries, and deletes the sessions that ended long ago.
     pub fn sweep(&mut self) {
         let now = self.now;
+        self.sweep_legacy_tokens();
         for session in &mut self.sessions {
             let Some(end) = session.end(now) else { continue };
             if session.ended.is_none() && end.at < now - RECORDING_DELAY {
@@ -118,6 +124,7 @@ impl Model {
                 session.last_replay(),
                 strict.idle_expires_at,
                 over + RECORDING_DELAY,
+                session.expires_at + RECORDING_DELAY,
                 over + RETENTION,
             ]
         };

@@ -21,7 +21,7 @@ pub struct Policy {
 pub enum Settings {
     #[default]
     Usual,
-    /// Some policies have stricter limits.
+    /// Some policies have stricter limits, and refresh tokens of other systems are not accepted.
     Strict,
 }
 

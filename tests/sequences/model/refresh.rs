@@ -91,9 +91,9 @@ impl Model {
         token: Option<&RefreshToken>,
         scopes: Scopes,
     ) -> Result<Tokens, Refusal> {
-        let token = token.ok_or_else(invalid_token)?;
+        let token = self.known(token).ok_or_else(invalid_token)?;
         let index = token.session;
-        let used = self.present(token)?;
+        let used = self.present(&token)?;
         // The reuse of a token counts even if the request is wrong in another way.
         if matches!(used, Use::Reuse) {
             return Err(reused_token());
@@ -132,7 +132,7 @@ impl Model {
         let (index, token) = match &request.session {
             Named::ById(session) => (*session, None),
             Named::ByToken(token) => {
-                let token = token.as_ref().ok_or_else(invalid_token)?;
+                let token = self.known(token.as_ref()).ok_or_else(invalid_token)?;
                 (token.session, Some(token))
             }
         };
@@ -145,7 +145,7 @@ impl Model {
         }
         match token {
             None => self.require_live(index)?,
-            Some(token) if matches!(self.present(token)?, Use::Reuse) => {
+            Some(token) if matches!(self.present(&token)?, Use::Reuse) => {
                 return Err(reused_token());
             }
             Some(_) => {}

@@ -67,10 +67,10 @@ impl CutOff {
     }
 
     /// Returns whether a session of an owner is covered.
-    fn covers(&self, whom: Whom, created_at: Micros, authenticated_at: Micros) -> bool {
+    fn covers(&self, whom: Whom, identified_at: Micros, authenticated_at: Micros) -> bool {
         self.scope.has(whom)
             && match self.before {
-                Before::Created(before) => to_millisecond(created_at) < before,
+                Before::Created(before) => identified_at < before,
                 Before::Authenticated(before) => authenticated_at < before,
             }
     }
@@ -171,12 +171,14 @@ impl Model {
         befores.fold(to_millisecond(self.now), Micros::max)
     }
 
-    /// Returns whether a cut-off covers the authentication of a session that is created now.
-    pub(super) fn is_authentication_revoked(&self, whom: Whom, authenticated_at: Micros) -> bool {
-        self.cut_offs.iter().any(|cut_off| {
-            matches!(cut_off.before, Before::Authenticated(_))
-                && cut_off.covers(whom, self.now, authenticated_at)
-        })
+    /// Returns whether a cut-off covers a session.
+    pub(super) fn is_revoked(
+        &self,
+        whom: Whom,
+        identified_at: Micros,
+        authenticated_at: Micros,
+    ) -> bool {
+        self.cut_offs.iter().any(|one| one.covers(whom, identified_at, authenticated_at))
     }
 
     /// Returns the live sessions that are revoked.
@@ -185,7 +187,7 @@ impl Model {
             Target::AccessToken { only: true, .. } => vec![],
             Target::AccessToken { token, .. } => vec![token.session],
             Target::RefreshToken(token) => {
-                let token = token.as_ref().ok_or_else(|| Refusal::field("token"))?;
+                let token = self.known(token.as_ref()).ok_or_else(|| Refusal::field("token"))?;
                 let issued = self.row(token.session).is_none_or(|session| {
                     token.lineage == session.lineage && token.generation <= session.generation
                 });

@@ -4,7 +4,7 @@ use countersign::proto::EndReason;
 use countersign_test_support::refusal::Refusal;
 
 use super::{
-    Limits, Micros, Model, Policy, Reauthenticate, Scopes, Settings, Verified, create::Create,
+    Limits, Micros, Model, Policy, Reauthenticate, Scopes, Settings, Verified, create::Origin,
     to_second,
 };
 
@@ -25,8 +25,10 @@ pub struct Session {
     pub whom: Whom,
     pub policy: &'static Policy,
     pub limits: Limits,
-    /// The request that created it.
-    pub(super) request: Create,
+    pub(super) origin: Origin,
+    /// The idempotency key of the request that created it, or its identifier in another system; 0
+    /// for none.
+    pub(super) request_id: u8,
     pub created_at: Micros,
     /// The millisecond in its identifier, by which revocations of many sessions cover it.
     pub identified_at: Micros,
@@ -90,6 +92,8 @@ pub struct RefreshToken {
     pub session: usize,
     pub(super) lineage: u32,
     pub(super) generation: u32,
+    /// The token of another system, if it is one; otherwise 0.
+    pub(super) legacy: u8,
 }
 
 /// The tokens of an answer.
@@ -205,8 +209,7 @@ impl Model {
             issued_at: to_second(at),
             expires_at: to_second(expires_at),
         };
-        let (lineage, generation) = (session.lineage, session.generation);
-        let refresh = RefreshToken { session: index, lineage, generation };
+        let refresh = self.current(index);
         if !self.access_tokens.contains(&access) {
             self.access_tokens.push(access.clone());
         }
@@ -223,10 +226,16 @@ impl Model {
         self.issue(index, access_token, at, 0)
     }
 
+    /// Returns the refresh token of a session.
+    pub(super) fn current(&self, session: usize) -> RefreshToken {
+        let Session { lineage, generation, .. } = self.sessions[session];
+        RefreshToken { session, lineage, generation, legacy: 0 }
+    }
+
     /// Returns a refresh token that the service has not issued yet. Only someone who has stolen the
     /// key could make it.
     pub fn forged(&self, session: usize) -> RefreshToken {
-        let Session { lineage, generation, .. } = self.sessions[session];
-        RefreshToken { session, lineage, generation: generation + 1 }
+        let current = self.current(session);
+        RefreshToken { generation: current.generation + 1, ..current }
     }
 }

@@ -1,6 +1,7 @@
 //! Runs a sequence against a service and the model, and compares them.
 
 mod compare;
+mod import;
 mod revoke;
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
@@ -42,6 +43,9 @@ const LONGEST_LIFETIME: Micros = 200 * SECOND;
 
 /// The service remembers a revocation of many sessions for at least this long.
 const REMEMBERED: Micros = 3600 * SECOND;
+
+/// A quota may overlook an imported session for this long.
+const OVERLOOKED: Micros = 30 * SECOND;
 
 /// A disagreement of service and model.
 pub type Disagreement = String;
@@ -124,6 +128,7 @@ impl World {
             refresh_tokens: vec![],
             forged: vec![],
             etags: vec![],
+            imported_at: BTreeMap::new(),
             creations: vec![],
             reauthentications: vec![],
         };
@@ -156,6 +161,8 @@ struct Run<'a> {
     forged: Vec<(RefreshToken, String)>,
     /// The etag of each session by its revision.
     etags: Vec<BTreeMap<u32, String>>,
+    /// The instants at which sessions were imported.
+    imported_at: BTreeMap<usize, Micros>,
     /// The requests that were sent.
     creations: Vec<Create>,
     reauthentications: Vec<Reauthenticate>,
@@ -245,6 +252,7 @@ impl Run<'_> {
                 return self.search(&search, (*size).into()).await;
             }
             Command::Create { .. } => return self.create(self.creation(command)).await,
+            Command::Import { .. } => return self.import(command).await,
             _ => {}
         }
         // All other commands need a session.
@@ -253,8 +261,11 @@ impl Run<'_> {
         }
         match *command {
             Command::CreateAgain { request, altered } => {
-                let mut request =
-                    self.creations[usize::from(request) % self.creations.len()].clone();
+                let sent = &self.creations;
+                let Some(request) = sent.get(usize::from(request) % sent.len().max(1)) else {
+                    return Ok(());
+                };
+                let mut request = request.clone();
                 match altered {
                     Altered::Nothing => {}
                     Altered::Content => request.scopes ^= 1,
@@ -336,7 +347,8 @@ impl Run<'_> {
                 let of_session: Vec<_> = (self.model.refresh_tokens.iter().rev())
                     .filter(|token| token.session == session)
                     .collect();
-                Some(of_session[usize::from(pick.back) % of_session.len()].clone())
+                let token = of_session.get(usize::from(pick.back) % of_session.len().max(1));
+                token.copied().cloned()
             }
             Token::Forged { session } => {
                 let session = self.index(session);
@@ -398,7 +410,22 @@ impl Run<'_> {
         }
     }
 
+    /// Returns whether a quota may overlook imported sessions of the subject, as it does for some
+    /// time (decision 33).
+    fn may_overlook(&self, request: &Create) -> bool {
+        let is_of_subject = |session: usize| {
+            let whom = self.model.sessions[session].whom;
+            (whom.tenant, whom.subject) == (request.whom.tenant, request.whom.subject)
+        };
+        let mut recent =
+            self.imported_at.iter().filter(|(_, at)| self.model.now - **at <= OVERLOOKED);
+        request.policy.max_sessions > 0 && recent.any(|(session, _)| is_of_subject(*session))
+    }
+
     async fn create(&mut self, request: Create) -> Result<(), Disagreement> {
+        if self.may_overlook(&request) {
+            return Ok(());
+        }
         self.creations.push(request.clone());
         let known = self.model.sessions.len();
         let predicted = self.model.create(&request);
