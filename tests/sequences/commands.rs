@@ -36,8 +36,12 @@ pub type Ago = Option<Micros>;
 #[derive(Clone, Copy, Debug)]
 pub enum When {
     Ago(Micros),
-    /// So many ticks after the instant before which sessions were revoked last.
-    AtCutOff(Micros),
+    /// So many ticks after the instant of a revocation by such an instant. 0 is the latest
+    /// revocation.
+    AtCutOff {
+        back: u8,
+        ticks: Micros,
+    },
 }
 
 /// An authentication.
@@ -251,7 +255,7 @@ fn target() -> impl Strategy<Value = Target> {
         1 => (0..2_u8, 1..8_u8)
             .prop_map(|(tenant, subjects)| Target::Subjects { tenant, subjects }),
         1 => (0..2_u8).prop_map(Target::Tenant),
-        4 => (option::weighted(0.6, 0..2_u8), option::of(0..2_u8), boundary())
+        6 => (option::weighted(0.6, 0..2_u8), option::of(0..2_u8), boundary())
             .prop_map(|(tenant, client, boundary)| Target::Sessions { tenant, client, boundary }),
     ]
 }
@@ -280,6 +284,10 @@ fn ago() -> impl Strategy<Value = Ago> + Clone {
     prop_oneof![2 => Just(None), 1 => proptest::sample::select(ago.to_vec()).prop_map(Some)]
 }
 
+fn at_cut_off() -> impl Strategy<Value = When> {
+    (0..3_u8, -1..=1_i64).prop_map(|(back, ticks)| When::AtCutOff { back, ticks })
+}
+
 /// The times of two methods. Most often the later one is not after the authentication.
 fn verified() -> impl Strategy<Value = [Ago; 2]> {
     let early = proptest::sample::select(vec![SECOND, 20 * SECOND, 20 * SECOND + 1]);
@@ -291,7 +299,7 @@ fn verified() -> impl Strategy<Value = [Ago; 2]> {
 fn authenticated(acr: impl Strategy<Value = u8>, amr: u8) -> impl Strategy<Value = Authenticated> {
     let at = prop_oneof![
         5 => ago().prop_map(|ago| ago.map(When::Ago)),
-        1 => (-1..=1_i64).prop_map(|ticks| Some(When::AtCutOff(ticks))),
+        1 => at_cut_off().prop_map(Some),
     ];
     (acr, prop_oneof![3 => Just(amr), 1 => 1..4_u8], verified(), at)
         .prop_map(|(acr, amr, verified, at)| Authenticated { acr, amr, verified, at })
@@ -345,7 +353,7 @@ fn import() -> impl Strategy<Value = Command> {
     let created = prop_oneof![
         2 => proptest::sample::select(vec![0, 1, SECOND, 20 * SECOND]).prop_map(When::Ago),
         1 => proptest::sample::select([&ages[..], &others].concat()).prop_map(When::Ago),
-        1 => (-1..=1_i64).prop_map(When::AtCutOff),
+        1 => at_cut_off(),
     ];
     let refreshed = proptest::sample::select(ages.to_vec());
     let expires = proptest::sample::select(vec![0, -1, -10 * SECOND, -40 * SECOND, SECOND]);
@@ -465,7 +473,7 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(request, altered)| Command::ReauthenticateAgain { request, altered }),
         4 => update(),
         2 => validate(),
-        5 => revoke(),
+        7 => revoke(),
         2 => list(),
         2 => prop_oneof![2 => Just(Settings::Strict), 1 => Just(Settings::Usual)]
             .prop_map(Command::Configure),

@@ -108,9 +108,10 @@ impl Model {
         }
     }
 
-    /// Returns the instant before which sessions were revoked last.
-    pub fn last_cut_off(&self) -> Option<Micros> {
-        self.cut_offs.last().map(CutOff::before)
+    /// Returns the instants before which sessions were revoked: all that are compared with the
+    /// authentication, or all that are compared with the creation.
+    pub fn cut_offs(&self, by_authentication: bool) -> Vec<Micros> {
+        self.cut_offs.iter().filter_map(|cut_off| cut_off.before(by_authentication)).collect()
     }
 
     /// Returns the future instants at which some rule changes its answer.

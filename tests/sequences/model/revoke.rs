@@ -61,9 +61,14 @@ pub enum Before {
 }
 
 impl CutOff {
-    pub fn before(&self) -> Micros {
-        let (Before::Created(before) | Before::Authenticated(before)) = self.before;
-        before
+    /// Returns its instant, if it compares the authentication or the creation as asked.
+    pub(super) fn before(&self, by_authentication: bool) -> Option<Micros> {
+        match (self.before, by_authentication) {
+            (Before::Created(before), false) | (Before::Authenticated(before), true) => {
+                Some(before)
+            }
+            _ => None,
+        }
     }
 
     /// Returns whether a session of an owner is covered.

@@ -70,7 +70,7 @@ impl Run<'_> {
             claims: data.0,
             metadata: data.1,
             authentication: self.authentication(authentication),
-            created_at: self.instant(*created),
+            created_at: self.instant(*created, false),
             refreshed_at: refreshed.map(|ago| self.model.now - ago),
             expires_at: expires.map(|ago| self.model.now - ago),
         };

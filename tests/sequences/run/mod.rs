@@ -377,16 +377,18 @@ impl Run<'_> {
     fn authentication(&self, authentication: &Authenticated) -> Authentication {
         let Authenticated { acr, amr, verified, at } = *authentication;
         let verified_at = verified.map(|ago: Ago| ago.map(|ago| self.model.now - ago));
-        Authentication { acr, amr, verified_at, at: at.map(|when| self.instant(when)) }
+        Authentication { acr, amr, verified_at, at: at.map(|when| self.instant(when, true)) }
     }
 
-    fn instant(&self, when: When) -> Micros {
+    fn instant(&self, when: When, is_authentication: bool) -> Micros {
         let now = self.model.now;
         match when {
             When::Ago(ago) => now - ago,
-            When::AtCutOff(ticks) => {
-                let before = self.model.last_cut_off().filter(|before| now - before < REMEMBERED);
-                before.unwrap_or(now) + ticks
+            When::AtCutOff { back, ticks } => {
+                let mut known = self.model.cut_offs(is_authentication);
+                known.retain(|before| now - before < REMEMBERED);
+                let index = usize::from(back) % known.len().max(1);
+                known.iter().rev().nth(index).map_or(now, |before| before + ticks)
             }
         }
     }
