@@ -1,5 +1,5 @@
 //! Random sequences of all calls agree with a small pure model of sessions, state by state and
-//! answer by answer. `model.rs` has the rules.
+//! answer by answer. `model/` has the rules.
 //!
 //! ```sh
 //! SEQUENCES=100000 cargo test --release --test sequences -- sqlite --nocapture
@@ -14,6 +14,7 @@ mod commands;
 mod messages;
 mod model;
 mod run;
+mod settings;
 
 use std::{
     env, panic,
@@ -60,7 +61,11 @@ fn run_sequences(world: &World, runtime: &Handle, service: u64, sequences: u64) 
     let outcome = TestRunner::new_with_rng(config, rng).run(&commands::sequence(), |sequence| {
         let agreed = runtime.block_on(world.run(begun.fetch_add(1, Relaxed), &sequence));
         agreed.map_err(|problem| {
-            failed.get_or_init(|| good.load(Relaxed) + 1);
+            failed.get_or_init(|| {
+                let count = good.load(Relaxed) + 1;
+                eprintln!("service {service}: disagreement in sequence {count}, being shortened");
+                count
+            });
             TestCaseError::fail(problem)
         })?;
         if good.fetch_add(1, Relaxed) % REPORTED == REPORTED - 1 {

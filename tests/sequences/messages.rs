@@ -1,79 +1,21 @@
 //! The messages for the requests and the answers of the model.
 
-use countersign::proto;
+use std::collections::BTreeMap;
+
+use countersign::{domain::legacy_token::LegacyTokenHash, proto};
 use prost_types::{FieldMask, Struct, Timestamp};
 
 use crate::model::{
-    ACRS, AccessToken, Create, Demands, Micros, Model, Policy, Reauthenticate, SECOND, Scopes,
-    Search, Session, Tokens, Update,
+    ACRS, AccessToken, Create, Demands, Factor, Import, Micros, Model, Reauthenticate, SECOND,
+    Scopes, Search, Session, Tokens, Update, Verified,
 };
 
 pub const ISSUER: &str = "https://auth.test";
 
 const SCOPES: [&str; 3] = ["read", "write", "admin"];
 
-/// The policies, which the settings of the service are made from.
-pub const POLICIES: [Policy; 8] = [
-    POLICY,
-    Policy { name: "phone", until_used: Some(40 * SECOND), ..POLICY },
-    Policy { name: "strict", revokes_access_token: true, ..POLICY },
-    Policy { name: "two", max_sessions: 2, ..POLICY },
-    Policy { name: "refusing", max_sessions: 2, refuses: true, ..POLICY },
-    Policy { name: "extending", reauthentication_extends: true, ..POLICY },
-    Policy {
-        name: "brief",
-        access_token_ttl: 2 * SECOND,
-        idle_timeout: 3 * SECOND,
-        absolute_lifetime: 7 * SECOND,
-        refresh_grace: SECOND,
-        ..POLICY
-    },
-    Policy {
-        name: "guarded",
-        revokes_access_token: true,
-        reauthentication_extends: true,
-        max_sessions: 1,
-        ..POLICY
-    },
-];
-
-const POLICY: Policy = Policy {
-    name: "default",
-    access_token_ttl: 20 * SECOND,
-    idle_timeout: 60 * SECOND,
-    absolute_lifetime: 150 * SECOND,
-    refresh_grace: 5 * SECOND,
-    until_used: None,
-    revokes_access_token: false,
-    reauthentication_extends: false,
-    max_sessions: 0,
-    refuses: false,
-};
-
-/// Returns the section of a policy in the settings.
-pub fn section(policy: &Policy) -> String {
-    let seconds = |span: Micros| span / SECOND;
-    let (replay, limit) = match policy.until_used {
-        Some(limit) => ("until_used", seconds(limit)),
-        None => ("grace", 86_400),
-    };
-    let on_refresh =
-        if policy.revokes_access_token { "revoke_access_token" } else { "keep_access_token" };
-    let on_quota = if policy.refuses { "refuse" } else { "evict_oldest" };
-    format!(
-        "[policies.{}]\naccess_token_ttl = '{}s'\nidle_timeout = '{}s'\nabsolute_lifetime = '{}s'\n\
-         refresh_grace = '{}s'\nreplay = '{replay}'\nreplay_limit = '{limit}s'\n\
-         on_refresh = '{on_refresh}'\nreauthentication_extends = {}\n\
-         max_sessions_per_subject = {}\non_quota = '{on_quota}'\n",
-        policy.name,
-        seconds(policy.access_token_ttl),
-        seconds(policy.idle_timeout),
-        seconds(policy.absolute_lifetime),
-        seconds(policy.refresh_grace),
-        policy.reauthentication_extends,
-        policy.max_sessions,
-    )
-}
+/// The methods of authentication, of which the first two may have times.
+const METHODS: [&str; 3] = ["pwd", "hwk", "otp"];
 
 /// The number of a sequence, which is in the names of its tenants, so that sequences do not meet.
 #[derive(Clone, Copy)]
@@ -88,20 +30,22 @@ impl Names {
         format!("subject-{subject}")
     }
 
-    fn client(self, client: u8) -> String {
+    pub fn client(self, client: u8) -> String {
         format!("client-{client}")
     }
 
     pub fn create(self, request: &Create) -> proto::CreateSessionRequest {
+        let authentication = &request.authentication;
         proto::CreateSessionRequest {
-            subject: self.subject(request.subject),
-            tenant: self.tenant(request.tenant),
-            client_id: self.client(request.client),
+            subject: self.subject(request.whom.subject),
+            tenant: self.tenant(request.whom.tenant),
+            client_id: self.client(request.whom.client),
             scopes: scopes(request.scopes),
             claims: (request.claims != 0).then(|| object(request.claims).into()),
-            acr: ACRS[usize::from(request.acr)].to_owned(),
-            amr: amr(request.amr),
-            authenticated_at: request.authenticated_at.map(timestamp),
+            acr: acr(authentication.acr),
+            amr: amr(authentication.amr),
+            amr_verified_at: amr_verified_at(authentication.verified_at),
+            authenticated_at: authentication.at.map(timestamp),
             policy: request.policy.name.to_owned(),
             access_token_ttl: request.access_token_ttl.map(duration),
             max_lifetime: request.max_lifetime.map(duration),
@@ -109,6 +53,36 @@ impl Names {
             metadata: (request.metadata != 0).then(|| object(request.metadata).into()),
             ..Default::default()
         }
+    }
+
+    pub fn import(self, import: &Import) -> proto::ImportedSession {
+        let authentication = &import.authentication;
+        let token = (import.legacy_token != 0).then(|| self.legacy_token(import.legacy_token));
+        let hash = token.map(|token| LegacyTokenHash::of(&token).bytes().to_vec());
+        proto::ImportedSession {
+            legacy_id: key(import.legacy_id),
+            tenant: self.tenant(import.whom.tenant),
+            subject: self.subject(import.whom.subject),
+            client_id: self.client(import.whom.client),
+            scopes: scopes(import.scopes),
+            claims: Some(object(import.claims).into()),
+            metadata: Some(object(import.metadata).into()),
+            acr: acr(authentication.acr),
+            amr: amr(authentication.amr),
+            amr_verified_at: amr_verified_at(authentication.verified_at),
+            authenticated_at: authentication.at.map(timestamp),
+            policy: import.policy.name.to_owned(),
+            created_at: Some(timestamp(import.created_at)),
+            refreshed_at: import.refreshed_at.map(timestamp),
+            expires_at: import.expires_at.map(timestamp),
+            legacy_refresh_token_hash: hash.unwrap_or_default(),
+            ..Default::default()
+        }
+    }
+
+    /// Returns a refresh token of the other system.
+    pub fn legacy_token(self, token: u8) -> String {
+        format!("token {token} of the other system in sequence {}", self.0)
     }
 
     pub fn list(self, search: &Search, page_size: i32) -> proto::ListSessionsRequest {
@@ -135,19 +109,20 @@ impl Names {
     /// Returns a session as the service must show it.
     pub fn session(self, session: &Session, now: Micros, etag: String) -> proto::Session {
         let end = session.end(now);
-        let request = &session.request;
+        let whom = session.whom;
         let state =
             if end.is_none() { proto::SessionState::Live } else { proto::SessionState::Ended };
         proto::Session {
             session_id: session.id.clone(),
-            subject: self.subject(request.subject),
-            tenant: self.tenant(request.tenant),
-            client_id: self.client(request.client),
+            subject: self.subject(whom.subject),
+            tenant: self.tenant(whom.tenant),
+            client_id: self.client(whom.client),
             audience: vec![ISSUER.to_owned()],
             scopes: scopes(session.scopes),
             claims: Some(object(session.claims).into()),
-            acr: ACRS[usize::from(session.acr)].to_owned(),
+            acr: acr(session.acr),
             amr: amr(session.amr),
+            amr_verified_at: amr_verified_at(session.verified_at),
             authenticated_at: Some(timestamp(session.authenticated_at)),
             device: Some(proto::Device {
                 label: label(session.label),
@@ -177,16 +152,17 @@ impl Names {
             active: true,
             inactive_reason: proto::InactiveReason::Unspecified.into(),
             session_id: session.id.clone(),
-            subject: self.subject(session.request.subject),
-            tenant: self.tenant(session.request.tenant),
-            client_id: self.client(session.request.client),
+            subject: self.subject(session.whom.subject),
+            tenant: self.tenant(session.whom.tenant),
+            client_id: self.client(session.whom.client),
             audience: vec![ISSUER.to_owned()],
             scopes: scopes(token.scopes),
             issued_at: Some(timestamp(token.issued_at)),
             expires_at: Some(timestamp(token.expires_at)),
             authenticated_at: Some(timestamp(token.authenticated_at)),
-            acr: ACRS[usize::from(token.acr)].to_owned(),
+            acr: acr(token.acr),
             amr: amr(token.amr),
+            amr_verified_at: amr_verified_at(token.verified_at),
             claims: Some(object(token.claims).into()),
             checked_at: Some(timestamp(model.now)),
             ..Default::default()
@@ -196,26 +172,30 @@ impl Names {
 
 /// Returns the limits that a session has.
 fn policy(session: &Session) -> proto::SessionPolicy {
-    let policy = session.request.policy;
-    let on_refresh = match policy.revokes_access_token {
+    let limits = &session.limits;
+    let on_refresh = match limits.revokes_access_token {
         true => proto::OnRefresh::RevokeAccessToken,
         false => proto::OnRefresh::KeepAccessToken,
     };
-    let replay = match policy.until_used {
-        Some(_) => proto::Replay::UntilUsed,
-        None => proto::Replay::Grace,
+    let replay = match limits.until_used {
+        true => proto::Replay::UntilUsed,
+        false => proto::Replay::Grace,
     };
-    let lifetime = session.lifetime();
+    let refresh = match limits.reuses {
+        true => proto::RefreshMode::Reuse,
+        false => proto::RefreshMode::Rotate,
+    };
+    let extension = limits.reauthentication_extends.then(|| duration(limits.absolute_lifetime));
     proto::SessionPolicy {
-        name: policy.name.to_owned(),
-        access_token_ttl: Some(duration(session.access_token_ttl())),
-        idle_timeout: Some(duration(policy.idle_timeout)),
-        refresh_grace: Some(duration(session.refresh_grace())),
+        name: session.policy.name.to_owned(),
+        access_token_ttl: Some(duration(limits.access_token_ttl)),
+        idle_timeout: Some(duration(limits.idle_timeout)),
+        refresh_grace: Some(duration(limits.refresh_grace)),
         on_refresh: on_refresh.into(),
-        refresh: proto::RefreshMode::Rotate.into(),
+        refresh: refresh.into(),
         replay: replay.into(),
-        replay_limit: Some(duration(policy.until_used.unwrap_or(86_400 * SECOND))),
-        reauthentication_lifetime: policy.reauthentication_extends.then(|| duration(lifetime)),
+        replay_limit: Some(duration(limits.replay_limit)),
+        reauthentication_lifetime: extension,
     }
 }
 
@@ -243,11 +223,13 @@ pub fn reauthenticate(
     request: &Reauthenticate,
     session: proto::reauthenticate_request::Session,
 ) -> proto::ReauthenticateRequest {
+    let authentication = &request.authentication;
     proto::ReauthenticateRequest {
         session: Some(session),
-        acr: ACRS[usize::from(request.acr)].to_owned(),
-        amr: amr(request.amr),
-        authenticated_at: request.authenticated_at.map(timestamp),
+        acr: acr(authentication.acr),
+        amr: amr(authentication.amr),
+        amr_verified_at: amr_verified_at(authentication.verified_at),
+        authenticated_at: authentication.at.map(timestamp),
         claims: request.claims.map(|claims| object(claims).into()),
         scopes: scopes(request.scopes),
         allow_weaker: request.allow_weaker,
@@ -285,8 +267,9 @@ pub fn validate(demands: &Demands, access_token: String) -> proto::ValidateReque
         access_token,
         audience: if demands.foreign_audience { "https://other.test" } else { ISSUER }.to_owned(),
         scopes: scopes(demands.scopes),
-        acr_values: demands.acr.iter().map(|acr| ACRS[usize::from(*acr)].to_owned()).collect(),
+        acr_values: demands.acr.into_iter().map(acr).collect(),
         max_authentication_age: demands.max_age.map(duration),
+        factors: demands.factors.iter().map(factor).collect(),
         view: proto::ValidateView::Full.into(),
         ..Default::default()
     }
@@ -297,8 +280,24 @@ fn scopes(scopes: Scopes) -> Vec<String> {
     (0..SCOPES.len()).filter(has).map(|bit| SCOPES[bit].to_owned()).collect()
 }
 
+fn factor(factor: &Factor) -> proto::FactorDemand {
+    proto::FactorDemand {
+        method: METHODS[usize::from(factor.method)].to_owned(),
+        max_age: factor.max_age.map(duration),
+    }
+}
+
+fn acr(acr: u8) -> String {
+    ACRS[usize::from(acr)].to_owned()
+}
+
 fn amr(amr: u8) -> Vec<String> {
-    ["pwd", "hwk", "otp"].into_iter().take(usize::from(amr)).map(str::to_owned).collect()
+    METHODS.into_iter().take(usize::from(amr)).map(str::to_owned).collect()
+}
+
+fn amr_verified_at(times: Verified) -> BTreeMap<String, Timestamp> {
+    let timed = METHODS.into_iter().zip(times);
+    timed.filter_map(|(method, at)| Some((method.to_owned(), timestamp(at?)))).collect()
 }
 
 /// Returns the name of a device; empty for 0.

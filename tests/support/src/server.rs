@@ -130,8 +130,16 @@ impl Home {
     pub async fn start(self) -> Server {
         let server = self.launch(|_| ()).await;
         let mut watch = server.watch_health("").await;
-        while next_status(&mut watch).await != Some(ServingStatus::Serving) {}
-        server
+        loop {
+            match next_status(&mut watch).await {
+                Some(ServingStatus::Serving) => return server,
+                Some(_) => {}
+                None => {
+                    let outcome = in_time("the service stops", server.running).await;
+                    panic!("the service has not started: {outcome:?}");
+                }
+            }
+        }
     }
 
     /// Prepares the store, starts a service, and does not wait until it serves.
