@@ -101,7 +101,11 @@ fn check_properties(config: &Config) {
 
     // Building the routes below the issuer's path and finding the next sweep must not panic, and
     // finding the next sweep must not take long.
-    let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease, config.watch));
+    let replica = Arc::new(Replica::new(
+        Arc::new(SharedClock::new(clock.clone())),
+        config.lease,
+        config.watch,
+    ));
     let _ = routes(config, clock, replica, Readiness::new(), Ready::default());
     let now = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
     if let Ok(next) = config.sweeper.schedule.find_next_occurrence(&now, false) {

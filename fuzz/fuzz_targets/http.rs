@@ -193,8 +193,11 @@ impl Service {
         let masters = MasterKeys { current: master, additional: None };
         let ring = KeyRing::open(&masters, sealed).unwrap();
         let keeper = Arc::new(Keeper::new(masters, ring));
-        let replica =
-            Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease, config.watch));
+        let replica = Arc::new(Replica::new(
+            Arc::new(SharedClock::new(clock.clone())),
+            config.lease,
+            config.watch,
+        ));
         let settings = Settings { token_cache_bytes: 0, ..settings(&config) };
         let audit = Audit::of_log(clock.clone(), [0; 6]);
         let ready = Ready::default();

@@ -503,9 +503,8 @@ impl Config {
         check_issuer(&raw.issuer)?;
         raw.limits.check()?;
         let tls = raw.tls.check()?;
-        let certificates_are_checked =
-            tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
-        let callers = callers::check(&raw.callers, &raw.limits, certificates_are_checked)?;
+        let checks_certificates = tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
+        let callers = callers::check(&raw.callers, &raw.limits, checks_certificates)?;
         let protection =
             Protection { tls: tls.is_some(), callers: !callers.is_empty(), insecure: raw.insecure };
         let listen = Listen::grpc(&raw.listen, protection)?;
@@ -522,7 +521,7 @@ impl Config {
         let clients = rules::check_clients("clients", &raw.clients, &policies)?;
         let sweeper = Sweeper::check(&raw.sweeper)?;
         let lease = raw.lease.check()?;
-        raw.watch.check()?;
+        let watch = raw.watch.check(&raw.limits, &lease)?;
         let replica = raw.replica.check(replica::host_name)?;
         let keys = raw.check_keys(&data_dir, &database, &lease, &tokens, &policies)?;
         raw.check_sections()?;
@@ -551,11 +550,7 @@ impl Config {
             clients,
             max_blacklist_entries: raw.blacklist.max_entries,
             lease,
-            watch: WatchConfig {
-                // On SQLite, revocations wait for as long as a lease of the replica would last.
-                lease: raw.watch.lease.min(lease.duration),
-                max_watchers: raw.limits.max_watchers,
-            },
+            watch,
             replica,
             sweeper,
             audit: raw.audit.clone(),

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{ConfigError, invalid};
+use super::{
+    error::{ConfigError, invalid},
+    limits::Limits,
+};
+use crate::domain::lease::{LeaseConfig, WatchConfig};
 
 /// The section.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -27,11 +31,12 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(500);
 const LONGEST_LEASE: Duration = Duration::from_secs(20);
 
 impl RawWatch {
-    /// Checks the section.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        match (SHORTEST_LEASE..=LONGEST_LEASE).contains(&self.lease) {
-            true => Ok(()),
-            false => Err(invalid("watch.lease", "must be from 500ms to 20s")),
+    /// Checks the section. On SQLite, revocations wait for as long as a lease of the replica would
+    /// last, so a lease of a watcher must not be longer, either.
+    pub fn check(&self, limits: &Limits, lease: &LeaseConfig) -> Result<WatchConfig, ConfigError> {
+        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&self.lease) {
+            return Err(invalid("watch.lease", "must be from 500ms to 20s"));
         }
+        Ok(WatchConfig { lease: self.lease.min(lease.duration), max_watchers: limits.max_watchers })
     }
 }

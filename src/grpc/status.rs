@@ -51,38 +51,46 @@ impl From<AuthorityError> for Status {
             E::AuditTableOff => (Code::FailedPrecondition, "AUDIT_TABLE_OFF"),
             E::Internal => (Code::Internal, "INTERNAL"),
         };
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-        match &error {
-            E::InvalidField { field, problem } => {
-                details.add_bad_request_violation(field, problem);
-            }
-            E::RequestIdReused => {
-                details.add_bad_request_violation("request_id", error.to_string());
-            }
-            E::SessionQuotaExceeded { policy, .. } => {
-                details.add_quota_failure_violation(format!("policy:{policy}"), error.to_string());
-            }
-            E::BlacklistFull { .. } => {
-                details.add_quota_failure_violation("blacklist", error.to_string());
-            }
-            E::KeyNotRotated(NotRotated::TooSoon { wait, .. }) => {
-                details.set_retry_info(Some(*wait));
-            }
-            E::KeyNotRotated(NotRotated::TooMany) => {
-                details.add_quota_failure_violation("keys", error.to_string());
-            }
-            E::Overloaded
-            | E::StoreUnavailable
-            | E::NotCurrent
-            | E::NoActiveKey
-            | E::TooManyWatchers { .. }
-            | E::WatcherTooSlow => {
-                details.set_retry_info(Some(RETRY_DELAY));
-            }
-            _ => {}
-        }
+        let details = details(&error, reason);
         Status::with_error_details(code, error.to_string(), details)
     }
+}
+
+/// Returns the details that fit an error.
+fn details(error: &AuthorityError, reason: &'static str) -> ErrorDetails {
+    use AuthorityError as E;
+
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    match error {
+        E::InvalidField { field, problem } => {
+            details.add_bad_request_violation(field, problem);
+        }
+        E::RequestIdReused => {
+            details.add_bad_request_violation("request_id", error.to_string());
+        }
+        E::SessionQuotaExceeded { policy, .. } => {
+            details.add_quota_failure_violation(format!("policy:{policy}"), error.to_string());
+        }
+        E::BlacklistFull { .. } => {
+            details.add_quota_failure_violation("blacklist", error.to_string());
+        }
+        E::KeyNotRotated(NotRotated::TooSoon { wait, .. }) => {
+            details.set_retry_info(Some(*wait));
+        }
+        E::KeyNotRotated(NotRotated::TooMany) => {
+            details.add_quota_failure_violation("keys", error.to_string());
+        }
+        E::Overloaded
+        | E::StoreUnavailable
+        | E::NotCurrent
+        | E::NoActiveKey
+        | E::TooManyWatchers { .. }
+        | E::WatcherTooSlow => {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
+        _ => {}
+    }
+    details
 }
 
 /// The message to an unknown caller. It does not depend on what was wrong with the credentials.

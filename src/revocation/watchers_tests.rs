@@ -250,7 +250,7 @@ fn a_watcher_that_falls_behind_the_log_is_too_slow() {
         tenant: None,
         expires_at: Timestamp::from_seconds(2_000_000_000),
     };
-    fixture.watchers.publish(FIRST, &[entry.clone()], Seq(11));
+    fixture.watchers.publish(FIRST, std::slice::from_ref(&entry), Seq(11));
     fixture.watchers.publish(FIRST, &vec![entry; 100_000], Seq(12));
     assert!(matches!(watcher.next_part(), Part::TooSlow));
 }

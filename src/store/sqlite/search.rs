@@ -103,10 +103,12 @@ fn in_order(found: Query<'_>, order: Order) -> Query<'_> {
 /// range of the search, up to `end`. The condition of the index of devices is a literal, because
 /// SQLite uses a partial index only if the condition stands in the query.
 fn candidates<'a>(query: &'a SessionQuery, is_over: &[bool], end: Option<SessionId>) -> Query<'a> {
-    let mut found = sessions::table
-        .filter(sessions::tenant.eq(&*query.search.tenant))
-        .filter(sessions::is_over.eq_any(is_over.to_vec()))
-        .into_boxed();
+    let mut found = sessions::table.filter(sessions::tenant.eq(&*query.search.tenant)).into_boxed();
+    found = match is_over {
+        // A statement with a list does not stay prepared.
+        [is_over] => found.filter(sessions::is_over.eq(*is_over)),
+        both => found.filter(sessions::is_over.eq_any(both.to_vec())),
+    };
     if let Some(subject) = &query.search.subject {
         found = found.filter(sessions::subject.eq(&**subject));
     }
@@ -132,6 +134,11 @@ fn candidates<'a>(query: &'a SessionQuery, is_over: &[bool], end: Option<Session
 /// sessions that have expired but are not marked yet.
 fn filtered<'a>(mut found: Query<'a>, query: &'a SessionQuery) -> Query<'a> {
     let filter = &query.search.filter;
+    if query.search.is_filtered() {
+        // There are too many combinations of filters to keep a prepared statement for each. Raw SQL
+        // makes the statement one that is not kept.
+        found = found.filter(dsl::sql::<Bool>("1"));
+    }
     if query.search.live == Some(true) {
         found = found.filter(sessions::idle_expires_at.gt(query.now.micros()));
     }

