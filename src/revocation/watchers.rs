@@ -270,8 +270,7 @@ impl Watchers {
         state.tidy(uptime);
         let (safe, _) = state.safe(applied, uptime);
         state.vouched = state.vouched.max(safe);
-        if let Some((position, since)) = state.held_up.filter(|(position, _)| *position <= safe) {
-            let _ = position;
+        if let Some((_, since)) = state.held_up.filter(|(position, _)| *position <= safe) {
             self.counts.held_up.observe(uptime.saturating_sub(since).as_secs_f64());
             state.held_up = None;
         }

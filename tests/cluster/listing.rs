@@ -3,6 +3,7 @@
 use countersign_test_support::{
     postgres_server::{execute, new_database, number},
     process::{Run, countersign, run},
+    watcher::Watcher,
 };
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
@@ -65,7 +66,7 @@ async fn a_role_that_may_only_read_can_list_replicas_with_their_state() {
         table.lines().map(|line| line.split_whitespace().collect()).collect();
     let header = [
         "REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED",
-        "LAG", "WAIT",
+        "LAG", "WATCHERS", "WAIT",
     ];
     assert_eq!(rows[0], header);
     let addresses = each(&listed, "address");
@@ -78,13 +79,23 @@ async fn a_role_that_may_only_read_can_list_replicas_with_their_state() {
     for ((row, id), address) in rows[1..3].iter().zip(&ids).zip(&addresses) {
         let expected = [id.as_str().unwrap(), &host, address.as_str().unwrap(), "live", "-"];
         assert_eq!([row[0], row[1], row[2], row[4], row[6]], expected, "{table}");
-        assert_eq!(row[8..], ["ago", "1", "0", "3256ms"], "{table}");
+        assert_eq!(row[8..], ["ago", "1", "0", "0", "3256ms"], "{table}");
     }
     assert_eq!(
         table.lines().nth(3),
         Some("head of the feed: 1; all replicas that may answer are listed")
     );
     assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 2, "the command does not join");
+
+    let (watcher, _) = Watcher::begin(cluster.replicas[0].channel().await).await;
+    eventually("the watcher is listed at its replica", async || {
+        let listed = list(&reader, &["--json"]).json();
+        let mut watchers = each(&listed, "watchers");
+        watchers.sort_by_key(Value::as_i64);
+        (watchers == [0, 1]).then_some(())
+    })
+    .await;
+    drop(watcher);
 
     // When both replicas are killed, none is left that would remove their rows. The update
     // simulates a feed that has advanced in a timeline other than the server's.

@@ -23,3 +23,4 @@ mod signals;
 mod start;
 mod tls;
 mod top;
+mod watch;
