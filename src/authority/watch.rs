@@ -3,6 +3,8 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use tokio::time::{Instant, sleep_until};
+
 use super::{Authority, Settings, error::AuthorityError};
 use crate::{
     domain::{
@@ -14,9 +16,9 @@ use crate::{
     keys::ring::KeyRing,
     revocation::{
         index::{Snapshot, revoked_id},
+        published::Batch,
         watchers::{Given, NotOpened, Part, Place, ReadLease, Watcher},
     },
-    store::FeedEntry,
 };
 
 /// The number of revocations in a message.
@@ -122,6 +124,8 @@ pub struct Watch {
     sent: Option<(Rules, Arc<KeyRing>)>,
     /// The number of the last renewal.
     last_number: Option<u64>,
+    /// The instant until which no further entries are sent, see [`Watcher::pace`].
+    paced_until: Instant,
     /// The renewal that is to be answered by a lease.
     renewal: Option<(u64, ReadLease)>,
 }
@@ -153,6 +157,7 @@ impl Authority {
             reading: None,
             sent: None,
             last_number: None,
+            paced_until: Instant::now(),
             renewal: None,
         })
     }
@@ -185,6 +190,10 @@ impl Watch {
             if let Some(message) = self.next_page() {
                 return Ok(message);
             }
+            // A lease waits, too, because the entries must be sent before it.
+            if self.watcher.is_behind() && Instant::now() < self.paced_until {
+                sleep_until(self.paced_until).await;
+            }
             match self.watcher.next_part() {
                 Part::Stopped => return Err(AuthorityError::NotCurrent),
                 Part::TooSlow => {
@@ -193,9 +202,10 @@ impl Watch {
                 }
                 Part::Loading => self.watcher.changed().await,
                 Part::Reset => self.begin_snapshot().await,
-                Part::Entries(batch, place) => {
+                Part::Entries(batches, place) => {
+                    self.paced_until = Instant::now() + self.watcher.pace();
                     self.queue_changes();
-                    self.queue_entries(&batch.entries, place);
+                    self.queue_entries(&batches, place);
                 }
                 Part::UpToDate => {
                     self.queue_changes();
@@ -287,9 +297,10 @@ impl Watch {
     }
 
     /// Queues entries of the feed that the caller may get. The last message has the cursor.
-    fn queue_entries(&mut self, entries: &[FeedEntry], place: Place) {
-        let entries: Vec<_> = entries
+    fn queue_entries(&mut self, batches: &[Arc<Batch>], place: Place) {
+        let entries: Vec<_> = batches
             .iter()
+            .flat_map(|batch| &batch.entries)
             .filter(|entry| {
                 entry.tenant.as_ref().is_none_or(|tenant| self.reach.has_tenant(tenant))
             })

@@ -4,7 +4,7 @@
 pub mod counts;
 mod others;
 mod progress;
-mod published;
+pub mod published;
 mod recovery;
 pub mod renewer;
 pub mod replica;

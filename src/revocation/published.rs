@@ -12,9 +12,7 @@ const KEPT: usize = 65_536;
 pub struct Batch {
     /// The position before the entries.
     before: Seq,
-    /// The position after the entries. It is also a later position if the keys have changed.
-    pub head: Seq,
-    /// The entries, in the order of the feed.
+    /// The entries, in the order of the feed; none if only the keys have changed.
     pub entries: Vec<FeedEntry>,
 }
 
@@ -43,7 +41,7 @@ impl Log {
             return false;
         }
         self.entries += size(&entries);
-        self.batches.push_back(Arc::new(Batch { before: self.head, head, entries }));
+        self.batches.push_back(Arc::new(Batch { before: self.head, entries }));
         self.head = head;
         while self.entries > KEPT
             && self.batches.len() > 1
@@ -54,15 +52,18 @@ impl Log {
         true
     }
 
-    /// Returns the batch that begins at a position, if the log still has it.
-    pub fn after(&self, position: Seq) -> Option<Arc<Batch>> {
+    /// Returns all batches after a position, if the log still has the first of them.
+    pub fn after(&self, position: Seq) -> Option<Vec<Arc<Batch>>> {
         let index = self.batches.partition_point(|batch| batch.before < position);
-        self.batches.get(index).filter(|batch| batch.before == position).cloned()
+        self.batches.get(index).filter(|batch| batch.before == position)?;
+        Some(self.batches.range(index..).cloned().collect())
     }
 
     /// Returns whether the log has all entries after a position.
     pub fn reaches(&self, position: Seq) -> bool {
-        position == self.head || self.after(position).is_some()
+        let index = self.batches.partition_point(|batch| batch.before < position);
+        position == self.head
+            || self.batches.get(index).is_some_and(|batch| batch.before == position)
     }
 }
 
@@ -95,11 +96,13 @@ mod tests {
         assert!(!log.append(vec![], Seq(5)), "nothing is new");
         assert!(log.append(entries(2), Seq(7)));
         assert!(log.append(vec![], Seq(8)), "the keys have changed");
-        let heads = |position| log.after(Seq(position)).map(|batch| batch.head);
-        assert_eq!(heads(5), Some(Seq(7)));
-        assert_eq!(heads(6), None, "a batch is sent as a whole");
-        assert_eq!(heads(7), Some(Seq(8)));
-        assert_eq!(heads(8), None);
+        let sizes = |position| -> Option<Vec<usize>> {
+            Some(log.after(Seq(position))?.iter().map(|batch| batch.entries.len()).collect())
+        };
+        assert_eq!(sizes(5), Some(vec![2, 0]));
+        assert_eq!(sizes(6), None, "a batch is sent as a whole");
+        assert_eq!(sizes(7), Some(vec![0]));
+        assert_eq!(sizes(8), None);
         assert!(log.reaches(Seq(8)) && !log.reaches(Seq(9)));
     }
 

@@ -27,6 +27,9 @@ use crate::{
 /// The shortest lease that is given. A shorter one would end before the watcher has received it.
 const SHORTEST_LEASE: Duration = Duration::from_millis(50);
 
+/// The time between two messages with entries to a watcher, for each watcher of the replica.
+const PACE: Duration = Duration::from_micros(100);
+
 /// The reason why a process cannot become a watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotOpened {
@@ -50,8 +53,8 @@ pub struct Place {
 pub enum Part {
     /// Everything that was sent before is void, and the stream must begin anew ([`Watcher::begin`]).
     Reset,
-    /// The next entries.
-    Entries(Arc<Batch>, Place),
+    /// The next entries, up to this place.
+    Entries(Vec<Arc<Batch>>, Place),
     /// Nothing is left to be sent.
     UpToDate,
     /// The index is being loaded.
@@ -423,10 +426,10 @@ impl Watcher {
         if place.position == state.head() {
             return Part::UpToDate;
         }
-        let Some(batch) = state.log.after(place.position) else { return Part::TooSlow };
-        let place = Place { membership, position: batch.head };
+        let Some(batches) = state.log.after(place.position) else { return Part::TooSlow };
+        let place = Place { membership, position: state.head() };
         self.place = Some(place);
-        Part::Entries(batch, place)
+        Part::Entries(batches, place)
     }
 
     /// Begins the stream at the place of a snapshot, which must then be sent. Returns false if the
@@ -445,6 +448,22 @@ impl Watcher {
             watcher.earlier_end = watcher.end;
         }
         true
+    }
+
+    /// Returns whether entries have been published that are not sent yet.
+    pub fn is_behind(&self) -> bool {
+        let state = self.watchers.state();
+        self.place.is_some_and(|place| {
+            state.membership == Some(place.membership) && place.position < state.head()
+        })
+    }
+
+    /// Returns the time that should pass until the next entries are sent. It grows with the number
+    /// of watchers, so that they take a bounded part of the processors however fast entries are
+    /// published. Entries that come after a longer pause are sent at once.
+    pub fn pace(&self) -> Duration {
+        let watchers = u32::try_from(self.watchers.state().watchers.len()).unwrap_or(u32::MAX);
+        PACE.saturating_mul(watchers)
     }
 
     /// Waits until there may be another part.

@@ -254,3 +254,16 @@ fn a_watcher_that_falls_behind_the_log_is_too_slow() {
     fixture.watchers.publish(FIRST, &vec![entry; 100_000], Seq(12));
     assert!(matches!(watcher.next_part(), Part::TooSlow));
 }
+
+#[test]
+fn entries_that_were_published_meanwhile_are_sent_together() {
+    let fixture = Fixture::new();
+    let mut watcher = fixture.watcher();
+    assert!(!watcher.is_behind());
+    fixture.publish(11);
+    fixture.publish(12);
+    assert!(watcher.is_behind());
+    let Part::Entries(batches, place) = watcher.next_part() else { panic!("there are entries") };
+    assert_eq!((batches.len(), place), (2, at(12)));
+    assert!(!watcher.is_behind());
+}
