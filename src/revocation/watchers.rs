@@ -394,8 +394,10 @@ impl Watchers {
         }
         state.opened += 1;
         let number = state.opened;
-        state.watchers.insert(number, WatcherState::default());
         let place = place.filter(|place| state.reaches(*place));
+        // A cursor is of what the watcher has applied, so it confirms this.
+        let confirmed = place.map(|place| place.position).unwrap_or_default();
+        state.watchers.insert(number, WatcherState { confirmed, ..WatcherState::default() });
         drop(state);
         let published = self.published.subscribe();
         Ok(Watcher { watchers: self.clone(), number, place, published })

@@ -169,6 +169,16 @@ fn a_stream_goes_on_only_in_the_membership_of_its_cursor() {
     }
 }
 
+#[test]
+fn a_watcher_that_goes_on_has_confirmed_its_cursor() {
+    let fixture = Fixture::new();
+    let mut resumed = fixture.watchers.open(Some(at(10))).unwrap();
+    assert!(matches!(resumed.next_part(), Part::UpToDate));
+    // While nothing is revoked, the stream sends no cursor that could be confirmed.
+    fixture.lease_of(&resumed);
+    fixture.lease_of(&resumed);
+}
+
 #[tokio::test]
 async fn another_membership_resets_every_stream_and_gives_no_lease_before_it_is_loaded() {
     let fixture = Fixture::new();
