@@ -10,6 +10,8 @@ COPY migrations migrations
 COPY benches benches
 COPY tests/support tests/support
 COPY verification verification
+COPY clients/rust clients/rust
+COPY examples/axum examples/axum
 COPY src src
 RUN cargo build --release --locked --bin countersign
 

@@ -20,9 +20,11 @@
 )]
 
 pub mod access;
+pub mod bearer;
 pub mod claims;
 pub mod clock;
 pub mod counters;
+pub mod credential;
 pub mod cut_off;
 mod cut_offs;
 mod factor_times;

@@ -1,0 +1,319 @@
+//! The background task of a local verifier. It calls Watch, applies what it is sent, and renews the
+//! lease. The numbers of rules refer to decision 34 of the service.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use countersign_verification::{lease::Start, revocation::RETENTION_MARGIN, time::Timestamp};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::{
+    KeySet, Local, LocalCopy,
+    revocations::{NotUnderstood, duration, entries, rules, timestamp},
+};
+use crate::{
+    Client, Error,
+    proto::{
+        WatchKeys, WatchLease, WatchRenewal, WatchRequest, WatchResponse, WatchRevocations,
+        WatchRules, WatchStart, watch_request::Message, watch_response::Event,
+    },
+};
+
+/// The length of a lease before the first one has told it.
+const USUAL_LEASE: Duration = Duration::from_secs(2);
+/// The number of renewals in the time of a lease.
+const RENEWALS: u32 = 4;
+/// The most renewals that wait for an answer.
+const MAX_ASKED: usize = 64;
+/// The largest difference between the clocks of the service and of this machine under which a lease
+/// is taken.
+const LARGEST_DIFFERENCE: Duration = Duration::from_secs(5);
+
+/// The background task.
+pub(super) struct Watching {
+    client: Client,
+    local: Arc<Local>,
+    /// The copy in force.
+    copy: Arc<LocalCopy>,
+    /// The cursor that was last applied; empty within a snapshot.
+    cursor: Vec<u8>,
+    /// The start and the length of the last lease of the copy in force.
+    lease: Option<(Start, Duration)>,
+    /// True if rules have arrived since the last reset, and likewise keys.
+    has_rules: bool,
+    has_keys: bool,
+    /// The length of the last lease, which sets the pace of renewals.
+    usual_lease: Duration,
+}
+
+/// The reason for the end of a stream.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Status(#[from] Error),
+    #[error("the service has ended the stream")]
+    Finished,
+    #[error("nothing has arrived for the time of a lease")]
+    Silent,
+    #[error(transparent)]
+    NotUnderstood(#[from] NotUnderstood),
+    #[error("the service has sent a lease that was not asked for, or too early")]
+    UnexpectedLease,
+}
+
+/// The renewals of a stream.
+#[derive(Default)]
+struct Renewals {
+    /// The number of the last renewal.
+    number: u64,
+    /// The renewals without an answer: their numbers, and the clocks before they were sent.
+    waiting: VecDeque<(u64, Start)>,
+    /// True if there was a lease on this stream.
+    had_lease: bool,
+}
+
+impl Watching {
+    pub(super) fn new(client: Client, local: Arc<Local>) -> Self {
+        Self {
+            client,
+            copy: local.copy(),
+            local,
+            cursor: vec![],
+            lease: None,
+            has_rules: false,
+            has_keys: false,
+            usual_lease: USUAL_LEASE,
+        }
+    }
+
+    /// Watches for ever. After the end of a stream another one is opened, if possible at another
+    /// replica. Until then the lease goes on.
+    pub(super) async fn run(mut self) {
+        let mut delays = backoff();
+        loop {
+            self.local.count_connection();
+            let (ended, has_lease) = self.watch().await;
+            if has_lease {
+                delays = backoff();
+            }
+            let mut delay = delays.next().unwrap_or(USUAL_LEASE);
+            if let Ended::Status(error) = &ended
+                && self.client.replicas() == 1
+            {
+                delay = delay.max(error.retry_after().unwrap_or_default());
+            }
+            tracing::warn!(error = %ended, ?delay, "the watch stream has ended: will call again");
+            sleep(delay).await;
+        }
+    }
+
+    /// Watches until the stream ends. Returns the reason, and whether there was a lease.
+    async fn watch(&mut self) -> (Ended, bool) {
+        let (requests, sent) = mpsc::channel(MAX_ASKED);
+        let start = Message::Start(WatchStart { cursor: self.cursor.clone() });
+        // The channel has room.
+        let _ = requests.try_send(WatchRequest { message: Some(start) });
+        match self.client.watch(ReceiverStream::new(sent)).await {
+            Ok(responses) => {
+                let mut renewals = Renewals::default();
+                let ended = self.follow(&requests, responses, &mut renewals).await;
+                (ended, renewals.had_lease)
+            }
+            Err(error) => (error.into(), false),
+        }
+    }
+
+    /// Handles the messages one after the other (rule 10), and renews the lease.
+    async fn follow(
+        &mut self,
+        requests: &mpsc::Sender<WatchRequest>,
+        mut responses: Streaming<WatchResponse>,
+        renewals: &mut Renewals,
+    ) -> Ended {
+        let mut heard = Instant::now();
+        let mut renew_at = heard + self.usual_lease / RENEWALS;
+        loop {
+            let silent_at = heard + self.usual_lease.max(Duration::from_secs(1));
+            tokio::select! {
+                response = responses.message() => {
+                    let response = match response {
+                        Ok(Some(response)) => response,
+                        Ok(None) => return Ended::Finished,
+                        Err(status) => return Error::from(status).into(),
+                    };
+                    heard = Instant::now();
+                    match self.apply(renewals, response) {
+                        Ok(false) => continue,
+                        Ok(true) => {}
+                        Err(ended) => return ended,
+                    }
+                }
+                () = sleep_until(renew_at) => {}
+                () = sleep_until(silent_at) => return Ended::Silent,
+            }
+            self.renew(renewals, requests);
+            renew_at = Instant::now() + self.usual_lease / RENEWALS;
+        }
+    }
+
+    /// Applies a message completely. Returns whether to renew the lease at once, because there is
+    /// something new to confirm. After a message that cannot be understood there is no lease.
+    fn apply(&mut self, renewals: &mut Renewals, response: WatchResponse) -> Result<bool, Ended> {
+        let applied = self.try_apply(renewals, response);
+        if applied.is_err() {
+            self.end_lease();
+        }
+        applied
+    }
+
+    fn try_apply(
+        &mut self,
+        renewals: &mut Renewals,
+        response: WatchResponse,
+    ) -> Result<bool, Ended> {
+        match response.event.ok_or(NotUnderstood)? {
+            Event::Reset(_) => self.reset(),
+            Event::Rules(message) => self.take_rules(message)?,
+            Event::Keys(message) => self.take_keys(message)?,
+            Event::Revocations(message) => self.apply_revocations(message)?,
+            Event::Lease(message) => self.take_lease(renewals, message)?,
+        }
+        if response.cursor.is_empty() {
+            return Ok(false);
+        }
+        self.cursor = response.cursor;
+        Ok(true)
+    }
+
+    fn reset(&mut self) {
+        self.copy = self.local.reset();
+        self.local.count_reset();
+        self.cursor.clear();
+        (self.lease, self.has_rules, self.has_keys) = (None, false, false);
+    }
+
+    fn take_rules(&mut self, message: WatchRules) -> Result<(), Ended> {
+        let rules = Arc::new(rules(message)?);
+        self.replace(self.copy.keys().clone(), rules);
+        self.has_rules = true;
+        Ok(())
+    }
+
+    fn take_keys(&mut self, message: WatchKeys) -> Result<(), Ended> {
+        let keys = KeySet::read(&message.jwks, message.revoked).ok_or(NotUnderstood)?;
+        self.replace(Arc::new(keys), self.copy.rules().clone());
+        self.has_keys = true;
+        Ok(())
+    }
+
+    /// Replaces the copy. The lease that this process has is good for the new copy too, which knows
+    /// more. No later lease is good for the earlier copy (rule 11).
+    fn replace(&mut self, keys: Arc<KeySet>, rules: Arc<super::Rules>) {
+        self.copy = self.local.replace(keys, rules);
+        if let Some((start, valid_for)) = self.lease {
+            self.local.take(&self.copy, start, valid_for);
+        }
+    }
+
+    fn apply_revocations(&self, message: WatchRevocations) -> Result<(), Ended> {
+        for entry in entries(message) {
+            self.copy.index.apply(&entry?);
+        }
+        Ok(())
+    }
+
+    fn take_lease(&mut self, renewals: &mut Renewals, lease: WatchLease) -> Result<(), Ended> {
+        let is_complete = self.has_rules && self.has_keys && !self.cursor.is_empty();
+        let start = renewals.answered(lease.number).filter(|_| is_complete);
+        let start = start.ok_or(Ended::UnexpectedLease)?;
+        let valid_for = duration(lease.valid_for)?;
+        self.forget_expired(timestamp(lease.expired_up_to)?);
+        let own = self.local.clock().now();
+        let now = timestamp(lease.now)?;
+        if own.since(now).max(now.since(own)) > LARGEST_DIFFERENCE {
+            tracing::error!(
+                difference_ms = (own.micros() - now.micros()) / 1000,
+                "the clock of this machine, or that of the service, is wrong: no lease is taken"
+            );
+            return Ok(());
+        }
+        self.local.take(&self.copy, start, valid_for);
+        self.local.set_lag(self.copy.lease.uptime().saturating_sub(start.uptime));
+        self.lease = Some((start, valid_for));
+        self.usual_lease = valid_for.clamp(Duration::from_millis(200), 10 * USUAL_LEASE);
+        renewals.had_lease = true;
+        Ok(())
+    }
+
+    /// Drops revocations whose tokens have all expired (rule 13). The watermark is raised first.
+    fn forget_expired(&self, expired_up_to: Timestamp) {
+        let index = self.copy.index.clone();
+        let watermark = expired_up_to.plus(RETENTION_MARGIN);
+        if watermark > index.purge_watermark() {
+            index.raise_purge_watermark(watermark);
+            // An index of a million entries takes a while.
+            tokio::task::spawn_blocking(move || index.purge(watermark, &HashSet::new()));
+        }
+    }
+
+    /// Asks for a lease, and confirms the cursor. The clocks are read first (rule 9).
+    fn renew(&self, renewals: &mut Renewals, requests: &mpsc::Sender<WatchRequest>) {
+        let start = self.copy.lease.start();
+        let number = renewals.number + 1;
+        let renewal = WatchRenewal { number, applied: self.cursor.clone() };
+        let message = WatchRequest { message: Some(Message::Renewal(renewal)) };
+        // If the connection takes no more, the next renewal will confirm the same.
+        if requests.try_send(message).is_ok() {
+            renewals.add(number, start);
+        }
+    }
+
+    /// Ends the lease, because the service has said something that this process cannot follow.
+    fn end_lease(&mut self) {
+        self.copy.lease.end();
+        self.lease = None;
+        // The next stream begins with a snapshot.
+        self.cursor.clear();
+    }
+}
+
+impl Renewals {
+    /// Keeps the clocks of a renewal.
+    fn add(&mut self, number: u64, start: Start) {
+        self.number = number;
+        if self.waiting.len() == MAX_ASKED {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((number, start));
+    }
+
+    /// Returns the clocks before this renewal was sent, and forgets it and those before.
+    fn answered(&mut self, number: u64) -> Option<Start> {
+        let place = self.waiting.iter().position(|(asked, _)| *asked == number)?;
+        self.waiting.drain(..=place).next_back().map(|(_, start)| start)
+    }
+}
+
+/// The delays between the ends of streams and further calls. Many watchers lose their streams at
+/// the same time, so the delays are random.
+fn backoff() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(25))
+        .with_max_delay(Duration::from_secs(1))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+#[path = "watching_tests.rs"]
+mod tests;
