@@ -40,4 +40,4 @@ pub mod time;
 pub mod user_agent;
 pub mod who;
 
-pub use countersign_verification::{inactive, json_object};
+pub use countersign_verification::{bearer, credential, inactive, json_object};

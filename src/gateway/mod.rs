@@ -5,8 +5,6 @@
 //! headers that tell the application who sends it. Otherwise [`denial`] tells the client why it may
 //! not pass.
 
-pub mod bearer;
-pub mod credential;
 pub mod demands;
 pub mod denial;
 pub mod identity;
@@ -28,6 +26,8 @@ use crate::{
     authority::{Authority, error::AuthorityError, validate::Question},
     domain::caller::Actor,
 };
+
+pub use crate::domain::{bearer, credential};
 
 /// The settings of the answers to gateways.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use tonic::{Code, ConnectError, Status};
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
 /// Defines the reasons: each variant with its name in `ErrorInfo.reason`.
@@ -192,10 +192,16 @@ impl From<Status> for Error {
         });
         let source = std::error::Error::source(&status);
         // A status with a source was made here, because the connection failed.
+        let has_expired = std::iter::successors(source, |error| error.source())
+            .any(|error| error.is::<TimeoutExpired>());
         let (code, reason) = match (details.error_info(), status.code()) {
             (Some(info), code) => (code, Reason::from_name(&info.reason)),
             (None, code @ Code::DeadlineExceeded) => (code, Reason::DeadlineExceeded),
             (None, code @ Code::Unavailable) => (code, Reason::Unreachable),
+            // The transport ends a call at its deadline, too, and calls that cancelled.
+            (None, Code::Cancelled) if has_expired => {
+                (Code::DeadlineExceeded, Reason::DeadlineExceeded)
+            }
             (None, _) if source.is_some() => (Code::Unavailable, Reason::Unreachable),
             (None, code) => (code, Reason::Other(String::new())),
         };

@@ -10,7 +10,7 @@ use countersign_test_support::log;
 
 use crate::site::{Site, eventually, in_time, of_token, request, sign_in};
 
-const API_KEY: &str = "cs_ck_topsecret";
+const API_KEY: &str = "cs_ck_topsecret0123456789";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn debug_and_errors_hold_no_secret() {
