@@ -141,7 +141,6 @@ impl Names {
             etag,
             metadata: Some(object(session.metadata).into()),
             created_by: "anybody".to_owned(),
-            ..Default::default()
         }
     }
 
