@@ -197,6 +197,10 @@ pub enum Target {
         client: Option<u8>,
         boundary: Boundary,
     },
+    /// The tenant and the client of the last target of this kind.
+    SessionsAgain {
+        boundary: Boundary,
+    },
 }
 
 /// The instant before which sessions are revoked: that of a session, so many units later.
@@ -262,6 +266,7 @@ fn target() -> impl Strategy<Value = Target> {
         1 => tenant().prop_map(Target::Tenant),
         6 => (option::weighted(0.6, tenant()), option::weighted(0.3, 0..2_u8), boundary())
             .prop_map(|(tenant, client, boundary)| Target::Sessions { tenant, client, boundary }),
+        3 => boundary().prop_map(|boundary| Target::SessionsAgain { boundary }),
     ]
 }
 

@@ -23,7 +23,7 @@ pub struct Import {
     pub expires_at: Option<Micros>,
 }
 
-/// What became of a session of another system.
+/// The outcome of an import.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Imported {
     New(usize),

@@ -208,13 +208,16 @@ impl Model {
             many => {
                 many.check(self.now)?;
                 let cut_offs = self.new_cut_offs(many);
-                let is_spared = |index| matches!(many, Target::Subject { except, .. } if *except == Some(index));
+                let spared = match many {
+                    Target::Subject { except, .. } => *except,
+                    _ => None,
+                };
                 let is_covered = |session: &Session| {
                     let Session { whom, identified_at, authenticated_at, .. } = *session;
                     cut_offs.iter().any(|one| one.covers(whom, identified_at, authenticated_at))
                 };
                 (0..self.sessions.len())
-                    .filter(|&index| !is_spared(index) && is_covered(&self.sessions[index]))
+                    .filter(|&index| Some(index) != spared && is_covered(&self.sessions[index]))
                     .collect()
             }
         };

@@ -144,8 +144,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Compares the validity of every token, and all sessions. `singly` also lists the sessions that
-    /// are recorded as ended, and gets each session by its identifier.
+    /// Compares the validity of every token, and all sessions. `singly` also lists the sessions
+    /// that are recorded as ended, and gets each session by its identifier.
     pub(super) async fn compare_all(&mut self, singly: bool) -> Result<(), Disagreement> {
         let tokens: Vec<_> = (0..self.access_tokens.len()).collect();
         self.validate(&tokens, &Demands::default()).await?;

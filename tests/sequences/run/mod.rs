@@ -128,6 +128,7 @@ impl World {
             refresh_tokens: vec![],
             forged: vec![],
             etags: vec![],
+            last_scope: None,
             imported_at: BTreeMap::new(),
             creations: vec![],
             reauthentications: vec![],
@@ -161,6 +162,8 @@ struct Run<'a> {
     forged: Vec<(RefreshToken, String)>,
     /// The etag of each session by its revision.
     etags: Vec<BTreeMap<u32, String>>,
+    /// The tenant and the client whose sessions were revoked last.
+    last_scope: Option<(Option<u8>, Option<u8>)>,
     /// The instants at which sessions were imported.
     imported_at: BTreeMap<usize, Micros>,
     /// The requests that were sent.

@@ -22,8 +22,8 @@ const REASONS: [(EndReason, &str); 3] =
 const CONFIRMATION_TTL: Micros = 600 * SECOND;
 
 impl Run<'_> {
-    /// Returns the target of a revocation and its message; none if it would be a token of a session
-    /// that has none.
+    /// Returns the target of a revocation and its message; none if it refers to something that is
+    /// not there.
     pub(super) async fn target(&mut self, target: commands::Target) -> Option<(Target, Message)> {
         let id = |run: &Self, session: usize| run.model.sessions[session].id.clone();
         Some(match target {
@@ -63,21 +63,22 @@ impl Run<'_> {
                 (Target::Tenant(tenant), Message::Tenant(self.names.tenant(tenant)))
             }
             commands::Target::Sessions { tenant, client, boundary } => {
-                let boundary = self.boundary(boundary);
-                let target = Target::Sessions { tenant, client, boundary };
-                (target, Message::Sessions(self.sessions_target(tenant, client, boundary)))
+                self.last_scope = Some((tenant, client));
+                self.sessions_target((tenant, client), self.boundary(boundary))
+            }
+            commands::Target::SessionsAgain { boundary } => {
+                self.sessions_target(self.last_scope?, self.boundary(boundary))
             }
         })
     }
 
     fn sessions_target(
         &self,
-        tenant: Option<u8>,
-        client: Option<u8>,
+        (tenant, client): (Option<u8>, Option<u8>),
         boundary: Boundary,
-    ) -> proto::SessionsTarget {
+    ) -> (Target, Message) {
         let everywhere = Where::AllTenants(true);
-        proto::SessionsTarget {
+        let message = proto::SessionsTarget {
             r#where: Some(tenant.map_or(everywhere, |one| Where::Tenant(self.names.tenant(one)))),
             client_id: client.map(|client| self.names.client(client)).unwrap_or_default(),
             instant: match boundary {
@@ -87,7 +88,8 @@ impl Run<'_> {
                     Some(Instant::AuthenticatedBefore(timestamp(at)))
                 }
             },
-        }
+        };
+        (Target::Sessions { tenant, client, boundary }, Message::Sessions(message))
     }
 
     fn boundary(&self, boundary: commands::Boundary) -> Boundary {
