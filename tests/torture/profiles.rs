@@ -102,6 +102,8 @@ const CUT_OFF: &[WatcherKind] = &[
     WatcherKind::Stall,
     WatcherKind::Cut,
     WatcherKind::Cut,
+    WatcherKind::Cut,
+    WatcherKind::Isolate,
     WatcherKind::Isolate,
     WatcherKind::Isolate,
     WatcherKind::SlowReplies,
@@ -226,22 +228,25 @@ pub const PROFILES: &[Profile] = &[
     },
 ];
 
-/// The profile that exercises the rules of decision 34. No replica is paused or cut off, so that
-/// revocations are acknowledged soon.
+/// The profile that exercises the rules of decision 34. Replicas have no faults, so that revocations
+/// are acknowledged soon.
 pub const WATCHED: &Profile = &Profile {
     name: "watched",
-    replicas: &[Kind::Restart],
+    replicas: NOBODY,
     visitor: NOBODY,
     watchers: CUT_OFF,
     database: NOTHING,
-    calm: Duration::from_millis(1500),
+    calm: Duration::from_millis(1200),
     expires: false,
 };
+
+/// The same with replicas that stop, and leave the register.
+pub const LEFT: &Profile = &Profile { name: "left", replicas: &[Kind::Restart], ..*WATCHED };
 
 impl Profile {
     /// Returns the profile of this name.
     pub fn named(name: &str) -> &'static Self {
-        PROFILES.iter().chain([WATCHED]).find(|profile| profile.name == name).unwrap()
+        PROFILES.iter().chain([WATCHED, LEFT]).find(|profile| profile.name == name).unwrap()
     }
 
     /// Returns whether the database has a standby.
@@ -252,6 +257,11 @@ impl Profile {
     /// Returns whether the database is set back in a run.
     pub fn is_set_back(&self) -> bool {
         self.database.contains(&Disaster::RestoreDump)
+    }
+
+    /// Returns the time during which new faults begin.
+    pub fn span(&self) -> Duration {
+        Duration::from_secs(if [WATCHED.name, LEFT.name].contains(&self.name) { 6 } else { 10 })
     }
 
     /// Returns the longest time that an acknowledgement waits for a replica that does not report.

@@ -28,9 +28,6 @@ use crate::{
     watchers::{Plan, Watchers},
 };
 
-/// The time during which new faults begin.
-const SPAN: Duration = Duration::from_secs(10);
-
 /// The result of a run.
 pub struct Report {
     pub profile: &'static str,
@@ -172,7 +169,7 @@ pub async fn run(
         tokens_expire: profile.expires,
     });
     let callers = Callers::start(&asker, &mut dice.split());
-    let watchers = Watchers::start(&fleet, plans, &mut dice.split());
+    let watchers = Watchers::start(&fleet, plans, &mut dice.split()).await;
     let striking = strike(&fleet, &watchers, &database, profile, &mut dice);
     in_time("faults come to an end", striking).await;
     let healed = recorder.now();
@@ -205,7 +202,7 @@ async fn strike(
     profile: &'static Profile,
     dice: &mut Dice,
 ) {
-    let end = Instant::now() + SPAN;
+    let end = Instant::now() + profile.span();
     let mut lanes = JoinSet::new();
     for place in 0..PLACES {
         let (fleet, dice) = (fleet.clone(), dice.split());

@@ -38,8 +38,6 @@ pub enum Broken {
     LeaseBeforeEntries,
     /// A lease is longer than that of the replica, and than the replica counts (rule 2).
     LongerLease,
-    /// The replica reports what the watcher has not confirmed (rule 4).
-    Unasked,
     /// A stream that has ended is not waited for (rule 6).
     EndedStreamForgotten,
     /// A stream goes on with a gap (rule 8).
@@ -215,13 +213,10 @@ impl Relay {
             Some(Message::Start(WatchStart { cursor })) => {
                 self.began_with_cursor = !cursor.is_empty();
             }
-            Some(Message::Renewal(WatchRenewal { number, applied })) => {
+            Some(Message::Renewal(WatchRenewal { number, .. })) => {
                 // Numbers must rise, and this relay sends renewals too.
                 *number *= RENEWALS;
                 self.number = self.number.max(*number);
-                if self.broken == Broken::Unasked {
-                    applied.clone_from(&self.confirmed);
-                }
             }
             None => {}
         }
@@ -229,9 +224,7 @@ impl Relay {
     }
 
     fn response(&mut self, mut response: WatchResponse) {
-        if self.keep_cursor(&response) && self.broken == Broken::Unasked {
-            self.confirm();
-        }
+        self.keep_cursor(&response);
         match &mut response.event {
             Some(Event::Lease(lease)) => {
                 lease.number /= RENEWALS;

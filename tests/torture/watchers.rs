@@ -7,6 +7,7 @@ use std::{
 };
 
 use countersign_test_support::{
+    cluster::in_time,
     ledger::Dice,
     proxy::Link,
     workload::{
@@ -29,9 +30,9 @@ use crate::{
 
 /// The number of tokens about which a watcher is asked at once. Their lines fit into a pipe.
 const BATCH: usize = 32;
-/// The pause between two batches. Without one, watchers would take all the time of the processors,
-/// and replicas would have no leases.
-const PAUSE: Duration = Duration::from_millis(15);
+/// The pause between two batches, for each watcher of the run. Without it, watchers would take all
+/// the time of the processors, and replicas would have no leases.
+const PAUSE: Duration = Duration::from_millis(8);
 /// The time after an acknowledgement in which watchers are asked about its tokens most often.
 const RECENT: Duration = Duration::from_secs(3);
 /// The number of most recent tokens among which the others are chosen.
@@ -58,6 +59,8 @@ pub struct Watcher {
     program: Program,
     pub fleet: Arc<Fleet>,
     process: Mutex<Option<Arc<Process>>>,
+    /// The pause between two batches of questions.
+    pause: Duration,
     /// The time that its clocks have lost so far.
     lost: Mutex<Duration>,
 }
@@ -128,6 +131,15 @@ impl Watcher {
         are_known
     }
 
+    /// Waits until the watcher has a lease. Without one it does not even know that this is no token.
+    async fn lease(&self) {
+        let question = ["no-token".to_owned()];
+        let process = self.process().expect("the watcher was started");
+        while !process.ask(&question).await.expect("it runs")[0].answer.is_known() {
+            sleep(self.pause).await;
+        }
+    }
+
     /// Asks about recently revoked tokens and others, again and again.
     async fn check(self: Arc<Self>, mut dice: Dice, stopped: watch::Receiver<bool>) {
         while !*stopped.borrow() {
@@ -143,7 +155,7 @@ impl Watcher {
                 tokens.extend((tokens.len()..BATCH).map(|_| latest()));
             }
             self.validate(&tokens).await;
-            sleep(PAUSE).await;
+            sleep(self.pause).await;
         }
     }
 
@@ -153,7 +165,7 @@ impl Watcher {
         let all: Vec<_> = (0..self.recorder().tokens()).map(TokenNumber).collect();
         for tokens in all.chunks(BATCH) {
             while !self.validate(tokens).await && Instant::now() < deadline {
-                sleep(PAUSE).await;
+                sleep(self.pause).await;
             }
         }
     }
@@ -167,8 +179,8 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// Starts the watchers, and asks them until `finish`.
-    pub fn start(fleet: &Arc<Fleet>, plans: &[Plan], dice: &mut Dice) -> Self {
+    /// Starts the watchers, waits until each has a lease, and then asks them until `finish`.
+    pub async fn start(fleet: &Arc<Fleet>, plans: &[Plan], dice: &mut Dice) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (mut all, mut checks) = (vec![], JoinSet::new());
         for (index, plan) in plans.iter().enumerate() {
@@ -177,11 +189,16 @@ impl Watchers {
                 program: plan.program.clone(),
                 fleet: fleet.clone(),
                 process: Mutex::default(),
+                pause: PAUSE * u32::try_from(plans.len()).unwrap(),
                 lost: Mutex::default(),
             });
             watcher.start();
-            checks.spawn(watcher.clone().check(dice.split(), stopped.clone()));
             all.push(watcher);
+        }
+        let leases = all.iter().map(|watcher| watcher.lease());
+        in_time("every watcher has a lease", join_all(leases)).await;
+        for watcher in &all {
+            checks.spawn(watcher.clone().check(dice.split(), stopped.clone()));
         }
         Self { all, checks, stop }
     }
