@@ -93,7 +93,7 @@ async fn replace(fault: Fault, way: Way, seed: u64) {
     sleep(CALM).await;
 
     let held = callers.stop().await;
-    recorder.set_healed((0..PERMANENT).collect(), fleet.fallen());
+    recorder.set_healed((0..PERMANENT).collect(), vec![], fleet.fallen());
     finish(&asker, held, &mut dice).await;
     let history = recorder.finish();
     let acknowledged = history.calls.iter().filter(|call| call.answer == Answer::Done).count();

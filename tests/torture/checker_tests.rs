@@ -286,7 +286,7 @@ fn after_the_last_fault_every_replica_must_revoke_and_answer_for_every_token() {
         [answered(0, 0), answered(0, 1), revoked(0), answered(1, 0), answered(1, 1), revoked(1)];
     let with = |calls: &[Call], healed| rules(&History { healed, ..history(calls) });
     let healed = |millis, replicas: &[usize]| {
-        Some(Healed { at: at(millis), replicas: replicas.to_vec(), tokens: 2 })
+        Some(Healed { at: at(millis), replicas: replicas.to_vec(), tokens: 2, ..Healed::default() })
     };
     assert_eq!(with(&all, healed(50, &[0, 1])), []);
     assert_eq!(with(&all[3..], healed(50, &[1])), []);
@@ -296,6 +296,18 @@ fn after_the_last_fault_every_replica_must_revoke_and_answer_for_every_token() {
     assert_eq!(with(&all, None), [Rule::Unanswered]);
     let unsure = [&all[1..], &[ask(0, Ask::Validate(T), not_now())]].concat();
     assert_eq!(with(&unsure, healed(50, &[0, 1])), [Rule::Unanswered]);
+}
+
+#[test]
+fn after_the_last_fault_every_watcher_must_answer_for_every_token_and_need_not_revoke() {
+    let answered = |token| Call {
+        replica: 5,
+        ..call(50, 60, Ask::Validate(TokenNumber(token)), Answer::Active)
+    };
+    let healed = Some(Healed { at: at(50), watchers: vec![5], tokens: 2, ..Healed::default() });
+    let with = |calls: &[Call]| rules(&History { healed: healed.clone(), ..history(calls) });
+    assert_eq!(with(&[answered(0), answered(1)]), []);
+    assert_eq!(with(&[answered(0)]), [Rule::Unanswered]);
 }
 
 /// Returns a history in which the database was set back between 40 and 50 ms to its state at `kept`

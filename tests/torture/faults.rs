@@ -1,4 +1,4 @@
-//! The faults of replicas, links and the database. The seed of a run determines their kinds, times
+//! The faults of replicas, watchers, links and the database. The seed of a run determines their kinds, times
 //! and durations.
 
 use std::time::Duration;
@@ -9,7 +9,8 @@ use tokio::time::{sleep, timeout};
 use crate::{
     database::Database,
     fleet::{Fleet, PERMANENT, PLACES},
-    profiles::{LEASE, LONG_LEASE, LONG_WAIT, WAIT},
+    profiles::{LEASE, LONG_LEASE, LONG_WAIT, MARGIN, WAIT},
+    watchers::Watcher,
 };
 
 /// A kind of fault of one replica or its link to the database.
@@ -49,6 +50,32 @@ pub enum Kind {
     Visit,
     /// In the slot after the permanent replicas, a replica joins by a slow link and is killed.
     VisitAndDie,
+}
+
+/// A kind of fault of one watcher or its links to all replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatcherKind {
+    /// SIGSTOP, and SIGCONT later.
+    Pause,
+    /// The links pass nothing until the fault is over.
+    Stall,
+    /// Open connections pass nothing any more, and end only after a while. New connections work.
+    Silence,
+    /// Open connections end. New connections work.
+    Cut,
+    /// Open connections end, and new connections are refused for a while.
+    Isolate,
+    /// The links are slow in one direction or in both.
+    Slow,
+    /// Everything that replicas send is delayed by more than a lease.
+    SlowReplies,
+    /// `kill -9`, and a new start.
+    Kill,
+    /// The wall clock is set, ahead or back.
+    SetClock,
+    /// Both clocks lose less than the margin of leases, as if the machine had been suspended
+    /// unnoticed.
+    LoseTime,
 }
 
 /// A kind of fault of the database.
@@ -189,6 +216,60 @@ impl Fault<Kind> {
         fleet.signal(place, "STOP").await;
         sleep(self.lasts).await;
         fleet.signal(place, "CONT").await;
+    }
+}
+
+impl Fault<WatcherKind> {
+    /// Injects the fault, and returns once its effects are over.
+    pub async fn strike(&self, watcher: &Watcher) {
+        let links: Vec<_> = watcher.links().collect();
+        let (there, back) = self.slow;
+        match self.kind {
+            WatcherKind::Pause => {
+                watcher.signal("STOP");
+                sleep(self.lasts).await;
+                watcher.signal("CONT");
+            }
+            WatcherKind::Stall => {
+                links.iter().for_each(|link| link.stall());
+                sleep(self.lasts).await;
+            }
+            WatcherKind::Silence => {
+                links.iter().for_each(|link| link.silence());
+                sleep(self.lasts).await;
+                links.iter().for_each(|link| link.cut());
+            }
+            WatcherKind::Cut => links.iter().for_each(|link| link.cut()),
+            WatcherKind::Isolate => {
+                links.iter().for_each(|link| link.refuse());
+                links.iter().for_each(|link| link.cut());
+                sleep(self.lasts).await;
+            }
+            WatcherKind::Slow => {
+                links.iter().for_each(|link| link.delay(there, back));
+                sleep(self.lasts).await;
+            }
+            WatcherKind::SlowReplies => {
+                links.iter().for_each(|link| link.delay(Duration::ZERO, LEASE * 3 / 2));
+                sleep(self.lasts.max(LEASE * 4)).await;
+            }
+            WatcherKind::Kill => {
+                watcher.kill();
+                sleep(self.lasts / 2).await;
+                watcher.start();
+            }
+            WatcherKind::SetClock => {
+                // At most about two seconds in either direction.
+                let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap();
+                watcher.set_clocks(4 * (nanos(there) - nanos(back)), Duration::ZERO);
+            }
+            WatcherKind::LoseTime => {
+                watcher.set_clocks(0, MARGIN * 9 / 10);
+                // The margin covers only one such loss in the time of a lease.
+                sleep(LONG_LEASE).await;
+            }
+        }
+        links.iter().for_each(|link| link.restore());
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,12 +13,20 @@ use countersign_test_support::{
     http_client::get,
     ledger::Client,
     proxy::Link,
-    workload::{Replicas, recorder::Recorder},
+    workload::{
+        Replicas,
+        history::{Moment, TokenNumber},
+        recorder::Recorder,
+    },
 };
 use tokio::{sync::Notify, task::block_in_place, time::sleep};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{database::Database, profiles::Settings};
+use crate::{
+    database::Database,
+    profiles::Settings,
+    watch_routes::{Broken, Route},
+};
 
 /// The number of replicas that run from the beginning to the end, except while a fault has stopped
 /// them. The place after them is for the visitor, a replica that comes and goes.
@@ -40,6 +49,8 @@ const LOG: usize = 40;
 /// A place, and the process in it if there is one.
 struct Place {
     link: Link,
+    /// The way of each watcher to the process.
+    routes: Vec<Route>,
     /// This lock is held for as long as a fault acts on the process.
     process: tokio::sync::Mutex<Option<Replica>>,
     /// The connections to the process. There are none if there is no process.
@@ -56,20 +67,29 @@ pub struct Fleet {
     database: Arc<Database>,
     settings: Vec<Settings>,
     places: Vec<Place>,
+    /// The tokens whose revocations were acknowledged, in this order.
+    acknowledged: Mutex<Vec<(Moment, TokenNumber)>>,
     pub recorder: Arc<Recorder>,
 }
 
 impl Fleet {
-    /// Creates the places, without processes. `settings` has one element for each place.
+    /// Creates the places, without processes. `settings` has one element for each place, and
+    /// `watchers` one for each watcher.
     pub async fn new(
         database: Arc<Database>,
         recorder: Arc<Recorder>,
         settings: Vec<Settings>,
+        watchers: &[Option<Broken>],
     ) -> Self {
         let mut places = vec![];
         let url = database.url();
         for _ in 0..PLACES {
+            let mut routes = vec![];
+            for broken in watchers {
+                routes.push(Route::create(*broken).await);
+            }
             places.push(Place {
+                routes,
                 link: Link::to(&url).await,
                 process: tokio::sync::Mutex::default(),
                 channels: Mutex::default(),
@@ -77,7 +97,25 @@ impl Fleet {
                 log: Mutex::default(),
             });
         }
-        Self { home: Home::create(), database, settings, places, recorder }
+        let acknowledged = Mutex::default();
+        Self { home: Home::create(), database, settings, places, acknowledged, recorder }
+    }
+
+    /// Returns the links of a watcher to all places.
+    pub fn watch_links(&self, watcher: usize) -> impl Iterator<Item = &Link> {
+        self.places.iter().map(move |place| &place.routes[watcher].link)
+    }
+
+    /// Returns the addresses at which a watcher reaches the places.
+    pub fn watch_addresses(&self, watcher: usize) -> Vec<SocketAddr> {
+        self.watch_links(watcher).map(Link::address).collect()
+    }
+
+    /// Returns the tokens whose revocations were acknowledged since this time, in this order.
+    pub fn acknowledged_since(&self, since: Moment) -> Vec<TokenNumber> {
+        let acknowledged = self.acknowledged.lock().unwrap();
+        let first = acknowledged.partition_point(|(at, _)| *at < since);
+        acknowledged[first..].iter().map(|(_, token)| *token).collect()
     }
 
     /// Returns the link between a place and the database.
@@ -104,6 +142,7 @@ impl Fleet {
                         Endpoint::from_shared(format!("http://{}", replica.address())).unwrap();
                     *place.channels.lock().unwrap() =
                         (0..CHANNELS).map(|_| endpoint.connect_lazy()).collect();
+                    place.lead_watchers_to(Some(replica.address()));
                     replica.comes("serving").is_some()
                 }
             });
@@ -226,13 +265,24 @@ impl Replicas for Fleet {
     fn notify_revocation(&self, place: usize) {
         self.places[place].revoking.notify_waiters();
     }
+
+    fn notify_acknowledged(&self, tokens: &[TokenNumber]) {
+        let mut acknowledged = self.acknowledged.lock().unwrap();
+        let now = self.recorder.now();
+        acknowledged.extend(tokens.iter().map(|token| (now, *token)));
+    }
 }
 
 impl Place {
+    fn lead_watchers_to(&self, replica: Option<SocketAddr>) {
+        self.routes.iter().for_each(|route| route.lead_to(replica));
+    }
+
     /// Keeps the last log lines of a process that has ended, and drops the connections to it, so
-    /// that callers no longer call it.
+    /// that callers and watchers no longer call it.
     fn keep_log(&self, replica: &mut Replica) {
         self.channels.lock().unwrap().clear();
+        self.lead_watchers_to(None);
         let mut log = self.log.lock().unwrap();
         log.extend_from_slice(replica.log());
         let surplus = log.len().saturating_sub(LOG);

@@ -23,6 +23,9 @@ struct State {
     calls: usize,
     /// The number of answers for tokens whose revocation had been acknowledged before.
     checked: usize,
+    /// The number of such answers of watchers.
+    #[serde(default)]
+    local_checked: usize,
     acknowledged: usize,
     /// The longest time that an acknowledgement took.
     longest: Duration,
@@ -55,6 +58,7 @@ impl State {
         self.runs += 1;
         self.calls += report.figures.calls;
         self.checked += report.figures.checked;
+        self.local_checked += report.figures.local_checked;
         self.acknowledged += report.figures.acknowledged.len();
         self.longest =
             self.longest.max(report.figures.acknowledged.last().copied().unwrap_or_default());

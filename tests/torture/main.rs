@@ -1,6 +1,7 @@
 //! Runs replicas of the real binary on a real PostgreSQL server, while processes, links and the
-//! server fail at random. Every call is recorded, and a checker then decides whether every
-//! acknowledged revocation held on every replica.
+//! server fail at random. Watchers, which verify tokens themselves, run beside the replicas and fail
+//! too. Every call is recorded, and a checker then decides whether every acknowledged revocation
+//! held on every replica and every watcher.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod altered;
@@ -13,3 +14,6 @@ mod mutants;
 mod profiles;
 mod run;
 mod runs;
+mod watch_process;
+mod watch_routes;
+mod watchers;

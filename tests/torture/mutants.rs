@@ -3,17 +3,22 @@
 //! profile passes if no rule is broken.
 //!
 //! The service itself has no switch that breaks a rule. These tests break rules from outside: they
-//! change what the renewals of all replicas request and receive (`altered.rs`), or they alter the
-//! database by SQL statements.
+//! change what the renewals of all replicas request and receive (`altered.rs`), they alter the
+//! database by SQL statements, or they change what a replica and a watcher send to each other
+//! (`watch_routes.rs`). The rules of watchers are broken by the watchers (`watcher/altered.py`).
 
-use std::env;
+use std::{env, sync::Arc};
 
-use countersign_test_support::{cluster::RULE, workload::checker::Rule};
+use countersign_test_support::{cluster::RULE, postgres_server::Server, workload::checker::Rule};
 
 use crate::{
-    profiles::{Profile, Settings},
-    run::run,
+    fleet::PLACES,
+    profiles::{LEFT, Profile, Settings, WATCHED},
+    run::{Report, run},
     runs::{print_violations, server},
+    watch_process::python,
+    watch_routes::Broken,
+    watchers::{Plan, good},
 };
 
 /// A broken rule.
@@ -27,7 +32,7 @@ struct Mutant {
     sql: &'static str,
 }
 
-const MUTANTS: [Mutant; 7] = [
+const MUTANTS: [Mutant; 9] = [
     Mutant {
         name: "deadline-from-reply",
         profile: "late answers",
@@ -66,6 +71,48 @@ const MUTANTS: [Mutant; 7] = [
         sql: RENEW_WITHOUT_STANDBY,
     },
     Mutant { name: "purge-at-expiry", profile: "clocks", settings: &[], sql: PURGE_AT_EXPIRY },
+    Mutant {
+        name: "report-without-watchers",
+        profile: "watched",
+        settings: &[(RULE, "report-without-watchers")],
+        sql: "",
+    },
+    Mutant {
+        name: "leave-before-leases",
+        profile: "left",
+        settings: &[(RULE, "leave-before-leases")],
+        sql: "",
+    },
+];
+
+/// A rule that is broken by one watcher, or by the replicas towards one watcher.
+struct WatchMutant {
+    name: &'static str,
+    /// The rule that replicas break.
+    broken: Option<Broken>,
+    /// The rule that the watcher breaks.
+    rule: &'static str,
+}
+
+const fn by_replicas(name: &'static str, broken: Broken) -> WatchMutant {
+    WatchMutant { name, broken: Some(broken), rule: "none" }
+}
+
+const fn by_watcher(name: &'static str, rule: &'static str) -> WatchMutant {
+    WatchMutant { name, broken: None, rule }
+}
+
+/// One run has a watcher for each of these.
+const WATCH_MUTANTS: [WatchMutant; 9] = [
+    by_replicas("watch-entries-after-lease", Broken::LeaseBeforeEntries),
+    by_replicas("watch-longer-lease", Broken::LongerLease),
+    by_replicas("watch-ended-stream-forgotten", Broken::EndedStreamForgotten),
+    by_replicas("watch-gap-after-resume", Broken::Gap),
+    by_replicas("watch-foreign-cursor", Broken::ForeignCursor),
+    by_watcher("watcher-lease-from-arrival", "lease-from-arrival"),
+    by_watcher("watcher-lease-before-entries", "lease-before-entries"),
+    by_watcher("watcher-lease-kept-on-reset", "lease-kept-on-reset"),
+    by_watcher("watcher-cursor-kept-on-reset", "cursor-kept-on-reset"),
 ];
 
 /// Takes the positions of entries from a sequence, which does not keep the order of commits. The
@@ -130,21 +177,23 @@ const RUNS: usize = 12;
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_broken_rule_is_found() {
     let server = server().await;
-    let only = env::var("COUNTERSIGN_TORTURE_MUTANT").ok();
     let first = env::var("COUNTERSIGN_TORTURE_SEED")
         .map_or(0, |seed| seed.parse().expect("the seed is a number"));
     let mut survivors = vec![];
     for Mutant { name, profile, settings, sql } in MUTANTS {
-        if only.as_ref().is_some_and(|only| only != name) {
+        if !is_chosen(name) {
             continue;
         }
+        // Only the rules of decision 34 need watchers.
+        let is_watched = [WATCHED, LEFT].iter().any(|watched| watched.name == profile);
+        let watchers = if is_watched { good(2) } else { vec![] };
         let mut found = None;
         for seed in (first..).take(RUNS) {
             let settings = Settings::from(settings);
-            let report = run(&server, Profile::named(profile), seed, &settings, sql).await;
+            let report =
+                run(&server, Profile::named(profile), seed, &settings, sql, &watchers).await;
             println!("{name}: {report}");
-            if report.violations.iter().any(|violation| violation.rule == Rule::ActiveAfterRevoked)
-            {
+            if active_after_revoked(&report).next().is_some() {
                 print_violations(&report);
                 found = Some(seed - first + 1);
                 break;
@@ -155,5 +204,52 @@ async fn each_broken_rule_is_found() {
             None => survivors.push(name),
         }
     }
+    survivors.extend(watch_survivors(&server, first).await);
     assert_eq!(survivors, [""; 0], "not found within {RUNS} runs");
+}
+
+/// Returns whether a mutant is to be looked for: if the environment names a part of its name, or
+/// nothing.
+fn is_chosen(name: &str) -> bool {
+    env::var("COUNTERSIGN_TORTURE_MUTANT").map_or(true, |part| name.contains(&part))
+}
+
+/// Returns the replicas and watchers that found a token active after its revocation was
+/// acknowledged.
+fn active_after_revoked(report: &Report) -> impl Iterator<Item = usize> {
+    let violations = report.violations.iter();
+    violations
+        .filter(|violation| violation.rule == Rule::ActiveAfterRevoked)
+        .filter_map(|violation| violation.replica)
+}
+
+/// Makes runs with a watcher for each mutant that was not found yet. The last watcher breaks no
+/// rule. Returns the mutants that no run finds.
+async fn watch_survivors(server: &Arc<Server>, first: u64) -> Vec<&'static str> {
+    let mut hidden: Vec<_> =
+        WATCH_MUTANTS.into_iter().filter(|mutant| is_chosen(mutant.name)).collect();
+    for seed in (first..).take(RUNS) {
+        if hidden.is_empty() {
+            break;
+        }
+        let plan =
+            |mutant: &WatchMutant| Plan { program: python(mutant.rule), broken: mutant.broken };
+        let plans = [hidden.iter().map(plan).collect(), good(1)].concat();
+        let report = run(server, WATCHED, seed, &vec![], "", &plans).await;
+        println!("{report}");
+        let found: Vec<_> = active_after_revoked(&report).collect();
+        let mutants = PLACES..PLACES + hidden.len();
+        if !found.iter().all(|watcher| mutants.contains(watcher)) {
+            print_violations(&report);
+            panic!("a watcher without a broken rule accepts what was revoked");
+        }
+        let mut numbers = mutants;
+        hidden.retain(|mutant| {
+            let number = numbers.next();
+            let times = found.iter().filter(|watcher| Some(**watcher) == number).count();
+            println!("{} is found {times} times in run {}", mutant.name, seed - first + 1);
+            times == 0
+        });
+    }
+    hidden.into_iter().map(|mutant| mutant.name).collect()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use countersign_test_support::cluster::WALL_CLOCK;
 
 use crate::{
-    faults::{Disaster, Kind},
+    faults::{Disaster, Kind, WatcherKind},
     fleet::PERMANENT,
 };
 
@@ -14,6 +14,9 @@ use crate::{
 /// does not report. Both are short, so that much happens in little time.
 pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
+
+/// The margin of leases.
+pub const MARGIN: Duration = Duration::from_millis(100);
 
 /// The durations for runs in which replicas must still have their leases when the database is back.
 /// They are shorter than the deadlines of most callers.
@@ -71,6 +74,8 @@ pub struct Profile {
     pub replicas: &'static [Kind],
     /// The faults in the place of the visitor.
     pub visitor: &'static [Kind],
+    /// The faults of each watcher.
+    pub watchers: &'static [WatcherKind],
     pub database: &'static [Disaster],
     /// The longest time between two faults of a place.
     pub calm: Duration,
@@ -79,6 +84,30 @@ pub struct Profile {
 }
 
 const NOBODY: &[Kind] = &[];
+/// All faults of watchers.
+const WATCHERS: &[WatcherKind] = &[
+    WatcherKind::Pause,
+    WatcherKind::Stall,
+    WatcherKind::Silence,
+    WatcherKind::Cut,
+    WatcherKind::Isolate,
+    WatcherKind::Slow,
+    WatcherKind::SlowReplies,
+    WatcherKind::Kill,
+    WatcherKind::SetClock,
+    WatcherKind::LoseTime,
+];
+/// The faults by which a watcher misses revocations while its process keeps its lease.
+const CUT_OFF: &[WatcherKind] = &[
+    WatcherKind::Stall,
+    WatcherKind::Cut,
+    WatcherKind::Cut,
+    WatcherKind::Cut,
+    WatcherKind::Isolate,
+    WatcherKind::Isolate,
+    WatcherKind::Isolate,
+    WatcherKind::SlowReplies,
+];
 const NOTHING: &[Disaster] = &[];
 
 /// All profiles, in the order in which runs use them.
@@ -102,6 +131,7 @@ pub const PROFILES: &[Profile] = &[
             Kind::Restart,
         ],
         visitor: &[Kind::Visit, Kind::VisitAndDie],
+        watchers: WATCHERS,
         database: &[Disaster::Terminate, Disaster::Crash],
         calm: Duration::from_millis(1500),
         expires: false,
@@ -116,6 +146,7 @@ pub const PROFILES: &[Profile] = &[
             Kind::SlowReplies,
         ],
         visitor: NOBODY,
+        watchers: WATCHERS,
         database: NOTHING,
         calm: Duration::from_millis(1000),
         expires: false,
@@ -124,6 +155,7 @@ pub const PROFILES: &[Profile] = &[
         name: "lost replicas",
         replicas: &[Kind::Pause, Kind::Stall, Kind::Silence, Kind::Isolate, Kind::KillRevoking],
         visitor: NOBODY,
+        watchers: WATCHERS,
         database: NOTHING,
         calm: Duration::from_millis(1500),
         expires: false,
@@ -132,6 +164,7 @@ pub const PROFILES: &[Profile] = &[
         name: "newcomers",
         replicas: &[Kind::Restart, Kind::Kill, Kind::Slow],
         visitor: &[Kind::Visit, Kind::VisitAndDie],
+        watchers: WATCHERS,
         database: NOTHING,
         calm: Duration::from_millis(300),
         expires: false,
@@ -140,6 +173,7 @@ pub const PROFILES: &[Profile] = &[
         name: "slow commits",
         replicas: &[Kind::Slow],
         visitor: NOBODY,
+        watchers: WATCHERS,
         database: &[Disaster::Terminate],
         calm: Duration::from_millis(800),
         expires: false,
@@ -148,6 +182,7 @@ pub const PROFILES: &[Profile] = &[
         name: "crashes",
         replicas: &[Kind::Terminate, Kind::Cut, Kind::KillRevoking],
         visitor: &[Kind::Visit],
+        watchers: WATCHERS,
         database: &[Disaster::Crash],
         calm: Duration::from_millis(1500),
         expires: false,
@@ -156,6 +191,7 @@ pub const PROFILES: &[Profile] = &[
         name: "clocks",
         replicas: &[Kind::Slow, Kind::Pause],
         visitor: NOBODY,
+        watchers: WATCHERS,
         database: NOTHING,
         calm: Duration::from_millis(3000),
         expires: true,
@@ -164,6 +200,7 @@ pub const PROFILES: &[Profile] = &[
         name: "failover",
         replicas: &[Kind::Slow, Kind::Terminate, Kind::Kill],
         visitor: NOBODY,
+        watchers: WATCHERS,
         database: &[Disaster::Terminate, Disaster::FailOver],
         calm: Duration::from_millis(1500),
         expires: false,
@@ -173,6 +210,7 @@ pub const PROFILES: &[Profile] = &[
         name: "replaced primary",
         replicas: &[Kind::Slow],
         visitor: NOBODY,
+        watchers: WATCHERS,
         database: &[Disaster::FailOver],
         calm: Duration::from_millis(3000),
         expires: false,
@@ -183,16 +221,32 @@ pub const PROFILES: &[Profile] = &[
         name: "set back",
         replicas: &[Kind::Slow],
         visitor: NOBODY,
+        watchers: WATCHERS,
         database: &[Disaster::RestoreDump, Disaster::PutCopyBack],
         calm: Duration::from_millis(1000),
         expires: false,
     },
 ];
 
+/// The profile that exercises the rules of decision 34. Replicas have no faults, so that revocations
+/// are acknowledged soon.
+pub const WATCHED: &Profile = &Profile {
+    name: "watched",
+    replicas: NOBODY,
+    visitor: NOBODY,
+    watchers: CUT_OFF,
+    database: NOTHING,
+    calm: Duration::from_millis(1200),
+    expires: false,
+};
+
+/// The same with replicas that stop, and leave the register.
+pub const LEFT: &Profile = &Profile { name: "left", replicas: &[Kind::Restart], ..*WATCHED };
+
 impl Profile {
     /// Returns the profile of this name.
     pub fn named(name: &str) -> &'static Self {
-        PROFILES.iter().find(|profile| profile.name == name).unwrap()
+        PROFILES.iter().chain([WATCHED, LEFT]).find(|profile| profile.name == name).unwrap()
     }
 
     /// Returns whether the database has a standby.
@@ -203,6 +257,11 @@ impl Profile {
     /// Returns whether the database is set back in a run.
     pub fn is_set_back(&self) -> bool {
         self.database.contains(&Disaster::RestoreDump)
+    }
+
+    /// Returns the time during which new faults begin.
+    pub fn span(&self) -> Duration {
+        Duration::from_secs(if [WATCHED.name, LEFT.name].contains(&self.name) { 6 } else { 10 })
     }
 
     /// Returns the longest time that an acknowledgement waits for a replica that does not report.

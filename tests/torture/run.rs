@@ -1,4 +1,5 @@
-//! A run: replicas on a fresh database, callers and faults, and finally the verdict of the checker.
+//! A run: replicas on a fresh database, watchers, callers and faults, and finally the verdict of the
+//! checker.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use countersign_test_support::{
     workload::callers::Callers,
     workload::checker::{Revocations, Violation, check},
     workload::finishing::finish,
-    workload::history::{Answer, Ask, Fault, History},
+    workload::history::{Answer, Ask, Call, Fault, History},
     workload::recorder::Recorder,
 };
 use futures_util::future::join_all;
@@ -24,10 +25,8 @@ use crate::{
     faults::schedule,
     fleet::{Fleet, PERMANENT, PLACES},
     profiles::{Profile, Settings},
+    watchers::{Plan, Watchers},
 };
-
-/// The time during which new faults begin.
-const SPAN: Duration = Duration::from_secs(10);
 
 /// The result of a run.
 pub struct Report {
@@ -38,7 +37,7 @@ pub struct Report {
     pub figures: Figures,
     pub violations: Vec<Violation>,
     pub faults: Vec<Fault>,
-    /// The last lines that the replicas have logged.
+    /// The last lines that the replicas and the watchers have logged.
     pub logs: Vec<String>,
 }
 
@@ -53,6 +52,12 @@ pub struct Figures {
     pub answered: usize,
     /// The number of answers for tokens whose revocation had been acknowledged before.
     pub checked: usize,
+    /// The number of questions to watchers.
+    pub local_validations: usize,
+    /// The number of their answers, as in `answered`.
+    pub local_answered: usize,
+    /// The number of their answers for tokens whose revocation had been acknowledged before.
+    pub local_checked: usize,
     pub revocations: usize,
     /// The times that acknowledgements took, sorted.
     pub acknowledged: Vec<Duration>,
@@ -63,8 +68,13 @@ pub struct Figures {
 impl Figures {
     fn of(history: &History) -> Self {
         let revocations = Revocations::of(history);
-        let mut figures = Self { calls: history.calls.len(), ..Self::default() };
+        let mut figures = Self::default();
         for call in &history.calls {
+            if call.replica >= PLACES {
+                figures.add_local(&revocations, call);
+                continue;
+            }
+            figures.calls += 1;
             figures.answered += usize::from(call.answer.is_known());
             match &call.ask {
                 Ask::Create => figures.creates += 1,
@@ -85,6 +95,16 @@ impl Figures {
         figures.acknowledged.sort_unstable();
         figures
     }
+
+    /// Adds the answer of a watcher.
+    fn add_local(&mut self, revocations: &Revocations<'_>, call: &Call) {
+        self.local_validations += 1;
+        self.local_answered += usize::from(call.answer.is_known());
+        if let Ask::Validate(token) = &call.ask {
+            let was_revoked = revocations.revoked(*token, call).is_some();
+            self.local_checked += usize::from(was_revoked && call.answer.is_known());
+        }
+    }
 }
 
 impl fmt::Display for Report {
@@ -100,10 +120,14 @@ impl fmt::Display for Report {
             "seed {seed} ({profile}): {} faults; {creates} creates, {refreshes} refreshes, \
              {validations} validations, {checked} of them of revoked tokens, {revocations} \
              revocations, {} acknowledged in {median:.1?}, at most {longest:.1?}, {waited} after \
-             W or more; {} calls failed; recovered in {:.1?}; {} violations",
+             W or more; {} calls failed; {} local validations, {} of them answered, {} of these of \
+             revoked tokens; recovered in {:.1?}; {} violations",
             faults.len(),
             acknowledged.len(),
             figures.calls - figures.answered,
+            figures.local_validations,
+            figures.local_answered,
+            figures.local_checked,
             figures.recovery,
             violations.len(),
         )
@@ -111,13 +135,14 @@ impl fmt::Display for Report {
 }
 
 /// Makes one run of a profile. `settings` are added to those of the profile, and `sql` is executed
-/// on the empty database.
+/// on the empty database. `plans` are the watchers.
 pub async fn run(
     server: &Arc<Server>,
     profile: &'static Profile,
     seed: u64,
     settings: &Settings,
     sql: &str,
+    plans: &[Plan],
 ) -> Report {
     let database = match profile.has_standby() {
         true => Database::replicated().await,
@@ -133,7 +158,9 @@ pub async fn run(
     }));
     let settings = (0..).map(|place| [profile.settings(place), settings.clone()].concat());
     let settings = settings.take(PLACES).collect();
-    let fleet = Arc::new(Fleet::new(database.clone(), recorder.clone(), settings).await);
+    let broken: Vec<_> = plans.iter().map(|plan| plan.broken).collect();
+    let fleet = Fleet::new(database.clone(), recorder.clone(), settings, &broken).await;
+    let fleet = Arc::new(fleet);
     in_time("all replicas serve", join_all((0..PERMANENT).map(|place| fleet.start(place)))).await;
 
     let asker = Arc::new(Asker {
@@ -142,16 +169,19 @@ pub async fn run(
         tokens_expire: profile.expires,
     });
     let callers = Callers::start(&asker, &mut dice.split());
-    in_time("faults come to an end", strike(&fleet, &database, profile, &mut dice)).await;
+    let watchers = Watchers::start(&fleet, plans, &mut dice.split()).await;
+    let striking = strike(&fleet, &watchers, &database, profile, &mut dice);
+    in_time("faults come to an end", striking).await;
     let healed = recorder.now();
     let held = in_time("callers come to their end", callers.stop()).await;
-    recorder.set_healed((0..PERMANENT).collect(), fleet.fallen().await);
+    recorder.set_healed((0..PERMANENT).collect(), watchers.numbers(), fleet.fallen().await);
     finish(&asker, held, &mut dice).await;
+    let local_logs = watchers.finish().await;
     let recovery = recorder.now() - healed;
 
     let history = recorder.finish();
     let violations = check(&history);
-    let logs = fleet.logs().await;
+    let logs = [fleet.logs().await, local_logs].concat();
     let figures = Figures { recovery, ..Figures::of(&history) };
     Report {
         profile: profile.name,
@@ -164,14 +194,15 @@ pub async fn run(
     }
 }
 
-/// Injects faults, into each place and into the database independently.
+/// Injects faults, into each place, each watcher and the database independently.
 async fn strike(
     fleet: &Arc<Fleet>,
+    watchers: &Watchers,
     database: &Arc<Database>,
     profile: &'static Profile,
     dice: &mut Dice,
 ) {
-    let end = Instant::now() + SPAN;
+    let end = Instant::now() + profile.span();
     let mut lanes = JoinSet::new();
     for place in 0..PLACES {
         let (fleet, dice) = (fleet.clone(), dice.split());
@@ -184,6 +215,20 @@ async fn strike(
                 let from = fleet.recorder.now();
                 fault.strike(&fleet, place).await;
                 fleet.recorder.fault(from, format!("replica {place}: {fault:?}"));
+            }
+        });
+    }
+    for watcher in watchers.all() {
+        let (watcher, dice) = (watcher.clone(), dice.split());
+        lanes.spawn(async move {
+            for fault in schedule(dice, profile.watchers, profile.calm) {
+                if timeout_at(end, sleep(fault.calm)).await.is_err() {
+                    break;
+                }
+                let from = watcher.fleet.recorder.now();
+                fault.strike(&watcher).await;
+                let what = format!("watcher {}: {fault:?}", watcher.number());
+                watcher.fleet.recorder.fault(from, what);
             }
         });
     }

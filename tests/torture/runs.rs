@@ -1,11 +1,12 @@
 //! Runs each profile once. The functions here are also used by the longer tests.
 
 use countersign_test_support::postgres_server::Server;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, env, sync::Arc};
 
 use crate::{
     profiles::PROFILES,
     run::{Report, run},
+    watchers::{Plan, good},
 };
 
 /// The largest number of violations of each rule that are printed.
@@ -19,7 +20,13 @@ pub async fn server() -> Arc<Server> {
 /// Makes the run of a seed. Consecutive seeds use the profiles in turn.
 pub async fn run_seed(server: &Arc<Server>, seed: u64) -> Report {
     let profile = usize::try_from(seed).unwrap() % PROFILES.len();
-    run(server, &PROFILES[profile], seed, &vec![], "").await
+    run(server, &PROFILES[profile], seed, &vec![], "", &watchers()).await
+}
+
+/// Returns two watchers, or as many as the environment says.
+pub fn watchers() -> Vec<Plan> {
+    let count = env::var("COUNTERSIGN_TORTURE_WATCHERS");
+    good(count.map_or(2, |count| count.parse().expect("the number of watchers is a number")))
 }
 
 /// If a rule was violated, prints the violations, the faults and the last lines of the logs.

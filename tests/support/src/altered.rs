@@ -1,6 +1,6 @@
 //! A replica in a process of this test program. It runs the same code as the binary, but either its
 //! wall clock is wrong, or the requests and answers of its renewals are changed so that it breaks a
-//! rule of the lease protocol. `cluster.rs` starts such a process for the settings [`WALL_CLOCK`]
+//! rule of the lease protocol or of watchers. `cluster.rs` starts such a process for the settings [`WALL_CLOCK`]
 //! and [`RULE`].
 
 use std::{
@@ -31,7 +31,8 @@ use countersign::{
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
-    sync::Mutex,
+    signal::unix::{SignalKind, signal},
+    sync::{Mutex, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -121,6 +122,8 @@ fn renewal_client(
             let rows = HashMap::new();
             Box::new(LateToJoin { real, store: store.clone(), max_validity, rows })
         }
+        "report-without-watchers" => Box::new(ReportsAll { real }),
+        "leave-before-leases" => Box::new(EarlyToLeave::new(real, store.clone())),
         "renew-by-read" => Box::new(UncheckedNumber { real, is_always: true }),
         "epoch-not-compared" => Box::new(UncheckedNumber { real, is_always: false }),
         "earlier-renewal-counts" => {
@@ -244,6 +247,77 @@ impl RenewalClient for LateToJoin {
             _ => {}
         }
         Ok(outcome)
+    }
+
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.ring(timeout).await
+    }
+}
+
+/// Reports everything that the replica has applied, without regard to its watchers (decision 34,
+/// rule 4).
+struct ReportsAll {
+    real: Box<dyn RenewalClient>,
+}
+
+#[async_trait]
+impl RenewalClient for ReportsAll {
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq> {
+        self.real.join(newcomer, timeout).await
+    }
+
+    async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
+        let applied = renewal.applied.max(renewal.after);
+        self.real.renew(&RenewalRequest { applied, ..*renewal }).await
+    }
+
+    async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {
+        self.real.ring(timeout).await
+    }
+}
+
+/// Deletes the replica's row as soon as the process is told to stop, although leases of watchers
+/// are not over (decision 34, rule 6). The row is not renewed after that.
+struct EarlyToLeave {
+    real: Box<dyn RenewalClient>,
+    /// The present membership; `None` once the row is deleted.
+    membership: watch::Sender<Option<Incarnation>>,
+}
+
+impl EarlyToLeave {
+    fn new(real: Box<dyn RenewalClient>, store: Arc<dyn Store>) -> Self {
+        let membership = watch::Sender::new(Some(Incarnation::from_bytes([0; 16])));
+        let leaving = membership.clone();
+        tokio::spawn(async move {
+            signal(SignalKind::terminate()).unwrap().recv().await;
+            if let Some(incarnation) = leaving.send_replace(None) {
+                let _ = store.members().unwrap().leave(incarnation).await;
+            }
+        });
+        Self { real, membership }
+    }
+
+    fn check(&self) -> Result<()> {
+        match *self.membership.borrow() {
+            Some(_) => Ok(()),
+            None => Err(StoreError::Unavailable("the row is deleted".to_owned())),
+        }
+    }
+}
+
+#[async_trait]
+impl RenewalClient for EarlyToLeave {
+    async fn join(&mut self, newcomer: Newcomer, timeout: Duration) -> Result<Seq> {
+        self.check()?;
+        self.membership.send_modify(|membership| {
+            *membership = membership.and(Some(newcomer.incarnation));
+        });
+        self.real.join(newcomer, timeout).await
+    }
+
+    async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
+        self.check()?;
+        self.real.renew(renewal).await
     }
 
     async fn ring(&mut self, timeout: Duration) -> Result<SealedRing> {

@@ -1,5 +1,5 @@
-//! A TCP proxy between a replica and its PostgreSQL server. A test can make the proxy slow or
-//! silent, or make it close or refuse connections.
+//! A TCP proxy between a replica and its PostgreSQL server, or between a watcher and a replica. A
+//! test can make the proxy slow or silent, or make it close or refuse connections.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -38,12 +38,24 @@ const GOOD: Conditions = Conditions {
     silent_before: 0,
 };
 
-/// A link to a server. Each replica has a link of its own, so that links can fail one by one.
+/// The server to which a link leads.
+#[derive(Clone, Debug)]
+enum Target {
+    /// A PostgreSQL server, by its Unix socket.
+    Socket(PathBuf),
+    /// A process, by its address.
+    Process(SocketAddr),
+    /// None. New connections are closed at once.
+    Nothing,
+}
+
+/// A link to a server. Each client has a link of its own, so that links can fail one by one.
 /// Dropping a link closes all of its connections.
 pub struct Link {
     address: SocketAddr,
+    /// The name of the database; empty if the link leads to another kind of server.
     database: String,
-    socket: watch::Sender<PathBuf>,
+    target: watch::Sender<Target>,
     conditions: watch::Sender<Conditions>,
     next: watch::Receiver<u64>,
     _carrying: AbortOnDropHandle<()>,
@@ -54,14 +66,24 @@ impl Link {
     /// socket.
     pub async fn to(url: &str) -> Self {
         let config: tokio_postgres::Config = url.parse().unwrap();
-        let (socket, server) = watch::channel(socket_of(&config));
+        let target = Target::Socket(socket_of(&config));
+        Self::create(config.get_dbname().unwrap().to_owned(), target).await
+    }
+
+    /// Creates a link without faults that leads to no process yet.
+    pub async fn to_process() -> Self {
+        Self::create(String::new(), Target::Nothing).await
+    }
+
+    async fn create(database: String, target: Target) -> Self {
+        let (target, server) = watch::channel(target);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (conditions, seen) = watch::channel(GOOD);
         let (counter, next) = watch::channel(0);
         Self {
             address: listener.local_addr().unwrap(),
-            database: config.get_dbname().unwrap().to_owned(),
-            socket,
+            database,
+            target,
             conditions,
             next,
             _carrying: AbortOnDropHandle::new(tokio::spawn(carry_all(
@@ -72,7 +94,18 @@ impl Link {
 
     /// Makes new connections go to the server of this URL.
     pub fn lead_to(&self, url: &str) {
-        self.socket.send_replace(socket_of(&url.parse().unwrap()));
+        self.target.send_replace(Target::Socket(socket_of(&url.parse().unwrap())));
+    }
+
+    /// Makes new connections go to the process that listens on this address, or closes them at once
+    /// if there is none.
+    pub fn lead_to_process(&self, address: Option<SocketAddr>) {
+        self.target.send_replace(address.map_or(Target::Nothing, Target::Process));
+    }
+
+    /// Returns the address on which the link listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Returns the URL of the database through this link.
@@ -148,7 +181,7 @@ fn socket_of(config: &tokio_postgres::Config) -> PathBuf {
 
 async fn carry_all(
     listener: TcpListener,
-    server: watch::Receiver<PathBuf>,
+    server: watch::Receiver<Target>,
     conditions: watch::Receiver<Conditions>,
     counter: watch::Sender<u64>,
 ) {
@@ -168,14 +201,32 @@ async fn carry_all(
 async fn carry(
     number: u64,
     client: TcpStream,
-    socket: PathBuf,
+    target: Target,
+    conditions: watch::Receiver<Conditions>,
+) {
+    client.set_nodelay(true).unwrap();
+    // If the server is down, the client sees its connection closed.
+    match target {
+        Target::Socket(path) => {
+            let Ok(server) = UnixStream::connect(path).await else { return };
+            carry_between(number, client, server.into_split(), conditions).await;
+        }
+        Target::Process(address) => {
+            let Ok(server) = TcpStream::connect(address).await else { return };
+            server.set_nodelay(true).unwrap();
+            carry_between(number, client, server.into_split(), conditions).await;
+        }
+        Target::Nothing => {}
+    }
+}
+
+async fn carry_between(
+    number: u64,
+    client: TcpStream,
+    (from_server, to_server): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     mut conditions: watch::Receiver<Conditions>,
 ) {
-    // If the server is down, the client sees its connection closed.
-    let Ok(server) = UnixStream::connect(socket).await else { return };
-    client.set_nodelay(true).unwrap();
     let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
     let is_silent = move |link: &Conditions| number < link.silent_before;
     let up = pump(from_client, to_server, conditions.clone(), move |link| {
         link.to_server.filter(|_| !is_silent(link))

@@ -6,11 +6,13 @@ A line `clock AHEAD LOST` of the standard input sets the clocks: from now on the
 by the first number of nanoseconds, and both clocks are behind by the second.
 """
 
+import random
 import sys
 import threading
 import time
 from collections.abc import Iterator
 
+import grpc
 from countersign.v1 import revocation_service_pb2 as pb
 from watcher import Clock, Instant, Stream, Watcher, main
 
@@ -78,13 +80,17 @@ class LeaseKeptOnReset(Watcher):
 
 
 class CursorKeptOnReset(Watcher):
-    """Drops the revocations on a reset, but not the cursor that belongs to them."""
+    """Drops the revocations on a reset, but not the cursor that belongs to them.
+
+    Half of the streams end with the reset, as if they had been cut off within a snapshot.
+    """
 
     def reset(self) -> None:
         cursor = self.cursor
         super().reset()
         self.cursor = cursor
-        time.sleep(LONG)
+        if cursor and random.random() < 0.5:
+            raise grpc.RpcError
 
 
 RULES: dict[str, type[Watcher]] = {

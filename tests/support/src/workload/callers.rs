@@ -262,6 +262,7 @@ impl Writer {
     /// Asks all replicas to validate revoked tokens, at once and later, and tries to refresh one of
     /// the sessions that have ended.
     async fn watch(&mut self, ended: Vec<Held>, tokens: &[TokenNumber]) {
+        self.asker.fleet.notify_acknowledged(tokens);
         for place in 0..self.asker.fleet.places() {
             for after in CHECK_DELAYS {
                 let (asker, tokens) = (self.asker.clone(), tokens.to_vec());

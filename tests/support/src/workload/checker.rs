@@ -1,5 +1,6 @@
 //! Checks that a history keeps the guarantee: once a revocation is acknowledged, no replica answers
-//! `active` or refreshes the session; and nothing is revoked unless somebody asked for it.
+//! `active` or refreshes the session, and no watcher answers `active`; and nothing is revoked unless
+//! somebody asked for it.
 
 use std::fmt;
 
@@ -15,6 +16,8 @@ use crate::workload::history::{
 pub struct Violation {
     /// The rule that is broken.
     pub rule: Rule,
+    /// The replica or the watcher whose answer breaks the rule; `None` if no single answer does.
+    pub replica: Option<usize>,
     /// The calls that contradict each other, as text.
     pub story: Vec<String>,
 }
@@ -34,7 +37,8 @@ pub enum Rule {
     /// An error has a reason, and says when to retry if a retry may help. A connection ends only
     /// when its process ends.
     WrongError,
-    /// Once all faults are over, every replica validates every token and acknowledges a revocation.
+    /// Once all faults are over, every replica and every watcher validates every token, and every
+    /// replica acknowledges a revocation.
     Unanswered,
     /// A process ends only when the test ends it.
     ProcessEnded,
@@ -47,7 +51,11 @@ impl fmt::Display for Violation {
 }
 
 fn violation(rule: Rule, story: impl IntoIterator<Item = impl fmt::Display>) -> Violation {
-    Violation { rule, story: story.into_iter().map(|line| line.to_string()).collect() }
+    Violation {
+        rule,
+        replica: None,
+        story: story.into_iter().map(|line| line.to_string()).collect(),
+    }
 }
 
 /// The calls that have revoked a session or a token, or may have.
@@ -227,7 +235,10 @@ pub fn check(history: &History) -> Vec<Violation> {
     let revocations = Revocations::of(history);
     let mut calls: Vec<_> = history.calls.iter().collect();
     calls.sort_by_key(|call| call.end);
-    let calls = calls.into_iter().filter_map(|call| check_call(history, &revocations, call));
+    let calls = calls.into_iter().filter_map(|call| {
+        let violation = check_call(history, &revocations, call)?;
+        Some(Violation { replica: Some(call.replica), ..violation })
+    });
     let fallen = history
         .fallen
         .iter()
@@ -302,15 +313,16 @@ fn check_call(history: &History, revocations: &Revocations<'_>, call: &Call) -> 
     }
 }
 
-/// Checks that, once everything works again, every replica has answered for every token and has
-/// acknowledged a revocation. The answers themselves are checked by other rules.
+/// Checks that, once everything works again, every replica and every watcher has answered for every
+/// token, and every replica has acknowledged a revocation. The answers themselves are checked by
+/// other rules.
 fn check_end(history: &History) -> Vec<Violation> {
     let unanswered = |story: String| violation(Rule::Unanswered, [story]);
-    let Some(Healed { at, replicas, tokens }) = &history.healed else {
+    let Some(Healed { at, replicas, watchers, tokens }) = &history.healed else {
         return vec![unanswered("the run has not healed".to_owned())];
     };
     let mut missing = vec![];
-    for replica in replicas {
+    for replica in replicas.iter().chain(watchers) {
         let mut answered = vec![false; *tokens];
         let mut revokes = false;
         let calls =
@@ -327,7 +339,7 @@ fn check_end(history: &History) -> Vec<Violation> {
             missing
                 .push(unanswered(format!("replica {replica} does not answer for {silent} tokens")));
         }
-        if !revokes {
+        if !revokes && !watchers.contains(replica) {
             missing.push(unanswered(format!("replica {replica} does not revoke")));
         }
     }

@@ -104,10 +104,11 @@ impl Answer {
     }
 }
 
-/// A request to a replica, and its outcome.
+/// A request to a replica or a watcher, and its outcome.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The replica that was called.
+    /// The replica that was called, or the watcher. Watchers have the numbers after those of the
+    /// replicas.
     pub replica: usize,
     /// A time before the request was sent.
     pub begin: Moment,
@@ -173,6 +174,8 @@ pub struct Healed {
     pub at: Moment,
     /// The replicas that must answer in this part.
     pub replicas: Vec<usize>,
+    /// The watchers that must answer in this part.
+    pub watchers: Vec<usize>,
     /// The number of tokens that had been issued before.
     pub tokens: usize,
 }

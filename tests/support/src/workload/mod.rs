@@ -8,7 +8,7 @@ pub mod finishing;
 pub mod history;
 pub mod recorder;
 
-use crate::ledger::Client;
+use crate::{ledger::Client, workload::history::TokenNumber};
 
 /// The replicas that a load calls. A place is the number of a replica, from 0. When the process of
 /// a replica has ended, its place is empty until another process is started there.
@@ -25,4 +25,7 @@ pub trait Replicas: Send + Sync {
 
     /// Is called right before a revocation is sent to the replica in this place.
     fn notify_revocation(&self, _place: usize) {}
+
+    /// Is called when a revocation of these tokens was acknowledged.
+    fn notify_acknowledged(&self, _tokens: &[TokenNumber]) {}
 }

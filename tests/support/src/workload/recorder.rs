@@ -1,7 +1,11 @@
 //! Records the calls and faults of a run.
 
-use std::sync::{Mutex, MutexGuard};
+use std::{
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use crate::workload::history::{
@@ -12,6 +16,8 @@ use crate::workload::history::{
 /// Collects a history, and keeps the text of each token.
 pub struct Recorder {
     start: Instant,
+    /// The system's monotonic clock just before and just after `start`.
+    monotonic: (Duration, Duration),
     recorded: Mutex<Recorded>,
 }
 
@@ -21,10 +27,20 @@ struct Recorded {
     texts: Vec<String>,
 }
 
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::Monotonic).try_into().unwrap()
+}
+
 impl Recorder {
     /// Starts a recording. `history` holds what is known of the run in advance.
     pub fn new(history: History) -> Self {
-        Self { start: Instant::now(), recorded: Mutex::new(Recorded { history, texts: vec![] }) }
+        let before = monotonic();
+        let start = Instant::now();
+        Self {
+            start,
+            monotonic: (before, monotonic()),
+            recorded: Mutex::new(Recorded { history, texts: vec![] }),
+        }
     }
 
     fn recorded(&self) -> MutexGuard<'_, Recorded> {
@@ -34,6 +50,14 @@ impl Recorder {
     /// Returns the time since the run began.
     pub fn now(&self) -> Moment {
         self.start.elapsed()
+    }
+
+    /// Converts instants of the system's monotonic clock, by which another process has measured the
+    /// beginning and the end of a call. The results are not later than the beginning, and not
+    /// earlier than the end.
+    pub fn span(&self, begin: Duration, end: Duration) -> (Moment, Moment) {
+        let (before, after) = self.monotonic;
+        (begin.saturating_sub(after), end.saturating_sub(before))
     }
 
     /// Records a call.
@@ -114,12 +138,13 @@ impl Recorder {
         }
     }
 
-    /// Records that no fault is in effect from now on, that `replicas` must answer, and that the
-    /// processes of `fallen` have ended although the test did not end them.
-    pub fn set_healed(&self, replicas: Vec<usize>, fallen: Vec<usize>) {
+    /// Records that no fault is in effect from now on, that `replicas` and `watchers` must answer,
+    /// and that the processes of `fallen` have ended although the test did not end them.
+    pub fn set_healed(&self, replicas: Vec<usize>, watchers: Vec<usize>, fallen: Vec<usize>) {
         let at = self.now();
         let mut recorded = self.recorded();
-        recorded.history.healed = Some(Healed { at, replicas, tokens: recorded.texts.len() });
+        let tokens = recorded.texts.len();
+        recorded.history.healed = Some(Healed { at, replicas, watchers, tokens });
         recorded.history.fallen = fallen;
     }
 

@@ -1,0 +1,174 @@
+//! A process that watches a replica, and verifies tokens for the test. `watcher/watcher.py`
+//! describes the lines that the test writes to it and reads from it. A watcher in another language
+//! only needs to speak them.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use countersign::proto::InactiveReason;
+use countersign_test_support::{
+    venv::{ran, venv},
+    workload::history::Answer,
+};
+use tokio::sync::mpsc;
+
+/// The number of lines that are kept of the log.
+const LOG: usize = 40;
+
+/// Returns a command for a watcher of the replicas at these addresses.
+pub type Program = Arc<dyn Fn(&[SocketAddr]) -> Command + Send + Sync>;
+
+/// Returns the watcher in Python, which breaks this rule (`watcher/altered.py`).
+pub fn python(rule: &'static str) -> Program {
+    // The first call installs it, which takes long.
+    let (python, folder) = python_watcher();
+    Arc::new(move |addresses| {
+        let mut command = Command::new(python);
+        command.arg("altered.py").arg(rule).current_dir(folder);
+        command.args(addresses.iter().map(SocketAddr::to_string));
+        command
+    })
+}
+
+/// Installs the libraries of the watcher in Python, and generates the code of its protocol. Returns
+/// the interpreter, and the folder of the watcher.
+fn python_watcher() -> &'static (String, String) {
+    static WATCHER: OnceLock<(String, String)> = OnceLock::new();
+    WATCHER.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let sources = root.join("tests/torture/watcher");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("torture-watcher");
+        fs::create_dir_all(&folder).unwrap();
+        for file in ["altered.py", "tokens.py", "watcher.py"] {
+            fs::copy(sources.join(file), folder.join(file)).unwrap();
+        }
+        let packages = fs::read_to_string(sources.join("requirements.txt")).unwrap();
+        let python = venv(&folder, &packages).join("python");
+        // The watcher knows no other file of the protocol.
+        ran(Command::new(&python)
+            .args(["-m", "grpc_tools.protoc", "-I"])
+            .arg(root.join("proto"))
+            .arg(format!("--python_out={}", folder.display()))
+            .arg(format!("--grpc_python_out={}", folder.display()))
+            .arg("countersign/v1/revocation_service.proto"));
+        (python.display().to_string(), folder.display().to_string())
+    })
+}
+
+/// The answer for a token.
+pub struct Reply {
+    /// The time at which the check began, by the system's monotonic clock.
+    pub begin: Duration,
+    /// The time at which it ended.
+    pub end: Duration,
+    pub answer: Answer,
+}
+
+impl Reply {
+    fn parse(line: &str) -> Self {
+        let words: Vec<_> = line.split(' ').collect();
+        let time = |word: &str| Duration::from_nanos(word.parse().unwrap());
+        let answer = match words[3..] {
+            ["active"] => Answer::Active,
+            ["inactive", reason] => {
+                let reason = InactiveReason::from_str_name(&format!("INACTIVE_REASON_{reason}"));
+                Answer::Inactive(reason.unwrap_or_else(|| panic!("{line}")))
+            }
+            ["unknown", reason] => Answer::NotNow(reason.to_owned()),
+            _ => panic!("{line}"),
+        };
+        Self { begin: time(words[1]), end: time(words[2]), answer }
+    }
+}
+
+/// A watcher. Dropping this value kills it.
+pub struct Process {
+    child: Mutex<Child>,
+    questions: Mutex<ChildStdin>,
+    answers: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
+    log: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Process {
+    /// Starts a watcher.
+    pub fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, answers) = mpsc::unbounded_channel();
+        thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let log = Arc::<Mutex<VecDeque<_>>>::default();
+        let kept = log.clone();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.push_back(line);
+                if kept.len() > LOG {
+                    kept.pop_front();
+                }
+            }
+        });
+        Self {
+            questions: Mutex::new(child.stdin.take().unwrap()),
+            child: Mutex::new(child),
+            answers: answers.into(),
+            log,
+        }
+    }
+
+    /// Sends a signal: `STOP` or `CONT`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.lock().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    /// Ends the process as `kill -9` does.
+    pub fn kill(&self) {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Makes the wall clock of the process ahead by so many nanoseconds, and both of its clocks
+    /// behind by this time.
+    pub fn set_clocks(&self, ahead: i64, lost: Duration) {
+        let line = format!("clock {ahead} {}\n", lost.as_nanos());
+        let _ = self.questions.lock().unwrap().write_all(line.as_bytes());
+    }
+
+    /// Asks about tokens, and waits for the answers. Returns `None` if the process ends before.
+    pub async fn ask(&self, tokens: &[String]) -> Option<Vec<Reply>> {
+        let mut answers = self.answers.lock().await;
+        // The pipe is large enough for these lines, so a process that is stopped holds up nobody.
+        let lines: String = tokens.iter().map(|token| format!("0 {token}\n")).collect();
+        self.questions.lock().unwrap().write_all(lines.as_bytes()).ok()?;
+        let mut replies = vec![];
+        for _ in tokens {
+            replies.push(Reply::parse(&answers.recv().await?));
+        }
+        Some(replies)
+    }
+
+    /// Returns the last lines that the process has logged.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
