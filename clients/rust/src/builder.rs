@@ -68,7 +68,7 @@ impl ClientBuilder {
             ca_certificates: vec![],
             identity: None,
             server_name: None,
-            connect_timeout: Duration::from_millis(300),
+            connect_timeout: Duration::from_millis(500),
             settings: Settings::default(),
         }
     }
@@ -128,7 +128,7 @@ impl ClientBuilder {
     }
 
     /// Sets the longest time that it may take to connect to a replica, before another one is tried:
-    /// 300 ms by default.
+    /// 500 ms by default.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;

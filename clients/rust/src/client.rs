@@ -324,12 +324,18 @@ impl Client {
         self.endpoints.len()
     }
 
+    /// Prefers other replicas for a while, because the stream of this one has ended.
+    pub(crate) fn avoid(&self, replica: usize) {
+        self.endpoints.avoid_number(replica);
+    }
+
     /// Opens a connection of its own to the next replica, and calls Watch. Such a connection is not
-    /// shared, so that one that has died is given up with the stream.
+    /// shared, so that one that has died is given up with the stream. Returns the stream, and the
+    /// number of the replica.
     pub(crate) async fn watch(
         &self,
         requests: impl tokio_stream::Stream<Item = proto::WatchRequest> + Send + 'static,
-    ) -> Result<tonic::Streaming<proto::WatchResponse>, Error> {
+    ) -> Result<(tonic::Streaming<proto::WatchResponse>, usize), Error> {
         let Some(replica) = self.endpoints.next() else {
             return Err(Error::deadline_exceeded());
         };
@@ -346,7 +352,7 @@ impl Client {
         match opened.and_then(|opened| opened.map_err(Error::from)) {
             Ok(response) => {
                 self.endpoints.trust(replica);
-                Ok(response.into_inner())
+                Ok((response.into_inner(), replica.number()))
             }
             Err(error) => {
                 self.note(replica, &error);

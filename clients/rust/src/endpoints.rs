@@ -24,6 +24,7 @@ pub struct Endpoints {
 
 /// A replica.
 pub struct Replica {
+    number: usize,
     endpoint: Endpoint,
     channel: Channel,
     /// The time since `began`, in milliseconds, until which other replicas are preferred.
@@ -31,6 +32,11 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// Returns the number of the replica among all.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// Returns the connection that calls share. It is opened by the first call.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
@@ -45,7 +51,8 @@ impl Replica {
 impl Endpoints {
     /// Creates the replicas, of which there must be at least one.
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
-        let replica = |endpoint: Endpoint| Replica {
+        let replica = |(number, endpoint): (usize, Endpoint)| Replica {
+            number,
             channel: endpoint.connect_lazy(),
             endpoint,
             avoided_until: AtomicU64::new(0),
@@ -53,7 +60,7 @@ impl Endpoints {
         Self {
             next: AtomicUsize::new(0),
             began: Instant::now(),
-            replicas: endpoints.into_iter().map(replica).collect(),
+            replicas: endpoints.into_iter().enumerate().map(replica).collect(),
         }
     }
 
@@ -77,6 +84,13 @@ impl Endpoints {
     pub fn avoid(&self, replica: &Replica) {
         let until = self.now().saturating_add(millis(AVOIDED_FOR));
         replica.avoided_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Prefers other replicas than the one with this number.
+    pub fn avoid_number(&self, number: usize) {
+        if let Some(replica) = self.replicas.get(number) {
+            self.avoid(replica);
+        }
     }
 
     /// Prefers a replica no less than others, because it has answered.

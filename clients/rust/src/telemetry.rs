@@ -119,3 +119,133 @@ impl Injector for Metadata<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fmt::Debug, sync::Mutex};
+
+    use opentelemetry::{
+        metrics::{
+            AsyncInstrumentBuilder, Callback, InstrumentProvider, ObservableCounter,
+            ObservableGauge,
+        },
+        propagation::{Extractor, TextMapPropagator, text_map_propagator::FieldIter},
+    };
+
+    use super::*;
+    use crate::{Demands, testing::Authority};
+
+    /// Keeps the callbacks of instruments by their names, and calls them.
+    #[derive(Default)]
+    struct Instruments {
+        integers: Mutex<BTreeMap<String, Callback<u64>>>,
+        floats: Mutex<BTreeMap<String, Callback<f64>>>,
+    }
+
+    macro_rules! keep {
+        ($method:ident, $instrument:ident, $number:ty, $map:ident) => {
+            fn $method(
+                &self,
+                builder: AsyncInstrumentBuilder<'_, $instrument<$number>, $number>,
+            ) -> $instrument<$number> {
+                let callback = builder.callbacks.into_iter().next().unwrap();
+                self.$map.lock().unwrap().insert(builder.name.into_owned(), callback);
+                $instrument::new()
+            }
+        };
+    }
+
+    impl InstrumentProvider for Instruments {
+        keep!(u64_observable_counter, ObservableCounter, u64, integers);
+        keep!(u64_observable_gauge, ObservableGauge, u64, integers);
+        keep!(f64_observable_gauge, ObservableGauge, f64, floats);
+    }
+
+    /// What was observed, as text.
+    #[derive(Default)]
+    struct Observations(Mutex<Vec<String>>);
+
+    impl<T: Debug> AsyncInstrument<T> for Observations {
+        fn observe(&self, value: T, attributes: &[KeyValue]) {
+            let attributes =
+                attributes.iter().map(|attribute| format!("{}={}", attribute.key, attribute.value));
+            let attributes: Vec<_> = attributes.collect();
+            self.0.lock().unwrap().push(format!("{} {value:?}", attributes.join(",")));
+        }
+    }
+
+    impl Instruments {
+        fn read(&self) -> BTreeMap<String, Vec<String>> {
+            let mut seen = BTreeMap::new();
+            let mut add = |name: &str, observe: &dyn Fn(&Observations)| {
+                let observations = Observations::default();
+                observe(&observations);
+                seen.insert(name.to_owned(), observations.0.into_inner().unwrap());
+            };
+            for (name, callback) in &*self.integers.lock().unwrap() {
+                add(name, &|observations| callback(observations));
+            }
+            for (name, callback) in &*self.floats.lock().unwrap() {
+                add(name, &|observations| callback(observations));
+            }
+            seen
+        }
+    }
+
+    #[test]
+    fn checks_are_counted_by_mode_and_result_as_long_as_the_verifier_lives() {
+        let instruments = Arc::new(Instruments::default());
+        let authority = Authority::new();
+        let verifier = authority.verifier();
+        observe(&Meter::new(instruments.clone()), &verifier);
+        let token = authority.token("alice").issue();
+        let check = |token: &str| drop(verifier.verify_locally(token, &Demands::new()));
+        check(&token);
+        check(&token);
+        authority.revoke(&token);
+        check(&token);
+        authority.set_unavailable(true);
+        check(&token);
+        let seen = instruments.read();
+        assert_eq!(
+            seen["countersign.client.checks"],
+            [
+                "mode=testing,result=active 2",
+                "mode=testing,result=revoked 1",
+                "mode=testing,result=unknown 1",
+            ]
+        );
+        assert_eq!(seen["countersign.client.watch.revocations"], ["mode=testing 1"]);
+        assert_eq!(seen["countersign.client.lease"], ["mode=testing 0.0"]);
+        assert_eq!(seen.len(), 6);
+        drop((authority, verifier));
+        assert!(instruments.read().values().all(Vec::is_empty));
+    }
+
+    #[derive(Debug)]
+    struct Fixed;
+
+    impl TextMapPropagator for Fixed {
+        fn inject_context(&self, _: &Context, injector: &mut dyn Injector) {
+            injector.set("traceparent", "the-parent".to_owned());
+            injector.set("not ascii", "ignored".to_owned());
+        }
+
+        fn extract_with_context(&self, context: &Context, _: &dyn Extractor) -> Context {
+            context.clone()
+        }
+
+        fn fields(&self) -> FieldIter<'_> {
+            FieldIter::new(&[])
+        }
+    }
+
+    #[test]
+    fn calls_carry_the_context_by_the_propagator_of_the_application() {
+        global::set_text_map_propagator(Fixed);
+        let mut metadata = MetadataMap::new();
+        inject_context(&mut metadata);
+        assert_eq!(metadata.get("traceparent").unwrap(), "the-parent");
+        assert_eq!(metadata.len(), 1);
+    }
+}

@@ -14,7 +14,7 @@ use countersign_verification::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Answer, Client, Demands, Session, Unknown, proto};
+use crate::{Answer, Client, Demands, Reason, Session, Unknown, proto};
 
 pub use self::builder::{LocalBuilder, UnwatchedBuilder};
 pub(crate) use self::keys::KeySet;
@@ -174,7 +174,12 @@ impl Verifier {
         match client.validate(demands.request(token)).await {
             Ok(answer) => read(answer),
             Err(error) => {
-                tracing::debug!(%error, "a token could not be validated");
+                match error.reason() {
+                    Reason::InvalidField | Reason::CallerUnknown | Reason::CallerNotAllowed => {
+                        tracing::error!(%error, "the service refuses to validate tokens");
+                    }
+                    _ => tracing::debug!(%error, "a token could not be validated"),
+                }
                 Answer::Unknown(Unknown::NotAnswered(error))
             }
         }

@@ -21,7 +21,7 @@ use super::{
     revocations::{NotUnderstood, duration, entries, rules, timestamp},
 };
 use crate::{
-    Client, Error,
+    Client, Error, Reason,
     proto::{
         WatchKeys, WatchLease, WatchRenewal, WatchRequest, WatchResponse, WatchRevocations,
         WatchRules, WatchStart, watch_request::Message, watch_response::Event,
@@ -53,6 +53,8 @@ pub(super) struct Watching {
     has_keys: bool,
     /// The length of the last lease, which sets the pace of renewals.
     usual_lease: Duration,
+    /// True if the last lease was not taken, because the clocks differ.
+    is_clock_wrong: bool,
 }
 
 /// The reason for the end of a stream.
@@ -62,8 +64,8 @@ enum Ended {
     Status(#[from] Error),
     #[error("the service has ended the stream")]
     Finished,
-    #[error("nothing has arrived for the time of a lease")]
-    Silent,
+    #[error("the stream has brought no lease for too long")]
+    NoLease,
     #[error(transparent)]
     NotUnderstood(#[from] NotUnderstood),
     #[error("the service has sent a lease that was not asked for, or too early")]
@@ -92,6 +94,7 @@ impl Watching {
             has_rules: false,
             has_keys: false,
             usual_lease: USUAL_LEASE,
+            is_clock_wrong: false,
         }
     }
 
@@ -106,10 +109,14 @@ impl Watching {
                 delays = backoff();
             }
             let mut delay = delays.next().unwrap_or(USUAL_LEASE);
-            if let Ended::Status(error) = &ended
-                && self.client.replicas() == 1
-            {
-                delay = delay.max(error.retry_after().unwrap_or_default());
+            if let Ended::Status(error) = &ended {
+                if matches!(error.reason(), Reason::InvalidField | Reason::NotSent) {
+                    // The service does not understand the cursor.
+                    self.cursor.clear();
+                }
+                if self.client.replicas() == 1 {
+                    delay = delay.max(error.retry_after().unwrap_or_default());
+                }
             }
             tracing::warn!(error = %ended, ?delay, "the watch stream has ended: will call again");
             sleep(delay).await;
@@ -123,9 +130,10 @@ impl Watching {
         // The channel has room.
         let _ = requests.try_send(WatchRequest { message: Some(start) });
         match self.client.watch(ReceiverStream::new(sent)).await {
-            Ok(responses) => {
+            Ok((responses, replica)) => {
                 let mut renewals = Renewals::default();
                 let ended = self.follow(&requests, responses, &mut renewals).await;
+                self.client.avoid(replica);
                 (ended, renewals.had_lease)
             }
             Err(error) => (error.into(), false),
@@ -139,10 +147,10 @@ impl Watching {
         mut responses: Streaming<WatchResponse>,
         renewals: &mut Renewals,
     ) -> Ended {
-        let mut heard = Instant::now();
-        let mut renew_at = heard + self.usual_lease / RENEWALS;
+        let mut leased = Instant::now();
+        let mut renew_at = leased + self.usual_lease / RENEWALS;
         loop {
-            let silent_at = heard + self.usual_lease.max(Duration::from_secs(1));
+            let give_up_at = leased + self.usual_lease.max(Duration::from_secs(1));
             tokio::select! {
                 response = responses.message() => {
                     let response = match response {
@@ -150,15 +158,21 @@ impl Watching {
                         Ok(None) => return Ended::Finished,
                         Err(status) => return Error::from(status).into(),
                     };
-                    heard = Instant::now();
-                    match self.apply(renewals, response) {
-                        Ok(false) => continue,
-                        Ok(true) => {}
+                    let is_lease = matches!(response.event, Some(Event::Lease(_)));
+                    let is_news = match self.apply(renewals, response) {
+                        Ok(is_news) => is_news,
                         Err(ended) => return ended,
+                    };
+                    // A large snapshot takes a while.
+                    if is_lease || self.cursor.is_empty() {
+                        leased = Instant::now();
+                    }
+                    if !is_news {
+                        continue;
                     }
                 }
                 () = sleep_until(renew_at) => {}
-                () = sleep_until(silent_at) => return Ended::Silent,
+                () = sleep_until(give_up_at) => return Ended::NoLease,
             }
             self.renew(renewals, requests);
             renew_at = Instant::now() + self.usual_lease / RENEWALS;
@@ -239,11 +253,15 @@ impl Watching {
         self.forget_expired(timestamp(lease.expired_up_to)?);
         let own = self.local.clock().now();
         let now = timestamp(lease.now)?;
-        if own.since(now).max(now.since(own)) > LARGEST_DIFFERENCE {
+        let is_clock_wrong = own.since(now).max(now.since(own)) > LARGEST_DIFFERENCE;
+        if is_clock_wrong && !self.is_clock_wrong {
             tracing::error!(
                 difference_ms = (own.micros() - now.micros()) / 1000,
                 "the clock of this machine, or that of the service, is wrong: no lease is taken"
             );
+        }
+        self.is_clock_wrong = is_clock_wrong;
+        if is_clock_wrong {
             return Ok(());
         }
         self.local.take(&self.copy, start, valid_for);
