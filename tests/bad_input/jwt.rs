@@ -16,17 +16,24 @@ use base64::{
 };
 use countersign::{
     keys::pair::SigningPair,
-    proto::{BatchValidateRequest, InactiveReason::*, RefreshRequest, ValidateRequest},
+    proto::{
+        BatchValidateRequest, InactiveReason::*, RefreshRequest, ValidateRequest, ValidateResponse,
+        ValidateView,
+    },
 };
 use countersign_test_support::{
     forge::{Forge, claims, parts},
     server::of_token,
     site::{Keys, Site},
+    vectors,
 };
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Map, Value, json};
 use tonic::Status;
 use tonic_types::StatusExt;
+
+/// The longest token that is written to the vectors for client libraries.
+const LONGEST_VECTOR: usize = 10_000;
 
 /// A token, and the answer that must be given to it.
 struct Row {
@@ -1028,7 +1035,40 @@ async fn check_rows(algorithm: &str) {
         table.rows.len(),
         wrong.join("\n")
     );
+    if site.is_on_sqlite() {
+        vectors::settle(&file_of(algorithm), &vectors_of(&site, &table).await);
+    }
     site.finish().await;
+}
+
+/// Returns the name of the file with the vectors for an algorithm.
+fn file_of(algorithm: &str) -> String {
+    format!("tokens-{}.json", algorithm.to_lowercase())
+}
+
+/// Returns the rows as vectors for client libraries.
+async fn vectors_of(site: &Site, table: &Table<'_>) -> Value {
+    let mut all = vec![];
+    let mut checked_at = 0;
+    for row in table.rows.iter().filter(|row| row.token.len() <= LONGEST_VECTOR) {
+        let mut vector = Map::new();
+        vector.insert("name".to_owned(), row.name.clone().into());
+        vector.insert("token".to_owned(), row.token.clone().into());
+        let request = ValidateRequest {
+            access_token: row.token.clone(),
+            view: ValidateView::Full.into(),
+            ..Default::default()
+        };
+        // The service refuses a request without a token, which a library must refuse as malformed.
+        let empty = ValidateResponse { inactive_reason: Malformed.into(), ..Default::default() };
+        let answer = site.client().validate(request).await.map(tonic::Response::into_inner);
+        let answer = if row.token.is_empty() { empty } else { answer.unwrap() };
+        checked_at = answer.checked_at.map_or(checked_at, |at| at.seconds);
+        vectors::add_answer(&mut vector, &answer);
+        all.push(Value::Object(vector));
+    }
+    let jwks: Value = serde_json::from_str(&table.forge.ring.jwks().json).unwrap();
+    vectors::tokens(checked_at, &jwks, all)
 }
 
 pub async fn altered_tokens_are_refused_under_an_eddsa_key() {

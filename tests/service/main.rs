@@ -37,6 +37,7 @@ mod revoke;
 mod secrecy;
 mod setback;
 mod sqlite_only;
+mod vectors;
 mod watch;
 mod wide;
 
@@ -363,6 +364,11 @@ engine! {
     sqlite_only {
         a_second_service_on_the_same_folder_is_refused,
         a_database_locked_by_another_connection_is_not_reported_as_damaged,
+    }
+    vectors {
+        client_libraries_decide_on_demands_and_times_as_the_service_does,
+        client_libraries_decide_as_the_service_does_after_each_revocation,
+        client_libraries_keep_the_rules_of_the_stream,
     }
 }
 engine! {

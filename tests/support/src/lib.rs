@@ -22,6 +22,7 @@ pub mod refusal;
 pub mod replication;
 pub mod server;
 pub mod site;
+pub mod vectors;
 pub mod venv;
 pub mod watcher;
 pub mod workload;

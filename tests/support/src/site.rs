@@ -130,6 +130,11 @@ impl Site {
         )
     }
 
+    /// Returns whether its database is SQLite.
+    pub fn is_on_sqlite(&self) -> bool {
+        matches!(self.database, Database::Sqlite(_))
+    }
+
     /// Returns an address to which the service must not connect.
     pub fn trap(&self) -> String {
         format!("http://{}", self.trap.local_addr().unwrap())

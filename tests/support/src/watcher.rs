@@ -95,12 +95,17 @@ impl Watcher {
 
     /// Reads the next message, whose cursor counts as applied.
     pub async fn next(&mut self) -> Result<Event, Status> {
+        Ok(self.next_response().await?.event.unwrap())
+    }
+
+    /// Reads the next message, whose cursor counts as applied, and returns it as it is.
+    pub async fn next_response(&mut self) -> Result<WatchResponse, Status> {
         let next = timeout(PATIENCE, self.responses.message()).await.expect("no message came");
         let response = next?.expect("the stream has ended");
         if !response.cursor.is_empty() {
-            self.cursor = response.cursor;
+            self.cursor.clone_from(&response.cursor);
         }
-        Ok(response.event.unwrap())
+        Ok(response)
     }
 
     /// Reads up to the end of the snapshot, or of what came after the cursor.

@@ -335,3 +335,7 @@ fn backoff() -> impl Iterator<Item = Duration> {
 #[cfg(test)]
 #[path = "watching_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "vectors_tests.rs"]
+mod vectors;
