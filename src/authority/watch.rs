@@ -1,7 +1,12 @@
 //! Watch: tells a process everything that it needs to verify access tokens itself, and gives it
 //! leases (decision 34).
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -25,7 +30,7 @@ use crate::{
 const PAGE: usize = 2_000;
 
 /// The size of a cursor in bytes.
-const CURSOR_BYTES: usize = 24;
+const CURSOR_BYTES: usize = 32;
 
 /// A message to a watcher.
 #[derive(Clone, Debug)]
@@ -82,23 +87,33 @@ pub struct Rules {
 
 /// A place in the stream of revocations, as a watcher keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor(Place);
+pub struct Cursor {
+    place: Place,
+    /// The tenants that the caller was limited to: a watcher that may accept tokens of other
+    /// tenants needs the earlier revocations of those, too.
+    tenants: u64,
+}
 
 impl Cursor {
-    /// Returns the bytes: the membership of the replica, and the position as a big-endian number.
+    /// Returns the bytes: the membership of the replica, the position, and the mark of the tenants;
+    /// numbers are big-endian.
     pub fn bytes(&self) -> [u8; CURSOR_BYTES] {
         let mut bytes = [0; CURSOR_BYTES];
-        let (membership, position) = bytes.split_at_mut(16);
-        membership.copy_from_slice(self.0.membership.bytes());
-        position.copy_from_slice(&self.0.position.0.to_be_bytes());
+        let (membership, numbers) = bytes.split_at_mut(16);
+        let (position, tenants) = numbers.split_at_mut(8);
+        membership.copy_from_slice(self.place.membership.bytes());
+        position.copy_from_slice(&self.place.position.0.to_be_bytes());
+        tenants.copy_from_slice(&self.tenants.to_be_bytes());
         bytes
     }
 
     /// Reads the bytes of a cursor; `None` if they are malformed.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let (membership, position) = bytes.split_first_chunk::<16>()?;
-        let position = Seq(i64::from_be_bytes(position.try_into().ok()?));
-        Some(Self(Place { membership: Incarnation::from_bytes(*membership), position }))
+        let (membership, numbers) = bytes.split_first_chunk::<16>()?;
+        let (position, tenants) = numbers.split_first_chunk::<8>()?;
+        let position = Seq(i64::from_be_bytes(*position));
+        let place = Place { membership: Incarnation::from_bytes(*membership), position };
+        Some(Self { place, tenants: u64::from_be_bytes(tenants.try_into().ok()?) })
     }
 }
 
@@ -116,6 +131,8 @@ struct Reading {
 pub struct Watch {
     authority: Arc<Authority>,
     reach: Arc<Reach>,
+    /// The mark of the tenants in `reach`.
+    tenants: u64,
     watcher: Watcher,
     /// Messages that are sent before anything else.
     queue: VecDeque<Message>,
@@ -138,8 +155,10 @@ impl Authority {
         cursor: Option<Cursor>,
     ) -> Result<Watch, AuthorityError> {
         let watchers = self.replica.watchers();
+        let tenants = mark(by.reach());
+        let cursor = cursor.filter(|cursor| cursor.tenants == tenants);
         let watcher =
-            watchers.open(cursor.map(|cursor| cursor.0)).map_err(|error| match error {
+            watchers.open(cursor.map(|cursor| cursor.place)).map_err(|error| match error {
                 NotOpened::TooMany => {
                     AuthorityError::TooManyWatchers { limit: watchers.max_watchers() }
                 }
@@ -152,6 +171,7 @@ impl Authority {
         Ok(Watch {
             authority: self.clone(),
             reach: by.reach().clone(),
+            tenants,
             watcher,
             queue: VecDeque::new(),
             reading: None,
@@ -171,7 +191,7 @@ impl Watch {
             return Err(AuthorityError::field("renewal.number", problem));
         }
         self.last_number = Some(number);
-        if applied.is_some_and(|cursor| !self.watcher.confirm(cursor.0)) {
+        if applied.is_some_and(|cursor| !self.watcher.confirm(cursor.place)) {
             return Err(AuthorityError::NotSent);
         }
         let replica = &self.authority.replica;
@@ -256,7 +276,7 @@ impl Watch {
             }
         }
         let is_last = *ids == snapshot.ids.len() && *cut_offs == snapshot.cut_offs.len();
-        let cursor = is_last.then_some(Cursor(*place));
+        let cursor = is_last.then_some(Cursor { place: *place, tenants: self.tenants });
         if is_last {
             self.reading = None;
         }
@@ -310,7 +330,7 @@ impl Watch {
         let pages = if pages.is_empty() { vec![vec![]] } else { pages };
         let last = pages.len() - 1;
         for (number, page) in pages.into_iter().enumerate() {
-            let cursor = (number == last).then_some(Cursor(place));
+            let cursor = (number == last).then_some(Cursor { place, tenants: self.tenants });
             self.queue.push_back(Message { cursor, event: Event::Revocations(page) });
         }
     }
@@ -339,6 +359,13 @@ impl Watch {
             Given::Refused => false,
         }
     }
+}
+
+/// Returns a mark of the tenants that a caller is limited to, which differs for other tenants.
+fn mark(reach: &Reach) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    reach.tenants.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Converts the expiry of a blacklist entry to that of the last token that the entry stops. Both

@@ -10,6 +10,12 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::{Timestamp, micros};
 
+/// The clock that goes on while the machine sleeps. On macOS this is CLOCK_MONOTONIC.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UPTIME: ClockId = ClockId::Boottime;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const UPTIME: ClockId = ClockId::Monotonic;
+
 /// A source of time.
 pub trait Clock: Send + Sync + 'static {
     /// Returns the time of the wall clock, which may jump in either direction.
@@ -34,9 +40,9 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
-        // `Instant` of the standard library cannot be used: it reads CLOCK_MONOTONIC, which stands
-        // still while the machine sleeps.
-        let since_boot = clock_gettime(ClockId::Boottime);
+        // `Instant` of the standard library cannot be used: it reads a clock that stands still while
+        // the machine sleeps.
+        let since_boot = clock_gettime(UPTIME);
         Duration::new(
             since_boot.tv_sec.unsigned_abs(),
             u32::try_from(since_boot.tv_nsec).unwrap_or_default(),

@@ -80,7 +80,7 @@ impl Lease {
         // The offset is stored first, so that no reader of the new deadline gets an older offset.
         self.offset
             .store(start.now.micros().saturating_sub(micros(start.uptime)), Ordering::Release);
-        self.deadline.store(unsigned(start.uptime + duration), Ordering::Release);
+        self.deadline.store(unsigned(start.uptime.saturating_add(duration)), Ordering::Release);
     }
 
     /// Takes a lease that never ends, because no other process can revoke anything.

@@ -12,6 +12,9 @@ use crate::{
     endpoints::Endpoints,
 };
 
+/// The longest deadline. Metadata of gRPC cannot express an unlimited one.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(86_400);
+
 /// The client cannot be built from the settings.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -28,6 +31,9 @@ pub enum BuildError {
     /// A certificate or a private key cannot be used.
     #[error("the certificates cannot be used: {0}")]
     Tls(#[source] tonic::transport::Error),
+    /// A text that was given as certificates of authorities has none.
+    #[error("the certificates of authorities hold no certificate in PEM (BEGIN CERTIFICATE)")]
+    NoCertificate,
     /// Certificates are set, and an endpoint is not encrypted.
     #[error("{endpoint} is not encrypted, so the certificates would not be used: use https://")]
     NotEncrypted {
@@ -111,10 +117,11 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the longest time that a call may take, with its repetitions: 1 s by default.
+    /// Sets the longest time that a call may take, with its repetitions: 1 s by default, and at
+    /// most a day.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.settings.deadline = deadline;
+        self.settings.deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
@@ -123,7 +130,7 @@ impl ClientBuilder {
     /// replica or a watcher that has died, for up to 2.3 s.
     #[must_use]
     pub fn revocation_deadline(mut self, deadline: Duration) -> Self {
-        self.settings.revocation_deadline = deadline;
+        self.settings.revocation_deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
@@ -144,6 +151,10 @@ impl ClientBuilder {
             self.endpoints.iter().map(|url| self.connection(url)).collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
             return Err(BuildError::NoEndpoint);
+        }
+        // Without this check, no connection would be trusted, for no visible reason.
+        if !self.ca_certificates.iter().all(has_certificate) {
+            return Err(BuildError::NoCertificate);
         }
         let authorization = self.api_key.as_deref().map(authorization).transpose()?;
         Ok(Client::new(Arc::new(Endpoints::new(endpoints)), authorization, self.settings))
@@ -192,6 +203,11 @@ impl ClientBuilder {
         }
         tls
     }
+}
+
+fn has_certificate(pem: &Certificate) -> bool {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    pem.as_ref().windows(BEGIN.len()).any(|part| part == BEGIN)
 }
 
 fn is_local(host: &str) -> bool {

@@ -1,15 +1,22 @@
 //! Calls to the service, with deadlines and repetitions.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     transport::Channel,
 };
-use tracing::Instrument;
+use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
 use crate::{
@@ -26,6 +33,9 @@ use crate::{
 /// The largest answer that is read, in bytes. The service limits its answers itself
 /// (`limits.max_answer_bytes`, 4 MiB by default).
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// The package of the services.
+const PACKAGE: &str = "countersign.v1";
 
 /// A client of the service. A clone shares the connections.
 ///
@@ -228,11 +238,14 @@ impl Client {
         A: Future<Output = Result<Response<R>, Status>>,
     {
         let span = tracing::debug_span!(
-            "countersign",
+            "call",
+            otel.name = format_args!("{PACKAGE}.{}/{}", call.service, call.method),
             otel.kind = "client",
+            otel.status_code = Empty,
             rpc.system = "grpc",
-            rpc.service = call.service,
+            rpc.service = format_args!("{PACKAGE}.{}", call.service),
             rpc.method = call.method,
+            rpc.grpc.status_code = Empty,
         );
         let ends = Instant::now()
             + match call.deadline {
@@ -240,24 +253,40 @@ impl Client {
                 Deadline::Revocation => self.settings.revocation_deadline,
             };
         let mut failed = 0;
-        let calling = (|| self.attempt(request.clone(), ends, &send))
+        // No replica has this number.
+        let last = AtomicUsize::new(usize::MAX);
+        let calling = (|| self.attempt(request.clone(), ends, &last, &send))
             .retry(backoff())
             .when(|error: &Error| may_repeat(error, call.repeat))
             .adjust(|error, delay| {
                 failed += 1;
                 self.delay(error, failed, delay?, ends)
             });
-        calling.instrument(span).await
+        let answer = calling.instrument(span.clone()).await;
+        let code = answer.as_ref().err().map_or(Code::Ok, Error::code);
+        span.record("rpc.grpc.status_code", code as i32);
+        if code != Code::Ok {
+            span.record("otel.status_code", "ERROR");
+        }
+        answer
     }
 
-    async fn attempt<Q, R, F, A>(&self, message: Q, ends: Instant, send: &F) -> Result<R, Error>
+    /// Makes an attempt at another replica than the `last` one, if there is another.
+    async fn attempt<Q, R, F, A>(
+        &self,
+        message: Q,
+        ends: Instant,
+        last: &AtomicUsize,
+        send: &F,
+    ) -> Result<R, Error>
     where
         F: Fn(Channel, Request<Q>) -> A,
         A: Future<Output = Result<Response<R>, Status>>,
     {
-        let Some(replica) = self.endpoints.next() else {
+        let Some(replica) = self.endpoints.next(Some(last.load(Ordering::Relaxed))) else {
             return Err(Error::deadline_exceeded());
         };
+        last.store(replica.number(), Ordering::Relaxed);
         let mut request = self.request(message);
         request.set_timeout(ends.saturating_duration_since(Instant::now()));
         match timeout_at(ends, send(replica.channel(), request)).await {
@@ -283,6 +312,7 @@ impl Client {
             error.reason(),
             Reason::Unreachable
                 | Reason::NotCurrent
+                | Reason::StoreUnavailable
                 | Reason::Overloaded
                 | Reason::DeadlineExceeded
         );
@@ -336,7 +366,7 @@ impl Client {
         &self,
         requests: impl tokio_stream::Stream<Item = proto::WatchRequest> + Send + 'static,
     ) -> Result<(tonic::Streaming<proto::WatchResponse>, usize), Error> {
-        let Some(replica) = self.endpoints.next() else {
+        let Some(replica) = self.endpoints.next(None) else {
             return Err(Error::deadline_exceeded());
         };
         let opened = async {

@@ -69,14 +69,18 @@ impl Endpoints {
         self.replicas.len()
     }
 
-    /// Returns the replica that gets the next call: if possible one that has not failed recently.
-    pub fn next(&self) -> Option<&Replica> {
+    /// Returns the replica that gets the next call: if possible one that has not failed recently,
+    /// and in any case another one than `failed`, if there is another one. `failed` is the number
+    /// of the replica that has just failed to answer the same call.
+    pub fn next(&self, failed: Option<usize>) -> Option<&Replica> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let now = self.now();
         let rotated =
             || self.replicas.iter().cycle().skip(first % self.len().max(1)).take(self.len());
-        rotated()
+        let others = || rotated().filter(|replica| Some(replica.number) != failed);
+        others()
             .find(|replica| replica.avoided_until.load(Ordering::Relaxed) <= now)
+            .or_else(|| others().next())
             .or_else(|| rotated().next())
     }
 
@@ -118,16 +122,32 @@ mod tests {
         let addresses = ["http://a", "http://b", "http://c"];
         let endpoints = Endpoints::new(addresses.map(Endpoint::from_static).to_vec());
         let hosts = |count| -> String {
-            let next = || endpoints.next().unwrap().endpoint().uri().host().unwrap().to_owned();
+            let next = || endpoints.next(None).unwrap().endpoint().uri().host().unwrap().to_owned();
             (0..count).map(|_| next()).collect()
         };
         assert_eq!(hosts(4), "abca");
-        let b = endpoints.next().unwrap();
+        let b = endpoints.next(None).unwrap();
         endpoints.avoid(b);
         assert_eq!(hosts(4), "cacc");
         endpoints.trust(b);
         assert_eq!(hosts(3), "abc");
         endpoints.replicas.iter().for_each(|replica| endpoints.avoid(replica));
         assert_eq!(hosts(3), "abc", "a replica is chosen although all have failed");
+    }
+
+    #[tokio::test]
+    async fn a_repetition_goes_to_another_replica_if_there_is_one() {
+        let replicas = |addresses: &[&'static str]| -> Endpoints {
+            Endpoints::new(addresses.iter().map(|url| Endpoint::from_static(url)).collect())
+        };
+        let two = replicas(&["http://a", "http://b"]);
+        for _ in 0..3 {
+            // Other calls may take any turns in between.
+            assert_eq!(two.next(Some(0)).unwrap().number(), 1);
+        }
+        two.avoid_number(1);
+        assert_eq!(two.next(Some(0)).unwrap().number(), 1, "the one that failed just now is worse");
+        let one = replicas(&["http://a"]);
+        assert_eq!(one.next(Some(0)).unwrap().number(), 0);
     }
 }

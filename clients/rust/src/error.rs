@@ -111,9 +111,20 @@ pub struct FieldViolation {
 }
 
 /// The error of a call. It holds no token.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} ({:?}): {}", .0.reason.as_str(), .0.code, .0.message)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Error(Box<Inner>);
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { code, reason, message, .. } = &*self.0;
+        match reason.as_str() {
+            "" => write!(f, "{code:?}: {message}"),
+            reason => write!(f, "{reason} ({code:?}): {message}"),
+        }
+    }
+}
 
 #[derive(Clone, PartialEq, Eq)]
 struct Inner {
@@ -218,10 +229,38 @@ impl From<Status> for Error {
         Self(Box::new(Inner {
             code,
             reason,
-            message: status.message().to_owned(),
+            message: message(&status),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
             fields: fields.collect(),
             is_refused,
         }))
+    }
+}
+
+/// Returns the message of a status. If the connection has failed, the causes are added, such as
+/// "Connection refused".
+fn message(status: &Status) -> String {
+    let mut message = status.message().to_owned();
+    let source = std::error::Error::source(status);
+    for error in std::iter::successors(source, |error| error.source()) {
+        let cause = error.to_string();
+        if !message.contains(&cause) {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_without_a_reason_has_the_code_alone() {
+        let error = Error::from(Status::internal("broken"));
+        assert_eq!(error.to_string(), "Internal: broken");
+        let error = Error::from(Status::unavailable("gone"));
+        assert_eq!(error.to_string(), "UNREACHABLE (Unavailable): gone");
     }
 }

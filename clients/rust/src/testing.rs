@@ -73,12 +73,28 @@ impl Authority {
     ///
     /// # Panics
     /// If the cryptographic library cannot make a key.
-    #[allow(clippy::panic)] // This is for tests.
     pub fn new() -> Self {
+        let clock = Arc::new(SettableClock::at(SystemClock.now()));
+        let authority = Self::with_clocks(clock.clone(), clock);
+        authority.copy.lease.take_for_ever();
+        authority
+    }
+
+    /// Creates an authority whose verifier has a lease and reads the clocks of the system for each
+    /// check, as it does outside tests. This is for benchmarks.
+    #[doc(hidden)]
+    pub fn with_system_clock() -> Self {
+        let clock = Arc::new(SettableClock::at(SystemClock.now()));
+        let authority = Self::with_clocks(clock, Arc::new(SystemClock));
+        authority.local.take(&authority.copy, authority.copy.lease.start(), LONGEST_LIFETIME);
+        authority
+    }
+
+    #[allow(clippy::panic)] // This is for tests.
+    fn with_clocks(clock: Arc<SettableClock>, checking: Arc<dyn Clock>) -> Self {
         let pair = Ed25519KeyPair::from_seed_unchecked(&random::<32>());
         let Ok(pair) = pair else { panic!("no key can be made") };
-        let clock = Arc::new(SettableClock::at(SystemClock.now()));
-        let local = Arc::new(Local::new(clock.clone(), 1 << 20));
+        let local = Arc::new(Local::new(checking, 1 << 20));
         let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
         let jwks = format!(
             r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","kid":"{KID}","x":"{x}"}}]}}"#
@@ -91,8 +107,7 @@ impl Authority {
             lease_margin: Duration::MAX,
         };
         let keys = Arc::new(KeySet::read(&jwks, vec![]).unwrap_or_default());
-        let copy = local.replace(keys, Arc::new(rules));
-        copy.lease.take_for_ever();
+        let copy = local.replace(keys, Arc::new(rules), None);
         Self { pair, clock, local, copy }
     }
 

@@ -28,7 +28,8 @@ use crate::{Answer, Demands, Session, Verifier};
 /// | the request | the answer |
 /// |---|---|
 /// | has no token | 401, with a challenge that names the demanded scopes |
-/// | has several tokens, or an inactive one | 401, with the error of RFC 6750 |
+/// | has several tokens | 400, `invalid_request` (RFC 6750) |
+/// | has an inactive token | 401, `invalid_token` |
 /// | lacks a scope | 403, `insufficient_scope` |
 /// | needs a stronger or more recent authentication | 401, `insufficient_user_authentication` (RFC 9470) |
 /// | cannot be checked now | 503, with `Retry-After` |
@@ -173,6 +174,7 @@ impl Settings {
         let mut response = Response::new(R::from(body.to_string()));
         *response.status_mut() = match denial {
             Denial::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+            Denial::SeveralTokens | Denial::ConflictingCookies => StatusCode::BAD_REQUEST,
             Denial::Inactive(InactiveReason::InsufficientScope) => StatusCode::FORBIDDEN,
             _ => StatusCode::UNAUTHORIZED,
         };
@@ -181,9 +183,11 @@ impl Settings {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if denial == Denial::Unknown {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        } else if let Ok(challenge) =
-            HeaderValue::try_from(denial.challenge(self.realm.as_deref(), &self.demands))
-        {
+        } else {
+            let challenge = denial.challenge(self.realm.as_deref(), &self.demands);
+            // A demand may have characters that a header cannot have.
+            let challenge = HeaderValue::try_from(challenge);
+            let challenge = challenge.unwrap_or(HeaderValue::from_static("Bearer"));
             headers.insert(WWW_AUTHENTICATE, challenge);
         }
         response

@@ -163,20 +163,32 @@ impl Local {
         &self.clock
     }
 
-    /// Puts an empty copy without a lease in force. The lease of the copy before remains to the
-    /// checks that have loaded it.
+    /// Puts a copy without revocations and without a lease in force. The lease of the copy before
+    /// remains to the checks that have loaded it.
     pub(crate) fn reset(&self) -> Arc<LocalCopy> {
         let former = self.copy();
-        let empty = LocalCopy::empty(self.clock.clone(), self.cache_bytes);
+        let index = Index::default();
+        // A token that has expired stays expired (rule 13).
+        index.raise_purge_watermark(former.index.purge_watermark());
         // The cache of verified tokens outlives the reset, if issuer and keys stay the same.
         let (keys, rules) = (former.keys.clone(), former.rules.clone());
         let kept = former.with(self.clock.clone(), self.cache_bytes, keys, rules);
-        self.put(LocalCopy { index: empty.index, ..kept })
+        self.put(LocalCopy { index: Arc::new(index), ..kept })
     }
 
-    /// Puts a copy with other keys or rules in force, whose lease has not begun.
-    pub(crate) fn replace(&self, keys: Arc<KeySet>, rules: Arc<Rules>) -> Arc<LocalCopy> {
-        self.put(self.copy().with(self.clock.clone(), self.cache_bytes, keys, rules))
+    /// Puts a copy with other keys or rules in force. `lease` is the lease that is good for it too,
+    /// if there is one. The copy has it from the beginning, so that no check finds none.
+    pub(crate) fn replace(
+        &self,
+        keys: Arc<KeySet>,
+        rules: Arc<Rules>,
+        lease: Option<(Start, Duration)>,
+    ) -> Arc<LocalCopy> {
+        let copy = self.copy().with(self.clock.clone(), self.cache_bytes, keys, rules);
+        if let Some((start, valid_for)) = lease {
+            copy.lease.take(start, valid_for);
+        }
+        self.put(copy)
     }
 
     fn put(&self, copy: LocalCopy) -> Arc<LocalCopy> {

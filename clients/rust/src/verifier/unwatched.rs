@@ -39,8 +39,14 @@ impl Fetching {
             };
             sleep(LEAST_DELAY).await;
             // A token with a new key may have arrived.
-            let _ = timeout(delay.min(LONGEST_DELAY), self.local.unknown_key.notified()).await;
+            let _ = timeout(self.delay(delay), self.local.unknown_key.notified()).await;
         }
+    }
+
+    /// Returns the time until keys are fetched again that the service allows to cache for
+    /// `max_age`. It must be well before they may no longer be used.
+    fn delay(&self, max_age: Duration) -> Duration {
+        max_age.min(LONGEST_DELAY).min(self.keys_valid_for / 2)
     }
 
     fn take(&self, jwks: &str, start: Start) {
@@ -48,7 +54,36 @@ impl Fetching {
             tracing::error!("the public keys that the service has sent cannot be read");
             return;
         };
-        let copy = self.local.replace(Arc::new(keys), self.rules.clone());
+        let lease = (start, self.keys_valid_for);
+        let copy = self.local.replace(Arc::new(keys), self.rules.clone(), Some(lease));
         self.local.take(&copy, start, self.keys_valid_for);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_verification::{clock::SystemClock, reach::Reach};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_are_fetched_again_before_they_may_no_longer_be_used() {
+        let fetching = |keys_valid_for| Fetching {
+            client: Client::builder("http://127.0.0.1:1").build().unwrap(),
+            local: Arc::new(Local::new(Arc::new(SystemClock), 0)),
+            rules: Arc::new(Rules {
+                issuer: String::new(),
+                max_lifetime: Duration::ZERO,
+                leeway: Duration::ZERO,
+                reach: Reach::default(),
+                lease_margin: Duration::MAX,
+            }),
+            keys_valid_for,
+        };
+        let (max_age, hour) = (Duration::from_secs(300), Duration::from_secs(3600));
+        assert_eq!(fetching(hour).delay(max_age), max_age);
+        assert_eq!(fetching(hour).delay(hour), LONGEST_DELAY);
+        let brief = Duration::from_secs(30);
+        assert_eq!(fetching(brief).delay(max_age), brief / 2);
     }
 }

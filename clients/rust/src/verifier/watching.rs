@@ -34,6 +34,8 @@ const USUAL_LEASE: Duration = Duration::from_secs(2);
 const RENEWALS: u32 = 4;
 /// The most renewals that wait for an answer.
 const MAX_ASKED: usize = 64;
+/// The longest pause between two streams that the service can ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The largest difference between the clocks of the service and of this machine under which a lease
 /// is taken.
 const LARGEST_DIFFERENCE: Duration = Duration::from_secs(5);
@@ -48,9 +50,6 @@ pub(super) struct Watching {
     cursor: Vec<u8>,
     /// The start and the length of the last lease of the copy in force.
     lease: Option<(Start, Duration)>,
-    /// True if rules have arrived since the last reset, and likewise keys.
-    has_rules: bool,
-    has_keys: bool,
     /// The length of the last lease, which sets the pace of renewals.
     usual_lease: Duration,
     /// True if the last lease was not taken, because the clocks differ.
@@ -70,17 +69,23 @@ enum Ended {
     NotUnderstood(#[from] NotUnderstood),
     #[error("the service has sent a lease that was not asked for, or too early")]
     UnexpectedLease,
+    #[error("the tenants of this caller have changed, so the revocations must be received anew")]
+    OtherTenants,
 }
 
-/// The renewals of a stream.
+/// The state of a stream.
 #[derive(Default)]
-struct Renewals {
+struct StreamState {
     /// The number of the last renewal.
     number: u64,
     /// The renewals without an answer: their numbers, and the clocks before they were sent.
     waiting: VecDeque<(u64, Start)>,
     /// True if there was a lease on this stream.
     had_lease: bool,
+    /// True if rules have arrived on this stream, and likewise keys. While there was no stream,
+    /// both may have changed, so the first lease must come after them.
+    has_rules: bool,
+    has_keys: bool,
 }
 
 impl Watching {
@@ -91,8 +96,6 @@ impl Watching {
             local,
             cursor: vec![],
             lease: None,
-            has_rules: false,
-            has_keys: false,
             usual_lease: USUAL_LEASE,
             is_clock_wrong: false,
         }
@@ -102,20 +105,24 @@ impl Watching {
     /// replica. Until then the lease goes on.
     pub(super) async fn run(mut self) {
         let mut delays = backoff();
+        let mut failed = 0;
         loop {
             self.local.count_connection();
             let (ended, has_lease) = self.watch().await;
             if has_lease {
-                delays = backoff();
+                (delays, failed) = (backoff(), 0);
             }
+            failed += 1;
             let mut delay = delays.next().unwrap_or(USUAL_LEASE);
             if let Ended::Status(error) = &ended {
                 if matches!(error.reason(), Reason::InvalidField | Reason::NotSent) {
                     // The service does not understand the cursor.
                     self.cursor.clear();
                 }
-                if self.client.replicas() == 1 {
-                    delay = delay.max(error.retry_after().unwrap_or_default());
+                // The wait that a replica asks for is for itself, and others may have room.
+                if failed >= self.client.replicas() {
+                    let asked = error.retry_after().unwrap_or_default();
+                    delay = delay.max(asked.min(LONGEST_PAUSE));
                 }
             }
             tracing::warn!(error = %ended, ?delay, "the watch stream has ended: will call again");
@@ -131,10 +138,10 @@ impl Watching {
         let _ = requests.try_send(WatchRequest { message: Some(start) });
         match self.client.watch(ReceiverStream::new(sent)).await {
             Ok((responses, replica)) => {
-                let mut renewals = Renewals::default();
-                let ended = self.follow(&requests, responses, &mut renewals).await;
+                let mut stream = StreamState::default();
+                let ended = self.follow(&requests, responses, &mut stream).await;
                 self.client.avoid(replica);
-                (ended, renewals.had_lease)
+                (ended, stream.had_lease)
             }
             Err(error) => (error.into(), false),
         }
@@ -145,7 +152,7 @@ impl Watching {
         &mut self,
         requests: &mpsc::Sender<WatchRequest>,
         mut responses: Streaming<WatchResponse>,
-        renewals: &mut Renewals,
+        stream: &mut StreamState,
     ) -> Ended {
         let mut leased = Instant::now();
         let mut renew_at = leased + self.usual_lease / RENEWALS;
@@ -159,7 +166,7 @@ impl Watching {
                         Err(status) => return Error::from(status).into(),
                     };
                     let is_lease = matches!(response.event, Some(Event::Lease(_)));
-                    let is_news = match self.apply(renewals, response) {
+                    let is_news = match self.apply(stream, response) {
                         Ok(is_news) => is_news,
                         Err(ended) => return ended,
                     };
@@ -174,15 +181,15 @@ impl Watching {
                 () = sleep_until(renew_at) => {}
                 () = sleep_until(give_up_at) => return Ended::NoLease,
             }
-            self.renew(renewals, requests);
+            self.renew(stream, requests);
             renew_at = Instant::now() + self.usual_lease / RENEWALS;
         }
     }
 
     /// Applies a message completely. Returns whether to renew the lease at once, because there is
     /// something new to confirm. After a message that cannot be understood there is no lease.
-    fn apply(&mut self, renewals: &mut Renewals, response: WatchResponse) -> Result<bool, Ended> {
-        let applied = self.try_apply(renewals, response);
+    fn apply(&mut self, stream: &mut StreamState, response: WatchResponse) -> Result<bool, Ended> {
+        let applied = self.try_apply(stream, response);
         if applied.is_err() {
             self.end_lease();
         }
@@ -191,15 +198,15 @@ impl Watching {
 
     fn try_apply(
         &mut self,
-        renewals: &mut Renewals,
+        stream: &mut StreamState,
         response: WatchResponse,
     ) -> Result<bool, Ended> {
         match response.event.ok_or(NotUnderstood)? {
-            Event::Reset(_) => self.reset(),
-            Event::Rules(message) => self.take_rules(message)?,
-            Event::Keys(message) => self.take_keys(message)?,
+            Event::Reset(_) => self.reset(stream),
+            Event::Rules(message) => self.take_rules(stream, message)?,
+            Event::Keys(message) => self.take_keys(stream, message)?,
             Event::Revocations(message) => self.apply_revocations(message)?,
-            Event::Lease(message) => self.take_lease(renewals, message)?,
+            Event::Lease(message) => self.take_lease(stream, message)?,
         }
         if response.cursor.is_empty() {
             return Ok(false);
@@ -208,34 +215,36 @@ impl Watching {
         Ok(true)
     }
 
-    fn reset(&mut self) {
+    fn reset(&mut self, stream: &mut StreamState) {
         self.copy = self.local.reset();
         self.local.count_reset();
         self.cursor.clear();
-        (self.lease, self.has_rules, self.has_keys) = (None, false, false);
+        (self.lease, stream.has_rules, stream.has_keys) = (None, false, false);
     }
 
-    fn take_rules(&mut self, message: WatchRules) -> Result<(), Ended> {
-        let rules = Arc::new(rules(message)?);
-        self.replace(self.copy.keys().clone(), rules);
-        self.has_rules = true;
+    fn take_rules(&mut self, stream: &mut StreamState, message: WatchRules) -> Result<(), Ended> {
+        let rules = rules(message)?;
+        // This process has only the revocations of the tenants that it could accept before.
+        let has_revocations = !self.cursor.is_empty();
+        if has_revocations && rules.reach.tenants != self.copy.rules().reach.tenants {
+            return Err(Ended::OtherTenants);
+        }
+        self.replace(self.copy.keys().clone(), Arc::new(rules));
+        stream.has_rules = true;
         Ok(())
     }
 
-    fn take_keys(&mut self, message: WatchKeys) -> Result<(), Ended> {
+    fn take_keys(&mut self, stream: &mut StreamState, message: WatchKeys) -> Result<(), Ended> {
         let keys = KeySet::read(&message.jwks, message.revoked).ok_or(NotUnderstood)?;
         self.replace(Arc::new(keys), self.copy.rules().clone());
-        self.has_keys = true;
+        stream.has_keys = true;
         Ok(())
     }
 
     /// Replaces the copy. The lease that this process has is good for the new copy too, which knows
     /// more. No later lease is good for the earlier copy (rule 11).
     fn replace(&mut self, keys: Arc<KeySet>, rules: Arc<super::Rules>) {
-        self.copy = self.local.replace(keys, rules);
-        if let Some((start, valid_for)) = self.lease {
-            self.local.take(&self.copy, start, valid_for);
-        }
+        self.copy = self.local.replace(keys, rules, self.lease);
     }
 
     fn apply_revocations(&self, message: WatchRevocations) -> Result<(), Ended> {
@@ -245,9 +254,9 @@ impl Watching {
         Ok(())
     }
 
-    fn take_lease(&mut self, renewals: &mut Renewals, lease: WatchLease) -> Result<(), Ended> {
-        let is_complete = self.has_rules && self.has_keys && !self.cursor.is_empty();
-        let start = renewals.answered(lease.number).filter(|_| is_complete);
+    fn take_lease(&mut self, stream: &mut StreamState, lease: WatchLease) -> Result<(), Ended> {
+        let is_complete = stream.has_rules && stream.has_keys && !self.cursor.is_empty();
+        let start = stream.answered(lease.number).filter(|_| is_complete);
         let start = start.ok_or(Ended::UnexpectedLease)?;
         let valid_for = duration(lease.valid_for)?;
         self.forget_expired(timestamp(lease.expired_up_to)?);
@@ -256,7 +265,7 @@ impl Watching {
         let is_clock_wrong = own.since(now).max(now.since(own)) > LARGEST_DIFFERENCE;
         if is_clock_wrong && !self.is_clock_wrong {
             tracing::error!(
-                difference_ms = (own.micros() - now.micros()) / 1000,
+                difference_ms = own.micros().saturating_sub(now.micros()) / 1000,
                 "the clock of this machine, or that of the service, is wrong: no lease is taken"
             );
         }
@@ -268,7 +277,7 @@ impl Watching {
         self.local.set_lag(self.copy.lease.uptime().saturating_sub(start.uptime));
         self.lease = Some((start, valid_for));
         self.usual_lease = valid_for.clamp(Duration::from_millis(200), 10 * USUAL_LEASE);
-        renewals.had_lease = true;
+        stream.had_lease = true;
         Ok(())
     }
 
@@ -284,14 +293,14 @@ impl Watching {
     }
 
     /// Asks for a lease, and confirms the cursor. The clocks are read first (rule 9).
-    fn renew(&self, renewals: &mut Renewals, requests: &mpsc::Sender<WatchRequest>) {
+    fn renew(&self, stream: &mut StreamState, requests: &mpsc::Sender<WatchRequest>) {
         let start = self.copy.lease.start();
-        let number = renewals.number + 1;
+        let number = stream.number + 1;
         let renewal = WatchRenewal { number, applied: self.cursor.clone() };
         let message = WatchRequest { message: Some(Message::Renewal(renewal)) };
         // If the connection takes no more, the next renewal will confirm the same.
         if requests.try_send(message).is_ok() {
-            renewals.add(number, start);
+            stream.add(number, start);
         }
     }
 
@@ -304,7 +313,7 @@ impl Watching {
     }
 }
 
-impl Renewals {
+impl StreamState {
     /// Keeps the clocks of a renewal.
     fn add(&mut self, number: u64, start: Start) {
         self.number = number;

@@ -22,7 +22,7 @@ const OVER: Duration = Duration::from_secs(2);
 /// A watcher that is handed the messages of a stream.
 struct Site {
     watching: Watching,
-    renewals: Renewals,
+    stream: StreamState,
     clock: Arc<SettableClock>,
     local: Arc<Local>,
 }
@@ -61,11 +61,17 @@ fn instant(at: Timestamp) -> Option<prost_types::Timestamp> {
 }
 
 fn rules_of(issuer: &str) -> Event {
+    rules_for(issuer, &[])
+}
+
+/// Returns rules that limit the caller to these tenants.
+fn rules_for(issuer: &str, tenants: &[&str]) -> Event {
     let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     Event::Rules(WatchRules {
         issuer: issuer.to_owned(),
         max_lifetime: span(3600),
         leeway: span(0),
+        tenants: tenants.iter().map(|&name| name.to_owned()).collect(),
         lease_margin: Some(prost_types::Duration { seconds: 0, nanos: 250_000_000 }),
         ..Default::default()
     })
@@ -93,7 +99,7 @@ impl Site {
         let local = Arc::new(Local::new(clock.clone(), 1 << 20));
         let client = Client::builder("http://127.0.0.1:1").build().unwrap();
         let watching = Watching::new(client, local.clone());
-        Self { watching, renewals: Renewals::default(), clock, local }
+        Self { watching, stream: StreamState::default(), clock, local }
     }
 
     /// Creates a watcher that has a snapshot without revocations, and a lease.
@@ -114,7 +120,7 @@ impl Site {
 
     fn apply(&mut self, event: Event, cursor: &[u8]) -> Result<bool, Ended> {
         let response = WatchResponse { cursor: cursor.to_vec(), event: Some(event) };
-        self.watching.apply(&mut self.renewals, response)
+        self.watching.apply(&mut self.stream, response)
     }
 
     /// Applies a message without a cursor.
@@ -124,7 +130,7 @@ impl Site {
 
     fn renew(&mut self) -> u64 {
         let (requests, mut sent) = mpsc::channel(1);
-        self.watching.renew(&mut self.renewals, &requests);
+        self.watching.renew(&mut self.stream, &requests);
         let message = sent.try_recv().unwrap().message;
         let Some(Message::Renewal(renewal)) = message else { panic!("{message:?}") };
         renewal.number
@@ -261,7 +267,7 @@ async fn a_message_that_cannot_be_understood_ends_the_lease() {
     for event in [None, Some(unknown), Some(no_set), Some(no_rules)] {
         let mut site = Site::started();
         let response = WatchResponse { cursor: vec![2], event };
-        assert!(site.watching.apply(&mut site.renewals, response).is_err());
+        assert!(site.watching.apply(&mut site.stream, response).is_err());
         assert_eq!(site.check(&token(1)), None);
         assert!(site.watching.cursor.is_empty(), "the next stream begins with a snapshot");
     }
@@ -298,5 +304,98 @@ async fn no_lease_is_taken_while_the_clocks_differ_by_more_than_five_seconds() {
             site.lease().unwrap();
             assert_eq!(site.local.copy().lease.remaining().is_some(), is_taken, "{micros}");
         }
+    }
+}
+
+#[tokio::test]
+async fn each_stream_must_bring_rules_and_keys_before_its_first_lease() {
+    for missing in 0..2 {
+        let mut site = Site::started();
+        site.clock.advance(OVER);
+        // Another stream goes on from the cursor, so there is no reset.
+        site.stream = StreamState::default();
+        let events = [rules_of("https://auth.test"), keys_of(1)];
+        let sent = events.into_iter().enumerate().filter(|(place, _)| *place != missing);
+        for (_, event) in sent {
+            site.hear(event).unwrap();
+        }
+        assert!(site.lease().is_err(), "{missing}");
+        assert_eq!(site.check(&token(1)), None);
+    }
+    let mut site = Site::started();
+    site.clock.advance(OVER);
+    site.stream = StreamState::default();
+    site.hear(rules_of("https://auth.test")).unwrap();
+    site.hear(keys_of(1)).unwrap();
+    site.lease().unwrap();
+    assert_eq!(site.check(&token(1)), Some(Ok(())));
+}
+
+#[tokio::test]
+async fn other_tenants_need_a_snapshot() {
+    let mut site = Site::new();
+    site.hear(Event::Reset(WatchReset {})).unwrap();
+    site.hear(rules_for("https://auth.test", &["globex"])).unwrap();
+    site.hear(keys_of(1)).unwrap();
+    site.apply(Event::Revocations(WatchRevocations::default()), &[1]).unwrap();
+    site.lease().unwrap();
+    site.stream = StreamState::default();
+    site.hear(rules_for("https://auth.test", &["globex"])).unwrap();
+    let ended = site.hear(rules_of("https://auth.test"));
+    assert!(matches!(ended, Err(Ended::OtherTenants)), "{ended:?}");
+    assert!(site.watching.cursor.is_empty() && site.check(&token(1)).is_none());
+    // The snapshot may have any rules.
+    site.snapshot();
+    site.lease().unwrap();
+    assert_eq!(site.check(&token(1)), Some(Ok(())));
+}
+
+#[tokio::test]
+async fn what_has_expired_stays_expired_after_a_reset() {
+    let mut site = Site::started();
+    let number = site.renew();
+    site.hear(site.lease_of(number, NOW.plus(Duration::from_secs(60)))).unwrap();
+    assert_eq!(site.check(&token(1)), Some(Err(InactiveReason::Expired)));
+    // Another replica may have dropped less.
+    site.snapshot();
+    site.lease().unwrap();
+    assert_eq!(site.check(&token(1)), Some(Err(InactiveReason::Expired)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_check_finds_a_lapse_while_keys_or_rules_change() {
+    let mut site = Site::started();
+    let (local, token) = (site.local.clone(), token(1));
+    let is_done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let checking = {
+        let is_done = is_done.clone();
+        std::thread::spawn(move || {
+            let mut lapses = 0;
+            while !is_done.load(std::sync::atomic::Ordering::SeqCst) {
+                lapses += usize::from(check(&local.copy(), &token).is_none());
+            }
+            lapses
+        })
+    };
+    for _ in 0..3_000 {
+        site.hear(rules_of("https://auth.test")).unwrap();
+        site.hear(keys_of(1)).unwrap();
+    }
+    is_done.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(checking.join().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn senseless_times_are_no_lease() {
+    for seconds in [i64::MIN, i64::MAX] {
+        let mut site = Site::new();
+        site.snapshot();
+        let number = site.renew();
+        let Event::Lease(lease) = site.lease_of(number, Timestamp::from_seconds(0)) else {
+            panic!()
+        };
+        let now = Some(prost_types::Timestamp { seconds, nanos: 0 });
+        site.hear(Event::Lease(WatchLease { now, ..lease })).unwrap();
+        assert_eq!(site.check(&token(1)), None);
     }
 }

@@ -30,7 +30,7 @@ use tonic::{
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Service, ServiceExt};
 
-use crate::site::{Site, caller, check, request, sign_in};
+use crate::site::{Site, caller, check, of_token, request, sign_in};
 
 /// A server in front of a service, which may answer otherwise.
 struct Front {
@@ -191,6 +191,42 @@ async fn a_call_ends_at_its_deadline() {
     let client = Client::builder("http://127.0.0.1:1").deadline(deadline).build().unwrap();
     let error = client.get_session(GetSessionRequest::default()).await.unwrap_err();
     assert_eq!((error.reason(), error.is_refused()), (&Reason::Unreachable, true));
+    assert!(error.message().contains("refused"), "the cause is named: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_deadline_is_no_problem() {
+    let site = Site::new("");
+    let _server = site.start();
+    let client = Client::builder(site.url()).deadline(Duration::MAX);
+    let client = client.revocation_deadline(Duration::MAX).build().unwrap();
+    let token = sign_in(&client, "alice").await;
+    client.revoke(of_token(&token)).await.unwrap();
+    let verifier =
+        Verifier::local_unwatched(client, crate::site::ISSUER).keys_valid_for(Duration::MAX);
+    let verifier = verifier.start();
+    crate::site::in_time("the keys", verifier.ready()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repetitions_of_simultaneous_calls_go_to_another_replica() {
+    let site = Site::new("");
+    let _server = site.start();
+    let broken = async |_, _, _| refusal(Code::Unavailable, "STORE_UNAVAILABLE", None);
+    let broken = Front::start(&site, broken).await;
+    let builder = Client::builder(broken.url()).endpoint(site.url());
+    let client = builder.deadline(Duration::from_secs(20)).build().unwrap();
+    const CALLS: usize = 40;
+    let calls: Vec<_> = (0..CALLS)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { sessions(&client).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert!(broken.calls() <= CALLS, "{} calls of {CALLS}", broken.calls());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -272,6 +308,8 @@ async fn wrong_settings_are_refused() {
     assert!(matches!(unencrypted.unwrap_err(), BuildError::NotEncrypted { .. }));
     let key = Client::builder("http://localhost").api_key("a\nb").build();
     assert!(matches!(key.unwrap_err(), BuildError::ApiKey));
+    let unreadable = Client::builder("https://localhost").ca_certificate("/etc/ca.pem").build();
+    assert!(matches!(unreadable.unwrap_err(), BuildError::NoCertificate));
     let pem = Client::builder("https://localhost").client_certificate("x", "y").build();
     assert!(matches!(pem.unwrap_err(), BuildError::Tls(_)));
 }

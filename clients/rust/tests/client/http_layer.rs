@@ -87,7 +87,7 @@ async fn a_token_passes_in_the_header_and_in_the_cookie_and_nowhere_else() {
     ] {
         for path in ["/me", "/"] {
             let (status, challenge, body) = call(&routes, path, headers).await;
-            assert_eq!(status, StatusCode::UNAUTHORIZED);
+            assert_eq!(status, StatusCode::BAD_REQUEST, "RFC 6750, section 3.1");
             assert!(challenge.starts_with("Bearer realm=\"shop\", error=\"invalid_request\""));
             assert!(body.starts_with("{\"error\":\"invalid_request\""), "{body}");
         }
@@ -154,4 +154,12 @@ async fn nothing_passes_while_the_authority_is_unavailable_or_if_a_layer_is_miss
     assert_eq!(call(&routes, "/me", &[bearer(&token)]).await.0, StatusCode::OK);
     let (status, ..) = call(&routes, "/forgotten", &[bearer(&token)]).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn a_denied_request_always_gets_a_challenge() {
+    let authority = Authority::new();
+    let protect = Protect::new(authority.verifier(), Demands::new().scope("a\nb"));
+    let (status, challenge, _) = call(&routes(&protect), "/me", &[]).await;
+    assert_eq!((status, &*challenge), (StatusCode::UNAUTHORIZED, "Bearer"));
 }

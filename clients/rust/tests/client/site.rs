@@ -46,6 +46,14 @@ impl Site {
         Server::launch(command.env(GRACE, "0s"))
     }
 
+    /// Replaces a text in the configuration.
+    pub fn change(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("countersign.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from));
+        fs::write(file, text.replace(from, to)).unwrap();
+    }
+
     /// Returns the URL of the service.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)

@@ -317,6 +317,31 @@ async fn a_caller_that_is_limited_to_a_tenant_accepts_no_token_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_gets_another_tenant_learns_its_earlier_revocations() {
+    let (shop, shop_key) = caller("shop", "roles = ['validator']\ntenants = ['globex']");
+    let (admin, admin_key) = caller("admin", "roles = ['admin']");
+    let site = Site::new(&format!("{shop}{admin}"));
+    let server = site.start();
+    let admin = site.client_with(&admin_key);
+    let acme = CreateSessionRequest { tenant: "acme".to_owned(), ..request("alice") };
+    let revoked = admin.create_session(acme.clone()).await.unwrap().tokens.unwrap().access_token;
+    let good = admin.create_session(acme).await.unwrap().tokens.unwrap().access_token;
+    let verifier = Verifier::local(site.client_with(&shop_key)).on_lapse(OnLapse::Refuse).start();
+    in_time("the first lease", verifier.ready()).await;
+    admin.revoke(of_token(&revoked)).await.unwrap();
+    assert_eq!(reason(&settled(&verifier, &good).await), Some(InactiveReason::ForeignTenant));
+
+    site.change("['globex']", "['acme', 'globex']");
+    server.signal("HUP");
+    let accepts = || {
+        assert!(!check(&verifier, &revoked).is_active());
+        check(&verifier, &good).is_active()
+    };
+    eventually("the tokens of the other tenant are accepted", accepts).await;
+    assert_eq!(reason(&settled(&verifier, &revoked).await), Some(InactiveReason::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verifier_that_starts_before_the_service_waits_for_it() {
     let site = Site::new("");
     let refusing = site.watcher();
