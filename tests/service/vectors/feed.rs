@@ -208,8 +208,13 @@ impl Feed {
 
     /// The watcher receives a snapshot without revocations.
     pub fn snapshot(&mut self, site: &Site) {
+        self.snapshot_with(site, usual_rules());
+    }
+
+    /// The watcher receives a snapshot without revocations, and with these rules.
+    pub fn snapshot_with(&mut self, site: &Site, rules: WatchRules) {
         self.hear(Event::Reset(WatchReset {}));
-        self.hear(Event::Rules(usual_rules()));
+        self.hear(Event::Rules(rules));
         self.keys(&site.jwks, &[]);
         self.apply(Event::Revocations(WatchRevocations::default()));
     }

@@ -267,6 +267,10 @@ fn not_understood(site: &Site) -> Vec<Value> {
             event(Event::Keys(WatchKeys { jwks: "[]".to_owned(), revoked: vec![] })),
         ),
         (
+            "other tenants without a reset",
+            event(Event::Rules(WatchRules { tenants: vec!["acme".to_owned()], ..usual_rules() })),
+        ),
+        (
             "rules without lifetimes",
             event(Event::Rules(WatchRules { max_lifetime: None, ..usual_rules() })),
         ),

@@ -79,7 +79,7 @@ fn session(session: &Session) -> Value {
 /// A watcher that is handed the messages of a feed.
 struct Site {
     watching: Watching,
-    renewals: Renewals,
+    stream: StreamState,
     clock: Arc<SettableClock>,
     verifier: Verifier,
 }
@@ -91,18 +91,18 @@ impl Site {
         let client = Client::builder("http://127.0.0.1:1").build().unwrap();
         let watching = Watching::new(client, local.clone());
         let verifier = Verifier::new(Mode::Local, Some(local), None, None);
-        Self { watching, renewals: Renewals::default(), clock, verifier }
+        Self { watching, stream: StreamState::default(), clock, verifier }
     }
 
     fn receive(&mut self, message: &[u8]) -> Result<bool, Ended> {
         let response = WatchResponse::decode(message).unwrap();
-        self.watching.apply(&mut self.renewals, response)
+        self.watching.apply(&mut self.stream, response)
     }
 
     /// Sends a renewal, and returns the cursor that it confirms.
     fn renew(&mut self) -> Vec<u8> {
         let (requests, mut sent) = mpsc::channel(1);
-        self.watching.renew(&mut self.renewals, &requests);
+        self.watching.renew(&mut self.stream, &requests);
         match sent.try_recv().unwrap().message {
             Some(Message::Renewal(renewal)) => renewal.applied,
             other => panic!("{other:?}"),
@@ -111,7 +111,7 @@ impl Site {
 
     fn hear(&mut self, cursor: &[u8], event: Event) {
         let response = WatchResponse { cursor: cursor.to_vec(), event: Some(event) };
-        self.watching.apply(&mut self.renewals, response).unwrap();
+        self.watching.apply(&mut self.stream, response).unwrap();
     }
 
     /// Gives the watcher these rules and keys, no revocations, and a lease.
@@ -177,7 +177,7 @@ impl Site {
         };
         match text(&step["step"]) {
             "open" => {
-                self.renewals = Renewals::default();
+                self.stream = StreamState::default();
                 differs(&self.watching.cursor, "cursor")
             }
             "receive" => {
