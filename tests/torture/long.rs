@@ -15,6 +15,9 @@ use crate::{
     runs::{print_violations, run_seed, server},
 };
 
+/// The time for which a watcher in Rust checks a token again and again.
+const REPEAT: Duration = Duration::from_micros(400);
+
 /// The totals of all runs so far.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct State {
@@ -23,7 +26,10 @@ struct State {
     calls: usize,
     /// The number of answers for tokens whose revocation had been acknowledged before.
     checked: usize,
-    /// The number of such answers of watchers.
+    /// The number of checks by watchers that had a lease.
+    #[serde(default)]
+    local_validations: usize,
+    /// The number of such checks of tokens whose revocation had been acknowledged before.
     #[serde(default)]
     local_checked: usize,
     acknowledged: usize,
@@ -58,6 +64,7 @@ impl State {
         self.runs += 1;
         self.calls += report.figures.calls;
         self.checked += report.figures.checked;
+        self.local_validations += report.figures.local_validations;
         self.local_checked += report.figures.local_checked;
         self.acknowledged += report.figures.acknowledged.len();
         self.longest =
@@ -101,7 +108,7 @@ async fn acknowledged_revocations_hold_in_as_many_runs_as_asked_for() {
             }
             Length::Runs(_) | Length::Time(_) => break,
         };
-        let report = run_seed(&server, state.next_seed).await;
+        let report = run_seed(&server, state.next_seed, REPEAT).await;
         state.add(&report);
         state.save();
         println!("{progress}: {report}");
