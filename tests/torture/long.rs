@@ -15,8 +15,12 @@ use crate::{
     runs::{print_violations, run_seed, server},
 };
 
-/// The time for which a watcher in Rust checks a token again and again.
-const REPEAT: Duration = Duration::from_micros(400);
+/// Returns the time for which a watcher in Rust checks a token again and again.
+fn repeat() -> Duration {
+    let micros = env::var("COUNTERSIGN_TORTURE_REPEAT");
+    let micros = micros.map_or(1000, |text| text.parse().expect("a number of microseconds"));
+    Duration::from_micros(micros)
+}
 
 /// The totals of all runs so far.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -108,7 +112,7 @@ async fn acknowledged_revocations_hold_in_as_many_runs_as_asked_for() {
             }
             Length::Runs(_) | Length::Time(_) => break,
         };
-        let report = run_seed(&server, state.next_seed, REPEAT).await;
+        let report = run_seed(&server, state.next_seed, repeat()).await;
         state.add(&report);
         state.save();
         println!("{progress}: {report}");
