@@ -21,7 +21,7 @@ fn at(millis: u64) -> Moment {
 }
 
 fn call(begin: u64, end: u64, ask: Ask, answer: Answer) -> Call {
-    Call { replica: 0, begin: at(begin), end: at(end), ask, answer }
+    Call { replica: 0, begin: at(begin), end: at(end), ask, answer, count: 1 }
 }
 
 fn validate(begin: u64, end: u64, answer: Answer) -> Call {

@@ -15,6 +15,13 @@ use crate::{
     runs::{print_violations, run_seed, server},
 };
 
+/// Returns the time for which a watcher in Rust checks a token again and again.
+fn repeat() -> Duration {
+    let micros = env::var("COUNTERSIGN_TORTURE_REPEAT");
+    let micros = micros.map_or(1000, |text| text.parse().expect("a number of microseconds"));
+    Duration::from_micros(micros)
+}
+
 /// The totals of all runs so far.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct State {
@@ -23,7 +30,10 @@ struct State {
     calls: usize,
     /// The number of answers for tokens whose revocation had been acknowledged before.
     checked: usize,
-    /// The number of such answers of watchers.
+    /// The number of checks by watchers that had a lease.
+    #[serde(default)]
+    local_validations: usize,
+    /// The number of such checks of tokens whose revocation had been acknowledged before.
     #[serde(default)]
     local_checked: usize,
     acknowledged: usize,
@@ -58,6 +68,7 @@ impl State {
         self.runs += 1;
         self.calls += report.figures.calls;
         self.checked += report.figures.checked;
+        self.local_validations += report.figures.local_validations;
         self.local_checked += report.figures.local_checked;
         self.acknowledged += report.figures.acknowledged.len();
         self.longest =
@@ -101,7 +112,7 @@ async fn acknowledged_revocations_hold_in_as_many_runs_as_asked_for() {
             }
             Length::Runs(_) | Length::Time(_) => break,
         };
-        let report = run_seed(&server, state.next_seed).await;
+        let report = run_seed(&server, state.next_seed, repeat()).await;
         state.add(&report);
         state.save();
         println!("{progress}: {report}");

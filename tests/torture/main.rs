@@ -14,6 +14,7 @@ mod mutants;
 mod profiles;
 mod run;
 mod runs;
+mod rust_watcher;
 mod watch_process;
 mod watch_routes;
 mod watchers;

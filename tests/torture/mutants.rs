@@ -16,9 +16,10 @@ use crate::{
     profiles::{LEFT, Profile, Settings, WATCHED},
     run::{Report, run},
     runs::{print_violations, server},
+    rust_watcher::rust,
     watch_process::python,
     watch_routes::Broken,
-    watchers::{Plan, good},
+    watchers::{Plan, REPEAT, good},
 };
 
 /// A broken rule.
@@ -88,18 +89,31 @@ const MUTANTS: [Mutant; 9] = [
 /// A rule that is broken by one watcher, or by the replicas towards one watcher.
 struct WatchMutant {
     name: &'static str,
-    /// The rule that replicas break.
-    broken: Option<Broken>,
-    /// The rule that the watcher breaks.
-    rule: &'static str,
+    breach: Breach,
+}
+
+enum Breach {
+    /// Replicas break a rule towards a watcher in Rust.
+    Replicas(Broken),
+    /// A watcher in Python breaks this rule.
+    Watcher(&'static str),
+}
+
+impl WatchMutant {
+    fn plan(&self) -> Plan {
+        match self.breach {
+            Breach::Replicas(broken) => Plan { program: rust(REPEAT), broken: Some(broken) },
+            Breach::Watcher(rule) => Plan { program: python(rule), broken: None },
+        }
+    }
 }
 
 const fn by_replicas(name: &'static str, broken: Broken) -> WatchMutant {
-    WatchMutant { name, broken: Some(broken), rule: "none" }
+    WatchMutant { name, breach: Breach::Replicas(broken) }
 }
 
 const fn by_watcher(name: &'static str, rule: &'static str) -> WatchMutant {
-    WatchMutant { name, broken: None, rule }
+    WatchMutant { name, breach: Breach::Watcher(rule) }
 }
 
 /// One run has a watcher for each of these.
@@ -186,7 +200,7 @@ async fn each_broken_rule_is_found() {
         }
         // Only the rules of decision 34 need watchers.
         let is_watched = [WATCHED, LEFT].iter().any(|watched| watched.name == profile);
-        let watchers = if is_watched { good(2) } else { vec![] };
+        let watchers = if is_watched { good(2, REPEAT) } else { vec![] };
         let mut found = None;
         for seed in (first..).take(RUNS) {
             let settings = Settings::from(settings);
@@ -223,7 +237,7 @@ fn active_after_revoked(report: &Report) -> impl Iterator<Item = usize> {
         .filter_map(|violation| violation.replica)
 }
 
-/// Makes runs with a watcher for each mutant that was not found yet. The last watcher breaks no
+/// Makes runs with a watcher for each mutant that was not found yet. The last two watchers break no
 /// rule. Returns the mutants that no run finds.
 async fn watch_survivors(server: &Arc<Server>, first: u64) -> Vec<&'static str> {
     let mut hidden: Vec<_> =
@@ -232,9 +246,7 @@ async fn watch_survivors(server: &Arc<Server>, first: u64) -> Vec<&'static str> 
         if hidden.is_empty() {
             break;
         }
-        let plan =
-            |mutant: &WatchMutant| Plan { program: python(mutant.rule), broken: mutant.broken };
-        let plans = [hidden.iter().map(plan).collect(), good(1)].concat();
+        let plans = [hidden.iter().map(WatchMutant::plan).collect(), good(2, REPEAT)].concat();
         let report = run(server, WATCHED, seed, &vec![], "", &plans).await;
         println!("{report}");
         let found: Vec<_> = active_after_revoked(&report).collect();

@@ -1,12 +1,12 @@
 //! Runs each profile once. The functions here are also used by the longer tests.
 
 use countersign_test_support::postgres_server::Server;
-use std::{collections::BTreeMap, env, sync::Arc};
+use std::{collections::BTreeMap, env, sync::Arc, time::Duration};
 
 use crate::{
     profiles::PROFILES,
     run::{Report, run},
-    watchers::{Plan, good},
+    watchers::{Plan, REPEAT, good},
 };
 
 /// The largest number of violations of each rule that are printed.
@@ -17,16 +17,18 @@ pub async fn server() -> Arc<Server> {
     Arc::new(tokio::task::spawn_blocking(Server::start).await.unwrap())
 }
 
-/// Makes the run of a seed. Consecutive seeds use the profiles in turn.
-pub async fn run_seed(server: &Arc<Server>, seed: u64) -> Report {
+/// Makes the run of a seed. Consecutive seeds use the profiles in turn. Watchers in Rust check each
+/// token again and again for the time `repeat`.
+pub async fn run_seed(server: &Arc<Server>, seed: u64, repeat: Duration) -> Report {
     let profile = usize::try_from(seed).unwrap() % PROFILES.len();
-    run(server, &PROFILES[profile], seed, &vec![], "", &watchers()).await
+    run(server, &PROFILES[profile], seed, &vec![], "", &watchers(repeat)).await
 }
 
 /// Returns two watchers, or as many as the environment says.
-pub fn watchers() -> Vec<Plan> {
+fn watchers(repeat: Duration) -> Vec<Plan> {
     let count = env::var("COUNTERSIGN_TORTURE_WATCHERS");
-    good(count.map_or(2, |count| count.parse().expect("the number of watchers is a number")))
+    let count = count.map_or(2, |count| count.parse().expect("the number of watchers is a number"));
+    good(count, repeat)
 }
 
 /// If a rule was violated, prints the violations, the faults and the last lines of the logs.
@@ -52,7 +54,7 @@ pub fn print_violations(report: &Report) {
 async fn an_acknowledged_revocation_holds_whatever_happens() {
     let server = server().await;
     for seed in (0..).take(PROFILES.len()) {
-        let report = run_seed(&server, seed).await;
+        let report = run_seed(&server, seed, REPEAT).await;
         println!("{report}");
         print_violations(&report);
         assert!(report.violations.is_empty(), "seed {seed}");

@@ -64,37 +64,51 @@ fn python_watcher() -> &'static (String, String) {
     })
 }
 
-/// The answer for a token.
-pub struct Reply {
-    /// The time at which the check began, by the system's monotonic clock.
+/// Equal answers for a token, one after the other.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Streak {
+    pub count: usize,
+    /// The time at which the check began that promises most, by the system's monotonic clock. This
+    /// is the last check if the token is active, and the first one otherwise.
     pub begin: Duration,
-    /// The time at which it ended.
+    /// The time at which this check ended.
     pub end: Duration,
     pub answer: Answer,
 }
 
-impl Reply {
-    fn parse(line: &str) -> Self {
-        let words: Vec<_> = line.split(' ').collect();
-        let time = |word: &str| Duration::from_nanos(word.parse().unwrap());
-        let answer = match words[3..] {
+impl Streak {
+    fn parse(text: &str) -> Self {
+        let words: Vec<_> = text.split(' ').collect();
+        let answer = match words[5..] {
             ["active"] => Answer::Active,
             ["inactive", reason] => {
                 let reason = InactiveReason::from_str_name(&format!("INACTIVE_REASON_{reason}"));
-                Answer::Inactive(reason.unwrap_or_else(|| panic!("{line}")))
+                Answer::Inactive(reason.unwrap_or_else(|| panic!("{text}")))
             }
             ["unknown", reason] => Answer::NotNow(reason.to_owned()),
-            _ => panic!("{line}"),
+            _ => panic!("{text}"),
         };
-        Self { begin: time(words[1]), end: time(words[2]), answer }
+        let [first_begin, first_end, last_begin, last_end] =
+            [1, 2, 3, 4].map(|place| Duration::from_nanos(words[place].parse().unwrap()));
+        let (begin, end) = match answer {
+            Answer::Active => (last_begin, last_end),
+            _ => (first_begin, first_end),
+        };
+        Self { count: words[0].parse().unwrap(), begin, end, answer }
     }
+}
+
+/// Parses the answer to a question: its number, and streaks.
+fn parse(line: &str) -> (usize, Vec<Streak>) {
+    let (number, streaks) = line.split_once(' ').unwrap_or_else(|| panic!("{line}"));
+    (number.parse().unwrap(), streaks.split("; ").map(Streak::parse).collect())
 }
 
 /// A watcher. Dropping this value kills it.
 pub struct Process {
     child: Mutex<Child>,
     questions: Mutex<ChildStdin>,
-    answers: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
+    answers: tokio::sync::Mutex<mpsc::UnboundedReceiver<(usize, Vec<Streak>)>>,
     log: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -107,7 +121,10 @@ impl Process {
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, answers) = mpsc::unbounded_channel();
         thread::spawn(move || {
-            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+            // The watcher in Rust is a test program, which writes lines of its own as well.
+            let is_answer = |line: &String| line.starts_with(|first: char| first.is_ascii_digit());
+            let lines = stdout.lines().map_while(Result::ok).filter(is_answer);
+            lines.map(|line| parse(&line)).try_for_each(|answer| sender.send(answer))
         });
         let log = Arc::<Mutex<VecDeque<_>>>::default();
         let kept = log.clone();
@@ -148,15 +165,19 @@ impl Process {
         let _ = self.questions.lock().unwrap().write_all(line.as_bytes());
     }
 
-    /// Asks about tokens, and waits for the answers. Returns `None` if the process ends before.
-    pub async fn ask(&self, tokens: &[String]) -> Option<Vec<Reply>> {
+    /// Asks about tokens, and waits for the answers for each. Returns `None` if the process ends
+    /// before.
+    pub async fn ask(&self, tokens: &[String]) -> Option<Vec<Vec<Streak>>> {
         let mut answers = self.answers.lock().await;
         // The pipe is large enough for these lines, so a process that is stopped holds up nobody.
-        let lines: String = tokens.iter().map(|token| format!("0 {token}\n")).collect();
+        let numbered = tokens.iter().enumerate();
+        let lines: String = numbered.map(|(number, token)| format!("{number} {token}\n")).collect();
         self.questions.lock().unwrap().write_all(lines.as_bytes()).ok()?;
         let mut replies = vec![];
-        for _ in tokens {
-            replies.push(Reply::parse(&answers.recv().await?));
+        for number in 0..tokens.len() {
+            let (answered, streaks) = answers.recv().await?;
+            assert_eq!(answered, number, "an answer to another question");
+            replies.push(streaks);
         }
         Some(replies)
     }
@@ -171,4 +192,14 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+#[test]
+fn a_streak_has_the_times_of_the_check_that_promises_most() {
+    let (number, streaks) = parse("7 3 10 11 20 22 active; 2 30 31 40 42 inactive REVOKED");
+    let at = Duration::from_nanos;
+    let active = Streak { count: 3, begin: at(20), end: at(22), answer: Answer::Active };
+    let revoked = Answer::Inactive(InactiveReason::Revoked);
+    let revoked = Streak { count: 2, begin: at(30), end: at(31), answer: revoked };
+    assert_eq!((number, streaks), (7, vec![active, revoked]));
 }

@@ -24,7 +24,8 @@ use tokio::{
 
 use crate::{
     fleet::{Fleet, PLACES},
-    watch_process::{Process, Program, python},
+    rust_watcher::rust,
+    watch_process::{Process, Program, Streak, python},
     watch_routes::Broken,
 };
 
@@ -48,9 +49,15 @@ pub struct Plan {
     pub broken: Option<Broken>,
 }
 
-/// Returns watchers that break no rule.
-pub fn good(count: usize) -> Vec<Plan> {
-    vec![Plan { program: python("none"), broken: None }; count]
+/// The time for which a watcher in Rust checks a token again and again, in short tests.
+pub const REPEAT: Duration = Duration::from_micros(50);
+
+/// Returns watchers that break no rule, in Python and in Rust by turns. Those in Rust check each
+/// token again and again for the time `repeat`.
+pub fn good(count: usize, repeat: Duration) -> Vec<Plan> {
+    let python = Plan { program: python("none"), broken: None };
+    let rust = Plan { program: rust(repeat), broken: None };
+    [python, rust].into_iter().cycle().take(count).collect()
 }
 
 /// A watcher. Its process may be killed, and another one started.
@@ -122,11 +129,13 @@ impl Watcher {
         let texts: Vec<_> = tokens.iter().map(|token| self.recorder().text(*token)).collect();
         let Some(replies) = process.ask(&texts).await else { return false };
         let mut are_known = true;
-        for (token, reply) in tokens.iter().zip(replies) {
-            are_known &= reply.answer.is_known();
-            let (begin, end) = self.recorder().span(reply.begin, reply.end);
-            let (replica, ask) = (self.number(), Ask::Validate(*token));
-            self.recorder().call(Call { replica, begin, end, ask, answer: reply.answer });
+        for (token, streaks) in tokens.iter().zip(replies) {
+            are_known &= streaks.iter().all(|streak| streak.answer.is_known());
+            for Streak { count, begin, end, answer } in streaks {
+                let (begin, end) = self.recorder().span(begin, end);
+                let (replica, ask) = (self.number(), Ask::Validate(*token));
+                self.recorder().call(Call { replica, begin, end, ask, answer, count });
+            }
         }
         are_known
     }
@@ -135,7 +144,8 @@ impl Watcher {
     async fn lease(&self) {
         let question = ["no-token".to_owned()];
         let process = self.process().expect("the watcher was started");
-        while !process.ask(&question).await.expect("it runs")[0].answer.is_known() {
+        let has_lease = |streaks: &Vec<Streak>| streaks.iter().all(|it| it.answer.is_known());
+        while !process.ask(&question).await.expect("it runs").iter().all(has_lease) {
             sleep(self.pause).await;
         }
     }
@@ -171,7 +181,7 @@ impl Watcher {
     }
 }
 
-/// The watchers of a run, while they are asked.
+/// The watchers of a run.
 pub struct Watchers {
     all: Vec<Arc<Watcher>>,
     checks: JoinSet<()>,
@@ -179,28 +189,31 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// Starts the watchers, waits until each has a lease, and then asks them until `finish`.
-    pub async fn start(fleet: &Arc<Fleet>, plans: &[Plan], dice: &mut Dice) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let (mut all, mut checks) = (vec![], JoinSet::new());
-        for (index, plan) in plans.iter().enumerate() {
-            let watcher = Arc::new(Watcher {
+    /// Starts the watchers. They may start before the replicas.
+    pub fn start(fleet: &Arc<Fleet>, plans: &[Plan]) -> Self {
+        let watcher = |(index, plan): (usize, &Plan)| {
+            let watcher = Watcher {
                 index,
                 program: plan.program.clone(),
                 fleet: fleet.clone(),
                 process: Mutex::default(),
                 pause: PAUSE * u32::try_from(plans.len()).unwrap(),
                 lost: Mutex::default(),
-            });
+            };
             watcher.start();
-            all.push(watcher);
-        }
-        let leases = all.iter().map(|watcher| watcher.lease());
+            Arc::new(watcher)
+        };
+        let all = plans.iter().enumerate().map(watcher).collect();
+        Self { all, checks: JoinSet::new(), stop: watch::Sender::new(false) }
+    }
+
+    /// Waits until each watcher has a lease, and asks them from then on until `finish`.
+    pub async fn ask(&mut self, dice: &mut Dice) {
+        let leases = self.all.iter().map(|watcher| watcher.lease());
         in_time("every watcher has a lease", join_all(leases)).await;
-        for watcher in &all {
-            checks.spawn(watcher.clone().check(dice.split(), stopped.clone()));
+        for watcher in &self.all {
+            self.checks.spawn(watcher.clone().check(dice.split(), self.stop.subscribe()));
         }
-        Self { all, checks, stop }
     }
 
     /// Returns the watchers.

@@ -5,9 +5,11 @@ It follows the comments in proto/countersign/v1/revocation_service.proto, and ha
 Usage: watcher.py ADDRESS...
 
 It watches the replica at one of these addresses. Each line of its standard input is a number and a
-token. For each it writes a line: the number, the instants at which the check began and ended, by
-CLOCK_MONOTONIC in nanoseconds, and the answer, which is `active`, `inactive REASON` or
-`unknown REASON`. It ends when its input does.
+token. For each it writes a line: the number, and the outcome of one or more checks. Equal answers
+in a row are written once: how many they are, the instants at which the first check began and ended,
+the same of the last check, by CLOCK_MONOTONIC in nanoseconds, and the answer, which is `active`,
+`inactive REASON` or `unknown REASON`. A semicolon and a space stand between different answers. It
+ends when its input does.
 """
 
 import random
@@ -220,7 +222,8 @@ def serve(watcher: Watcher, questions: Iterable[str], answers: TextIO) -> None:
         number, token = line.split()
         begin = time.monotonic_ns()
         answer = watcher.check(token)
-        print(number, begin, time.monotonic_ns(), answer, file=answers, flush=True)
+        end = time.monotonic_ns()
+        print(number, 1, begin, end, begin, end, answer, file=answers, flush=True)
 
 
 def main(watcher: Watcher, addresses: list[str], questions: Iterable[str]) -> None:

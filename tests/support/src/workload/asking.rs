@@ -61,7 +61,8 @@ struct Ended<R> {
 
 impl<R> Ended<R> {
     fn call(&self, ask: Ask, answer: Answer) -> Call {
-        Call { replica: self.replica, begin: self.begin, end: self.end, ask, answer }
+        let Self { replica, begin, end, .. } = *self;
+        Call { replica, begin, end, ask, answer, count: 1 }
     }
 
     /// Returns the answer for calls whose success means only that the request was carried out.

@@ -118,11 +118,15 @@ pub struct Call {
     pub ask: Ask,
     /// The outcome.
     pub answer: Answer,
+    /// The number of equal requests with this outcome, one after the other. A watcher may check a
+    /// token many times. `begin` and `end` are then those of the check that promises most: the last
+    /// one if the token is active, and the first one otherwise.
+    pub count: usize,
 }
 
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { replica, begin, end, ask, answer } = self;
+        let Self { replica, begin, end, ask, answer, .. } = self;
         write!(f, "{begin:>13.6?} to {end:>13.6?} at replica {replica}: {ask:?} -> {answer:?}")
     }
 }
