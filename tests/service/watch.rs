@@ -180,7 +180,8 @@ pub async fn wrong_messages_of_a_watcher_end_its_stream_with_a_reason() {
     let server = Server::start().await;
     let (watcher, _) = Watcher::begin(server.channel()).await;
     let mut beyond = watcher.cursor.clone();
-    *beyond.last_mut().unwrap() = 0xff;
+    // The last byte of the position.
+    beyond[23] = 0xff;
     let start = |cursor| Some(Message::Start(WatchStart { cursor }));
     let renewal = |number, applied| {
         Some(Message::Renewal(countersign::proto::WatchRenewal { number, applied }))
@@ -208,7 +209,7 @@ pub async fn wrong_messages_of_a_watcher_end_its_stream_with_a_reason() {
     let mut watcher = Watcher::open(server.channel(), vec![0; 3]).await.unwrap();
     assert_eq!(reason(&watcher.next().await.unwrap_err()), "INVALID_FIELD");
     // A cursor of another process is not wrong.
-    let mut watcher = Watcher::open(server.channel(), vec![0; 24]).await.unwrap();
+    let mut watcher = Watcher::open(server.channel(), vec![0; 32]).await.unwrap();
     assert!(watcher.snapshot().await.unwrap().is_reset);
 }
 
