@@ -56,6 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // A repeated request gets the same bytes.
         .btree_map(".")
         .extern_path(encoded.0, encoded.1)
+        .codec_path("crate::proto::codec::Codec")
         .skip_debug(WITH_SECRETS.map(|name| format!(".{PACKAGE}.{name}")))
         .compile_fds(descriptors)?;
     Ok(())

@@ -4,6 +4,7 @@
 #![allow(missing_docs)] // The generator adds helper functions without comments.
 #![allow(clippy::too_many_lines)] // Some generated functions are long.
 
+pub mod codec;
 mod encoded_struct;
 
 use std::fmt;
