@@ -97,11 +97,13 @@ fn medians(mut all: Vec<Measured<'_>>) -> Vec<f64> {
     medians
 }
 
+type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
 /// A key, and everything that signs and verifies with it.
 struct Key {
     algorithm: Algorithm,
     name: &'static str,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    sign: Sign,
     verifying: VerifyingKey,
     bare: UnparsedPublicKey<Vec<u8>>,
 }
