@@ -95,25 +95,25 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Returns the bytes: the membership of the replica, the position, and the mark of the tenants;
+    /// Returns the bytes: the membership of the replica, the mark of the tenants, and the position;
     /// numbers are big-endian.
     pub fn bytes(&self) -> [u8; CURSOR_BYTES] {
         let mut bytes = [0; CURSOR_BYTES];
         let (membership, numbers) = bytes.split_at_mut(16);
-        let (position, tenants) = numbers.split_at_mut(8);
+        let (tenants, position) = numbers.split_at_mut(8);
         membership.copy_from_slice(self.place.membership.bytes());
-        position.copy_from_slice(&self.place.position.0.to_be_bytes());
         tenants.copy_from_slice(&self.tenants.to_be_bytes());
+        position.copy_from_slice(&self.place.position.0.to_be_bytes());
         bytes
     }
 
     /// Reads the bytes of a cursor; `None` if they are malformed.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let (membership, numbers) = bytes.split_first_chunk::<16>()?;
-        let (position, tenants) = numbers.split_first_chunk::<8>()?;
-        let position = Seq(i64::from_be_bytes(*position));
+        let (tenants, position) = numbers.split_first_chunk::<8>()?;
+        let position = Seq(i64::from_be_bytes(position.try_into().ok()?));
         let place = Place { membership: Incarnation::from_bytes(*membership), position };
-        Some(Self { place, tenants: u64::from_be_bytes(tenants.try_into().ok()?) })
+        Some(Self { place, tenants: u64::from_be_bytes(*tenants) })
     }
 }
 

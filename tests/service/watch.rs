@@ -297,8 +297,15 @@ pub async fn a_watcher_limited_to_a_tenant_gets_its_revocations_only_and_all_key
         let revocations = watcher.revocations().await;
         assert_eq!((ids(&revocations), revocations.sessions.len()), (expected, 0));
     }
+    let cursor = watcher.cursor.clone();
     revoke(tenant("globex")).await;
     assert_eq!(watcher.revocations().await.sessions.len(), 1);
+    // A caller with other tenants, or this one once it has got others, lacks earlier revocations.
+    for (key, is_reset) in [(&key, false), (&admin, true)] {
+        let opened = Watcher::open_as(server.channel(), Some(key), cursor.clone()).await;
+        let resumed = opened.unwrap().snapshot().await.unwrap();
+        assert_eq!(resumed.is_reset, is_reset);
+    }
 }
 
 pub async fn the_stream_of_a_caller_whose_registration_changes_ends() {

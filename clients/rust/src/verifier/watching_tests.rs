@@ -384,18 +384,3 @@ async fn no_check_finds_a_lapse_while_keys_or_rules_change() {
     is_done.store(true, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(checking.join().unwrap(), 0);
 }
-
-#[tokio::test]
-async fn senseless_times_are_no_lease() {
-    for seconds in [i64::MIN, i64::MAX] {
-        let mut site = Site::new();
-        site.snapshot();
-        let number = site.renew();
-        let Event::Lease(lease) = site.lease_of(number, Timestamp::from_seconds(0)) else {
-            panic!()
-        };
-        let now = Some(prost_types::Timestamp { seconds, nanos: 0 });
-        site.hear(Event::Lease(WatchLease { now, ..lease })).unwrap();
-        assert_eq!(site.check(&token(1)), None);
-    }
-}

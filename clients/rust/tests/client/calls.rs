@@ -209,27 +209,6 @@ async fn the_longest_deadline_is_no_problem() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn repetitions_of_simultaneous_calls_go_to_another_replica() {
-    let site = Site::new("");
-    let _server = site.start();
-    let broken = async |_, _, _| refusal(Code::Unavailable, "STORE_UNAVAILABLE", None);
-    let broken = Front::start(&site, broken).await;
-    let builder = Client::builder(broken.url()).endpoint(site.url());
-    let client = builder.deadline(Duration::from_secs(20)).build().unwrap();
-    const CALLS: usize = 40;
-    let calls: Vec<_> = (0..CALLS)
-        .map(|_| {
-            let client = client.clone();
-            tokio::spawn(async move { sessions(&client).await })
-        })
-        .collect();
-    for call in calls {
-        call.await.unwrap();
-    }
-    assert!(broken.calls() <= CALLS, "{} calls of {CALLS}", broken.calls());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_have_their_reason_and_their_details() {
     let site = Site::new("");
     let _server = site.start();
