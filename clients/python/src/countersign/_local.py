@@ -129,14 +129,14 @@ def check_demands(  # noqa: PLR0911
     """Returns the reason if a token does not meet demands."""
     if demands.audience and demands.audience not in token.audience:
         return InactiveReason.WRONG_AUDIENCE
-    if not demands._scope_set <= token.scope_set:  # noqa: SLF001 (They are of this package.)
+    if not demands.scope_set <= token.scope_set:
         return InactiveReason.INSUFFICIENT_SCOPE
     if demands.acr_values and token.acr not in demands.acr_values:
         return InactiveReason.STEP_UP_REQUIRED
-    age = demands._age  # noqa: SLF001
+    age = demands.age
     if age is not None and now - token.authenticated_at > age:
         return InactiveReason.STEP_UP_REQUIRED
-    for method, max_age in demands._factors:  # noqa: SLF001
+    for method, max_age in demands.factor_ages:
         if method not in token.amr:
             return InactiveReason.STEP_UP_REQUIRED
         if max_age is None:

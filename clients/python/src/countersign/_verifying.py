@@ -163,6 +163,16 @@ class BaseVerifier:
         self._count(answer)
         return answer
 
+    def try_locally(self, token: str, demands: Demands) -> Answer | None:
+        """Checks a token without ever calling the service; `None` without a lease.
+
+        Middleware uses this. An answer of `None` is not counted.
+        """
+        answer = self._answer_locally(token, demands)
+        if answer is not None:
+            self._count(answer)
+        return answer
+
     def _answer_locally(self, token: str, demands: Demands) -> Active | Inactive | None:
         return None if self._local is None else self._local.answer(token, demands)
 

@@ -67,9 +67,9 @@ class Demands:
     Otherwise the session is asked to step up (RFC 9470)."""
     factors: Iterable[str | Factor] = ()
     """The user must have used all of these authentication methods."""
-    _scope_set: frozenset[str] = field(init=False, repr=False, compare=False)
-    _age: int | None = field(init=False, repr=False, compare=False)
-    _factors: tuple[tuple[str, int | None], ...] = field(init=False, repr=False, compare=False)
+    scope_set: frozenset[str] = field(init=False, repr=False, compare=False)
+    age: int | None = field(init=False, repr=False, compare=False)
+    factor_ages: tuple[tuple[str, int | None], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -83,15 +83,15 @@ class Demands:
             factor if isinstance(factor, Factor) else Factor(factor) for factor in self.factors
         )
         put("factors", factors)
-        put("_scope_set", frozenset(self.scopes))
-        put("_age", _span("max_authentication_age", self.max_authentication_age))
-        put("_factors", tuple((it.method, _span("max_age", it.max_age)) for it in factors))
+        put("scope_set", frozenset(self.scopes))
+        put("age", _span("max_authentication_age", self.max_authentication_age))
+        put("factor_ages", tuple((it.method, _span("max_age", it.max_age)) for it in factors))
 
     def shortest_age(self) -> int | None:
         """Returns the shortest of the demanded times since an authentication, in whole seconds."""
-        ages = [age for _, age in self._factors if age is not None]
-        if self._age is not None:
-            ages.append(self._age)
+        ages = [age for _, age in self.factor_ages if age is not None]
+        if self.age is not None:
+            ages.append(self.age)
         return min(ages) // SECOND if ages else None
 
     def request(self, access_token: str) -> ValidateRequest:
@@ -103,9 +103,9 @@ class Demands:
             acr_values=self.acr_values,
             view=ValidateView.VALIDATE_VIEW_FULL,
         )
-        if self._age is not None:
-            request.max_authentication_age.FromMicroseconds(self._age)
-        for method, age in self._factors:
+        if self.age is not None:
+            request.max_authentication_age.FromMicroseconds(self.age)
+        for method, age in self.factor_ages:
             factor = FactorDemand(method=method)
             if age is not None:
                 factor.max_age.FromMicroseconds(age)

@@ -209,7 +209,7 @@ class CountersignError(Exception):
         info, retry, bad_request = _read_details(failure)
         if info is not None:
             name = info.reason
-            reason = Reason(name) if name in Reason else Reason.OTHER
+            reason = _REASONS.get(name, Reason.OTHER)
         else:
             reason = _WITHOUT_INFO.get(code, Reason.OTHER)
             name = "" if reason is Reason.OTHER else reason.value
@@ -248,6 +248,7 @@ def _restore(  # noqa: PLR0913, PLR0917
 _REFUSALS: Final = frozenset(
     {Reason.NOT_CURRENT, Reason.NO_ACTIVE_KEY, Reason.OVERLOADED, Reason.CALLER_OVER_LIMIT}
 )
+_REASONS: Final = {reason.value: reason for reason in Reason}
 _WITHOUT_INFO: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE_EXCEEDED,
     grpc.StatusCode.UNAVAILABLE: Reason.UNREACHABLE,
