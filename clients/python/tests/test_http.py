@@ -21,7 +21,7 @@ from django.test import override_settings
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, WebSocket
 from fastapi.responses import PlainTextResponse
 
 from countersign import Demands, InactiveReason, Session, asgi, wsgi
@@ -375,7 +375,8 @@ def test_the_session_of_an_outer_protection_does_not_pass_an_inner_optional_one(
 
     verifier = authority.aio_verifier()
     protect = asgi.Protect(app, verifier, OURS, optional=True)
-    scope = {"type": "http", "headers": [], asgi.SESSION: "forged"}
+    outer = authority.verifier().verify(authority.token("alice")).session
+    scope: dict[str, Any] = {"type": "http", "headers": [], asgi.SESSION: outer}
     asyncio.run(protect(scope, None, None))  # type: ignore[arg-type]
     assert seen == [None]
 
@@ -412,6 +413,54 @@ def test_websockets_are_checked_before_they_are_accepted(has_extension: bool) ->
     lifespan = {"type": "lifespan"}
     asyncio.run(protect(lifespan, None, send))  # type: ignore[arg-type]
     assert accepted[1] is None
+
+
+@pytest.mark.parametrize("has_extension", [True, False])
+def test_websockets_of_fastapi_are_checked_before_they_are_accepted(
+    has_extension: bool,  # noqa: FBT001
+) -> None:
+    authority = Authority()
+    app = FastAPI()
+    countersign_fastapi.install(app)
+    protect = countersign_fastapi.Protect(authority.aio_verifier(), OURS)
+
+    @app.websocket("/feed")
+    async def feed(socket: WebSocket, session: Annotated[Session, Depends(protect)]) -> None:
+        await socket.accept()
+        await socket.send_text(session.subject)
+        await socket.close()
+
+    def call(token: str) -> list[Any]:
+        sent: list[Any] = []
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "path": "/feed",
+            "raw_path": b"/feed",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"authorization", b"Bearer " + token.encode())],
+            "extensions": {"websocket.http.response": {}} if has_extension else None,
+        }
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(app(scope, receive, send))
+        return sent
+
+    accepted = call(authority.token("alice"))
+    assert accepted[0]["type"] == "websocket.accept"
+    assert accepted[1]["text"] == "alice"
+    denied = call("x")
+    if has_extension:
+        assert denied[0]["type"] == "websocket.http.response.start"
+        assert denied[0]["status"] == 401
+        assert b"www-authenticate" in dict(denied[0]["headers"])
+    else:
+        assert denied == [{"type": "websocket.close", "code": 1008, "reason": ""}]
 
 
 def test_views_of_django_are_protected_unless_they_say_otherwise() -> None:

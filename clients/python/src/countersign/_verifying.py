@@ -94,6 +94,8 @@ class Source:
     def close(self) -> None:
         """Ends the thread, and with it the lease."""
         if self.background is not None:
+            if self.background.is_of_parent:
+                return
             self.background.close()
             if self.local is not None:
                 self.local.copy.lease.end()
@@ -106,6 +108,7 @@ def watching(client: Client, cache_bytes: int, clock: Clock | None, *, owns: boo
     local = Local(clock or SystemClock(), cache_bytes)
     _fork.register(local)
     watcher = Watcher(client, local)
+    _fork.register(watcher)
     watcher.start()
     return Source(Mode.LOCAL, local, watcher, client if owns else None)
 
@@ -131,6 +134,7 @@ def fetching(  # noqa: PLR0913
         lease_margin=ANY_MARGIN,
     )
     fetcher = Fetcher(client, local, rules, round(keys_valid_for * SECOND))
+    _fork.register(fetcher)
     fetcher.start()
     return Source(Mode.LOCAL_UNWATCHED, local, fetcher, client if owns else None)
 

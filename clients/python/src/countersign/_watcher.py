@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Iterator
 from queue import SimpleQueue
-from threading import Condition, Event, Thread
+from threading import Condition, Event, Thread, current_thread
 from typing import Final
 
 from countersign._index import NotUnderstoodError, duration
@@ -18,6 +18,8 @@ from countersign.proto import GetJwksRequest, WatchRequest, WatchResponse
 
 _log = logging.getLogger("countersign")
 
+# The names of threads begin with this.
+_PREFIX: Final = "countersign-"
 _LEAST_DELAY: Final = 0.025
 _LONGEST_DELAY: Final = 1.0
 # The time that threads get to end.
@@ -56,6 +58,7 @@ class Background:
     """A task in a thread of its own, which ends with the process."""
 
     def __init__(self, name: str) -> None:
+        self.is_of_parent = False
         self._closed = Event()
         self._thread = Thread(target=self._run, name=name, daemon=True)
 
@@ -65,9 +68,17 @@ class Background:
 
     def close(self) -> None:
         """Ends the thread. It may be called again."""
+        if self.is_of_parent:
+            return
         self._closed.set()
         self._interrupt()
-        self._thread.join(_JOIN)
+        # The garbage collector may call this in one of the threads that are to end.
+        if not current_thread().name.startswith(_PREFIX):
+            self._thread.join(_JOIN)
+
+    def after_fork(self) -> None:
+        """Leaves the thread, and its locks, to the parent process."""
+        self.is_of_parent = True
 
     def _interrupt(self) -> None:
         """Wakes the thread."""
@@ -82,7 +93,7 @@ class Watcher(Background):
     """
 
     def __init__(self, client: Client, local: Local) -> None:
-        super().__init__("countersign-watch")
+        super().__init__(f"{_PREFIX}watch")
         self._client = client
         self._local = local
         self._watching = Watching(local)
@@ -137,7 +148,7 @@ class Watcher(Background):
                 stream.cancel()
         # Renewals do not wait for responses, so they have a thread of their own.
         renewer = Thread(
-            target=self._renew_in_time, args=(stream,), name="countersign-renew", daemon=True
+            target=self._renew_in_time, args=(stream,), name=f"{_PREFIX}renew", daemon=True
         )
         renewer.start()
         try:
@@ -145,6 +156,10 @@ class Watcher(Background):
                 self._receive(response.WhichOneof("event") == "lease", response)
         except _Ended as error:
             return _NoLeaseError() if self._has_given_up else error
+        except Exception as error:  # noqa: BLE001 (This thread must not end.)
+            _log.exception("a mistake of this library: the watch begins anew")
+            self._watching.cursor = b""
+            return error
         else:
             return _FinishedError()
         finally:
@@ -195,7 +210,7 @@ class Fetcher(Background):
     """Fetches the public keys again and again, for a verifier that knows nothing else."""
 
     def __init__(self, client: Client, local: Local, rules: Rules, keys_valid_for: int) -> None:
-        super().__init__("countersign-keys")
+        super().__init__(f"{_PREFIX}keys")
         self._client = client
         self._local = local
         self._rules = rules

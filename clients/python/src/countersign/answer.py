@@ -15,6 +15,11 @@ class Active:
     session: Session
     """The session."""
 
+    @property
+    def reason(self) -> None:
+        """There is no reason."""
+        return
+
     def __bool__(self) -> bool:
         return True
 

@@ -1,10 +1,11 @@
 """Dependencies for FastAPI: each route says what it demands of the session, and gets it."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response as HttpResponse
 from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
 
 from countersign._challenge import Denial
 from countersign._http import Guard, Response
@@ -12,6 +13,9 @@ from countersign.aio import Verifier
 from countersign.asgi import check
 from countersign.demands import Demands
 from countersign.session import Session
+
+_POLICY_VIOLATION: Final = 1008
+_RESPONSE_EXTENSION: Final = "websocket.http.response"
 
 __all__ = ["DeniedError", "Optional", "Protect", "install"]
 
@@ -31,14 +35,21 @@ def install(app: FastAPI) -> None:
     Without it the status and the challenge are the same, and the body is that of `HTTPException`.
     """
 
-    def answer(request: Request, error: Exception) -> HttpResponse:
-        del request
+    async def answer(request: Request, error: Exception) -> Any:  # noqa: ANN401
         if not isinstance(error, DeniedError):
             raise error
         it = error.response
         response = HttpResponse(it.body, it.status)
         for name, value in it.headers:
             response.headers[name] = value
+        connection: HTTPConnection = request
+        if isinstance(connection, WebSocket):
+            # Starlette calls handlers for these, too, and expects them to send the answer.
+            if _RESPONSE_EXTENSION in (connection.scope.get("extensions") or {}):
+                await connection.send_denial_response(response)
+            else:
+                await connection.close(_POLICY_VIOLATION)
+            return None
         return response
 
     app.add_exception_handler(DeniedError, answer)

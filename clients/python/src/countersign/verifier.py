@@ -73,7 +73,7 @@ class Verifier(BaseVerifier):
             client: The client that watches, and calls Validate.
             on_lapse: The behaviour without a lease.
             cache_bytes: The memory for tokens whose signature was verified: 32 MiB by default,
-                which is room for some 9,000 tokens.
+                which is room for some 16,000 tokens.
             clock: The source of time, for tests.
         """
         source = watching(client, cache_bytes, clock, owns=False)
