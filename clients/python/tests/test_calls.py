@@ -334,9 +334,13 @@ def test_calls_go_around_and_avoid_a_replica_that_has_failed() -> None:
 
 @pytest.mark.usefixtures("server")
 def test_the_client_for_asyncio_does_the_same(site: Site) -> None:
+    is_slow = Event()
+
     def answer(
         number: int, _: bytes, forward: Callable[[], bytes], context: grpc.ServicerContext
     ) -> bytes:
+        if is_slow.is_set():
+            time.sleep(0.5)
         answered = forward()
         return answered if number > 0 else refuse(context, UNAVAILABLE, "STORE_UNAVAILABLE")
 
@@ -351,8 +355,9 @@ def test_the_client_for_asyncio_does_the_same(site: Site) -> None:
             again = await client.reauthenticate(reauthenticate)
             assert again.session.session_id == created.session.session_id
             assert reauthenticate.request_id == ""
+            is_slow.set()
             with pytest.raises(DeadlineExceededError):
-                await client.list_sessions(ListSessionsRequest(), deadline=1e-6)
+                await client.list_sessions(ListSessionsRequest(), deadline=0.1)
 
     with Front(site.address, answer) as front:
         asyncio.run(run(front))

@@ -54,5 +54,9 @@ def test_the_watcher_answers_each_line_by_its_own_copy(site: Site) -> None:
         client.revoke(of_token(revoked))
         assert "active" not in ask(revoked)
         assert settled(good, revoked) == ["active", "inactive REVOKED"]
+        process.stdin.write("clock 10000000000 0\n")
+        assert ask(good) == ["unknown NO_LEASE"], "its wall clock has moved"
+        process.stdin.write("clock 0 900000000\n")
+        assert settled(good, revoked) == ["active", "inactive REVOKED"]
         process.stdin.close()
         assert process.wait(20) == 0

@@ -1,6 +1,7 @@
 """A watcher by the Python client library, for the torture test.
 
-It speaks the lines that ../watcher.py describes: a local verifier, which never calls Validate.
+It speaks the lines that ../watcher.py and ../altered.py describe: a local verifier, which never
+calls Validate. A line `clock AHEAD LOST` sets its clocks.
 
 Usage: watcher.py ADDRESS...
 """
@@ -9,6 +10,22 @@ import sys
 import time
 
 from countersign import Active, Answer, Client, Inactive, OnLapse, Verifier
+from countersign.testing import SystemClock
+
+
+class WrongClock(SystemClock):
+    """The clocks of this machine, with errors in microseconds."""
+
+    ahead = 0
+    lost = 0
+
+    def wall(self) -> int:
+        """Returns the time of a wall clock that is ahead, and has lost some time."""
+        return super().wall() + self.ahead - self.lost
+
+    def uptime(self) -> int:
+        """Returns the time of a clock that has lost the same time."""
+        return super().uptime() - self.lost
 
 
 def word(answer: Answer) -> str:
@@ -24,13 +41,17 @@ def main() -> None:
     """Answers until the input ends."""
     # Many checks must not hold up the renewals.
     sys.setswitchinterval(0.001)
+    clock = WrongClock()
     client = Client([f"http://{address}" for address in sys.argv[1:]])
-    with client, Verifier.local(client, on_lapse=OnLapse.REFUSE) as verifier:
+    with client, Verifier.local(client, on_lapse=OnLapse.REFUSE, clock=clock) as verifier:
         for line in sys.stdin:
-            number, token = line.split()
+            first, *others = line.split()
+            if first == "clock":
+                clock.ahead, clock.lost = (int(nanoseconds) // 1000 for nanoseconds in others)
+                continue
             begin = time.monotonic_ns()
-            answer = verifier.verify(token)
-            sys.stdout.write(f"{number} {begin} {time.monotonic_ns()} {word(answer)}\n")
+            answer = verifier.verify(others[0])
+            sys.stdout.write(f"{first} {begin} {time.monotonic_ns()} {word(answer)}\n")
             sys.stdout.flush()
 
 
