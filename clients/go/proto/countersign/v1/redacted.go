@@ -88,3 +88,6 @@ func (*ReauthenticateRequest_RefreshToken) GoString() string { return hidden }
 
 // LogValue hides the token.
 func (*ReauthenticateRequest_RefreshToken) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// IsSecret returns whether a message has tokens, claims or personal data, so that it is not printed.
+func IsSecret(message protoreflect.FullName) bool { return secret[message] }
