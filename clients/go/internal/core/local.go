@@ -103,8 +103,8 @@ type Copy struct {
 	cache *Cache
 }
 
-// answer answers by this copy; false without a lease.
-func (c *Copy) answer(token string, demands *Demands) (*Claims, InactiveReason, bool) {
+// Answer answers by this copy; false without a lease.
+func (c *Copy) Answer(token string, demands *Demands) (*Claims, InactiveReason, bool) {
 	// The lease is loaded before the look-up, and checked after it.
 	lease := c.Lease.held.Load()
 	claims, reason := c.authenticate(token)
@@ -202,7 +202,7 @@ func NewLocal(clock Clock, cacheBytes int) *Local {
 
 // Answer answers by the copy in force; false without a lease.
 func (l *Local) Answer(token string, demands *Demands) (*Claims, InactiveReason, bool) {
-	claims, reason, hasLease := l.copy.Load().answer(token, demands)
+	claims, reason, hasLease := l.copy.Load().Answer(token, demands)
 	if reason == UnknownKey {
 		select {
 		case l.UnknownKey <- struct{}{}:
