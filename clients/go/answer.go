@@ -83,8 +83,8 @@ func (a Answer) Session() *Session { return a.session }
 func (a Answer) InactiveReason() InactiveReason { return a.reason }
 
 // Unknown returns the reason why it is not known whether the token is active: [ErrNoLease],
-// [ErrNotUnderstood], or the [*Error] of the service. Then the request must not pass, and the client
-// may try again. It returns nil if the answer is known.
+// [ErrNotUnderstood], or the [*Error] of the service. Then the request must not pass, and the
+// client may try again. It returns nil if the answer is known.
 func (a Answer) Unknown() error {
 	if a.session == nil && a.reason == 0 && a.unknown == nil {
 		return ErrNotUnderstood

@@ -20,9 +20,9 @@ import (
 
 // Client is a client of the service. It may be used by many goroutines.
 //
-// Every call has a deadline. A call that a replica cannot answer is repeated at another replica until
-// the deadline, unless it may have taken effect and must not take effect twice. All errors are of the
-// type [*Error].
+// Every call has a deadline. A call that a replica cannot answer is repeated at another replica
+// until the deadline, unless it may have taken effect and must not take effect twice. All errors
+// are of the type [*Error].
 type Client struct {
 	settings  settings
 	endpoints *endpoints
@@ -46,8 +46,8 @@ func (c *Client) Close() error {
 // call is a call, besides its request.
 type call struct {
 	service, method string
-	// isRepeatable is true if the call has the same effect however often it is made. Otherwise it is
-	// repeated only if the service has certainly done nothing.
+	// isRepeatable is true if the call has the same effect however often it is made. Otherwise it
+	// is repeated only if the service has certainly done nothing.
 	isRepeatable bool
 	deadline     time.Duration
 }
@@ -302,8 +302,8 @@ func repeat[Q, R any](
 			return response, failed
 		}
 		delay := delays.next()
-		// Another replica may answer at once. The wait that a replica asks for is for itself, except
-		// that an overloaded service must get fewer calls.
+		// Another replica may answer at once. The wait that a replica asks for is for itself,
+		// except that an overloaded service must get fewer calls.
 		isElsewhere := attempts < len(c.endpoints.replicas) && failed.reason != ReasonOverloaded
 		if !isElsewhere {
 			delay = max(delay, failed.retryAfter)
@@ -376,9 +376,9 @@ type watchStream interface {
 	Recv() (*pb.WatchResponse, error)
 }
 
-// watch opens a connection of its own to the next replica, and calls Watch. Such a connection is not
-// shared, so that one that has died is given up with the stream. The returned function ends both;
-// with a flag that says whether to prefer other replicas for a while.
+// watch opens a connection of its own to the next replica, and calls Watch. Such a connection is
+// not shared, so that one that has died is given up with the stream. The returned function ends
+// both; with a flag that says whether to prefer other replicas for a while.
 func (c *Client) watch(ctx context.Context) (watchStream, func(hasFailed bool), error) {
 	replica := c.endpoints.choose()
 	conn, err := replica.dial()

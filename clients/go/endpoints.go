@@ -13,7 +13,8 @@ const avoidedFor = 2 * time.Second
 
 // endpoints are the replicas. Calls go to one after the other.
 //
-// gRPC can balance calls by itself, but then a repetition may go to the replica that has just failed.
+// gRPC can balance calls by itself, but then a repetition may go to the replica that has just
+// failed.
 type endpoints struct {
 	replicas []*replica
 	next     atomic.Uint64

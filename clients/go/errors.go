@@ -33,8 +33,8 @@ const (
 	// ReasonRefreshTokenInvalid says that the refresh token is malformed, forged, or from another
 	// service.
 	ReasonRefreshTokenInvalid Reason = "REFRESH_TOKEN_INVALID"
-	// ReasonRefreshTokenReused says that the refresh token was exchanged before, so two parties have
-	// it. The session has ended.
+	// ReasonRefreshTokenReused says that the refresh token was exchanged before, so two parties
+	// have it. The session has ended.
 	ReasonRefreshTokenReused Reason = "REFRESH_TOKEN_REUSED"
 	// ReasonSessionRevoked says that the session was ended.
 	ReasonSessionRevoked Reason = "SESSION_REVOKED"
@@ -68,7 +68,8 @@ const (
 	// ReasonStoreUnavailable says that the database is not available. A write may or may not have
 	// taken effect.
 	ReasonStoreUnavailable Reason = "STORE_UNAVAILABLE"
-	// ReasonNotCurrent says that the replica starts, stops, or does not know the latest revocations.
+	// ReasonNotCurrent says that the replica starts, stops, or does not know the latest
+	// revocations.
 	ReasonNotCurrent Reason = "NOT_CURRENT"
 	// ReasonNoActiveKey says that no key is active at the moment.
 	ReasonNoActiveKey Reason = "NO_ACTIVE_KEY"

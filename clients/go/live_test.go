@@ -463,11 +463,16 @@ func TestAnUnwatchedVerifierAcceptsARevokedTokenUntilItExpires(t *testing.T) {
 	expectInactive(t, verifier.VerifyLocally(token, nothing), countersign.Expired)
 }
 
+// newTemplate returns the contents of a client certificate.
+func newTemplate() *x509.Certificate {
+	return &x509.Certificate{
+		DNSNames: []string{"shop.test"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+}
+
 func TestCallersIdentifyByAnAPIKeyOrAClientCertificate(t *testing.T) {
 	certificates := testserver.NewCertificates(t)
-	certificate, key := certificates.Issue(t, "shop", &x509.Certificate{
-		DNSNames: []string{"shop.test"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	certificate, key := certificates.Issue(t, "shop", newTemplate())
 	login, apiKey := testserver.Caller(t, "login", "roles = ['issuer', 'validator']")
 	site := testserver.New(t, login+"[[callers]]\nname = 'shop'\n"+
 		"certificate_names = ['dns:shop.test']\nroles = ['validator']\n[tls]\n"+

@@ -89,8 +89,8 @@ func WithDeadline(deadline time.Duration) Option {
 }
 
 // WithRevocationDeadline sets the longest time for calls whose purpose is a revocation: Revoke,
-// RevokeKey, Reauthenticate and UpdateSession. It is 5 s by default, because such a call waits for a
-// replica or a watcher that has died, for up to 2.3 s.
+// RevokeKey, Reauthenticate and UpdateSession. It is 5 s by default, because such a call waits for
+// a replica or a watcher that has died, for up to 2.3 s.
 func WithRevocationDeadline(deadline time.Duration) Option {
 	return func(s *settings) { s.revocationDeadline = deadline }
 }
@@ -124,8 +124,8 @@ func Within(deadline time.Duration) CallOption {
 }
 
 // NewClient creates a client of the replicas at these URLs, such as https://sessions.example:50051.
-// Calls go to the replicas in turn, and a call that one of them cannot answer is repeated at another.
-// The client connects when it is first used.
+// Calls go to the replicas in turn, and a call that one of them cannot answer is repeated at
+// another. The client connects when it is first used.
 func NewClient(urls []string, options ...Option) (*Client, error) {
 	settings := settings{
 		deadline:           defaultDeadline,

@@ -24,15 +24,15 @@ const (
 	ModeRemote Mode = "remote"
 	// ModeLocal verifies tokens by a copy of the keys and the revocations.
 	ModeLocal Mode = "local"
-	// ModeLocalUnwatched verifies tokens by the public keys only, so it accepts revoked tokens until
-	// they expire.
+	// ModeLocalUnwatched verifies tokens by the public keys only, so it accepts revoked tokens
+	// until they expire.
 	ModeLocalUnwatched Mode = "local_unwatched"
 	// ModeTesting verifies the tokens of an authority of the package countersigntest.
 	ModeTesting Mode = "testing"
 )
 
-// OnLapse is the behaviour of a local verifier that has no lease: it is starting, or is cut off from
-// the service, or was suspended.
+// OnLapse is the behaviour of a local verifier that has no lease: it is starting, or is cut off
+// from the service, or was suspended.
 type OnLapse int
 
 const (
@@ -96,8 +96,8 @@ func WithClock(clock Clock) VerifierOption {
 	return func(s *verifierSettings) { s.clock = clock }
 }
 
-// WithMaxLifetime sets the longest time between `iat` and `exp` of a token for an unwatched verifier:
-// 1 h by default. It should be the setting tokens.max_access_token_ttl of the service.
+// WithMaxLifetime sets the longest time between `iat` and `exp` of a token for an unwatched
+// verifier: 1 h by default. It should be the setting tokens.max_access_token_ttl of the service.
 func WithMaxLifetime(lifetime time.Duration) VerifierOption {
 	return func(s *verifierSettings) { s.maxLifetime = lifetime }
 }
@@ -128,14 +128,15 @@ func settingsOf(options []VerifierOption) verifierSettings {
 	return settings
 }
 
-// NewRemoteVerifier creates a verifier that calls Validate for each token. The caller needs the role
-// `validator`.
+// NewRemoteVerifier creates a verifier that calls Validate for each token. The caller needs the
+// role `validator`.
 func NewRemoteVerifier(client *Client) *Verifier {
 	return &Verifier{mode: ModeRemote, fallback: client, logger: client.settings.logger}
 }
 
-// NewLocalVerifier starts a verifier that watches the service, and checks tokens by itself. It never
-// accepts a token that was revoked before it was asked. The caller needs the role `validator`.
+// NewLocalVerifier starts a verifier that watches the service, and checks tokens by itself. It
+// never accepts a token that was revoked before it was asked. The caller needs the role
+// `validator`.
 //
 // It connects in the background. Wait for [Verifier.Ready] before the first request if it must not
 // cost a call. Call [Verifier.Close] if it is needed no more.
@@ -154,9 +155,9 @@ func NewLocalVerifier(client *Client, options ...VerifierOption) *Verifier {
 	return verifier
 }
 
-// NewUnwatchedVerifier starts a verifier that knows only the public keys. IT ACCEPTS A REVOKED TOKEN,
-// AND A TOKEN OF A SESSION THAT HAS ENDED, UNTIL THE TOKEN EXPIRES. Use it only where that is
-// acceptable, with access tokens that live for a short time.
+// NewUnwatchedVerifier starts a verifier that knows only the public keys. IT ACCEPTS A REVOKED
+// TOKEN, AND A TOKEN OF A SESSION THAT HAS ENDED, UNTIL THE TOKEN EXPIRES. Use it only where that
+// is acceptable, with access tokens that live for a short time.
 //
 // The issuer is the `iss` of all tokens (the setting `issuer` of the service). The verifier fetches
 // the keys in the background. Wait for [Verifier.Ready] before the first request, and call
@@ -214,8 +215,8 @@ func (v *Verifier) Close() {
 	v.local.Copy().Lease.End()
 }
 
-// Verify checks a token, and whether it meets the demands. In the modes that verify locally it calls
-// the service only if there is no lease.
+// Verify checks a token, and whether it meets the demands. In the modes that verify locally it
+// calls the service only if there is no lease.
 func (v *Verifier) Verify(ctx context.Context, token string, demands Demands) Answer {
 	answer, isKnown := v.answerLocally(token, &demands)
 	if !isKnown {

@@ -79,8 +79,8 @@ func newWatcher(client *Client, local *core.Local, logger *slog.Logger) *watcher
 	}
 }
 
-// run watches until the context ends. After the end of a stream another one is opened, if possible at
-// another replica. Until then the lease goes on.
+// run watches until the context ends. After the end of a stream another one is opened, if possible
+// at another replica. Until then the lease goes on.
 func (w *watcher) run(ctx context.Context) {
 	newDelays := func() backoffDelays {
 		return backoffDelays{shortest: 25 * time.Millisecond, longest: time.Second}
@@ -209,8 +209,8 @@ func (w *watcher) follow(
 // patience is the time after which a stream is given up that has brought no lease.
 func (w *watcher) patience() time.Duration { return max(w.usualLease, time.Second) }
 
-// apply applies a message completely. It returns whether to renew the lease at once, because there is
-// something new to confirm. After a message that cannot be understood there is no lease.
+// apply applies a message completely. It returns whether to renew the lease at once, because there
+// is something new to confirm. After a message that cannot be understood there is no lease.
 func (w *watcher) apply(renewals *renewals, response *pb.WatchResponse) (bool, error) {
 	if err := w.tryApply(renewals, response); err != nil {
 		w.endLease()

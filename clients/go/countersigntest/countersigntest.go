@@ -34,8 +34,8 @@ type Clock = core.SettableClock
 // NewClock creates a clock that stands at an instant.
 func NewClock(now time.Time) *Clock { return core.NewSettableClock(now) }
 
-// Authority is an authority within the process. Its clock starts at the present time, and moves only
-// when [Authority.Advance] is called. It may be used by many goroutines.
+// Authority is an authority within the process. Its clock starts at the present time, and moves
+// only when [Authority.Advance] is called. It may be used by many goroutines.
 type Authority struct {
 	key   ed25519.PrivateKey
 	clock *Clock
@@ -73,7 +73,8 @@ func (a *Authority) Verifier() *countersign.Verifier {
 	return bridge.NewTestingVerifier(a.local).(*countersign.Verifier)
 }
 
-// Revoke revokes the session of a token of this authority. It panics if the token is from elsewhere.
+// Revoke revokes the session of a token of this authority. It panics if the token is from
+// elsewhere.
 func (a *Authority) Revoke(token string) {
 	claims, reason := a.local.Authenticate(token)
 	if reason != 0 {

@@ -16,8 +16,8 @@ import (
 
 // Protection lets only requests pass whose access token is active and meets the demands.
 //
-// The token is in `Authorization: Bearer` or, with [WithCookie], in a cookie. The session is put into
-// the context of the request: [countersign.SessionFromContext] returns it. Other requests are
+// The token is in `Authorization: Bearer` or, with [WithCookie], in a cookie. The session is put
+// into the context of the request: [countersign.SessionFromContext] returns it. Other requests are
 // answered:
 //
 //	has no token                             401, with a challenge that names the demanded scopes

@@ -19,8 +19,8 @@ import (
 // longest is the value of the gauge for a lease that does not end.
 const longest = 24 * time.Hour
 
-// Observe registers the metrics of a verifier with a meter, such as otel.Meter("shop"). They end when
-// the verifier is closed, or when the registration is.
+// Observe registers the metrics of a verifier with a meter, such as otel.Meter("shop"). They end
+// when the verifier is closed, or when the registration is.
 //
 //	countersign.client.checks             counter  {check}       checks, by mode and result
 //	countersign.client.lease              gauge    s             the time for which a local verifier

@@ -147,7 +147,8 @@ func TestCallsHaveASpanAndCarryItsContext(t *testing.T) {
 	if seen := service.fields.Get("traceparent"); len(seen) != 1 || seen[0] != parent {
 		t.Error(seen, parent)
 	}
-	if seen := service.fields.Get("authorization"); len(seen) != 1 || seen[0] != "Bearer cs_ck_secret" {
+	seen := service.fields.Get("authorization")
+	if len(seen) != 1 || seen[0] != "Bearer cs_ck_secret" {
 		t.Error("the API key is sent once")
 	}
 	if ended[1].Status().Code.String() != "Error" {

@@ -133,8 +133,8 @@ func MaxAge(demands countersign.Demands) string {
 	return strconv.FormatInt(int64(age.Seconds()), 10)
 }
 
-// stepUp describes the authentication that a route demands. RFC 9470 has no parameter for methods, so
-// the text names them.
+// stepUp describes the authentication that a route demands. RFC 9470 has no parameter for methods,
+// so the text names them.
 func stepUp(demands countersign.Demands) string {
 	var text strings.Builder
 	text.WriteString("a stronger or more recent authentication is needed")

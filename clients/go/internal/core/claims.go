@@ -44,8 +44,8 @@ type VerifiedAt struct {
 	At     Timestamp
 }
 
-// parseClaims reads a payload. Every required claim must be present, every claim must have the right
-// type, and no name may occur twice.
+// parseClaims reads a payload. Every required claim must be present, every claim must have the
+// right type, and no name may occur twice.
 func parseClaims(payload []byte) (*Claims, error) {
 	if !utf8.Valid(payload) {
 		return nil, errJSON

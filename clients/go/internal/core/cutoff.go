@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// cutOffKind is a kind of revocations of many sessions: the sessions among which it chooses, and the
-// time that it compares.
+// cutOffKind is a kind of revocations of many sessions: the sessions among which it chooses, and
+// the time that it compares.
 type cutOffKind uint8
 
 const (

@@ -9,8 +9,8 @@ import (
 )
 
 // The standard library accepts two members of one name, takes names in upper or lower case as the
-// same, and replaces text that is not valid. Two programs could understand such a token differently,
-// so tokens are parsed here: strictly, and in one pass.
+// same, and replaces text that is not valid. Two programs could understand such a token
+// differently, so tokens are parsed here: strictly, and in one pass.
 
 var errJSON = errors.New("the text is not the JSON that is expected")
 

@@ -69,8 +69,8 @@ func (s *KeySet) find(name string) (*Key, InactiveReason) {
 	return nil, UnknownKey
 }
 
-// includes returns whether the set has all keys of an earlier one. Only then is each signature still
-// good that was verified with the earlier keys.
+// includes returns whether the set has all keys of an earlier one. Only then is each signature
+// still good that was verified with the earlier keys.
 func (s *KeySet) includes(earlier *KeySet) bool {
 	for name, other := range earlier.keys {
 		key := s.keys[name]

@@ -31,8 +31,8 @@ type Start struct {
 // before the renewal is sent.
 //
 // The wall clock must be read first. If the process pauses between the two readings, it then seems
-// to a later check that the uptime clock has stood still, so a long pause only makes the lease void.
-// In the opposite order, a pause could hide that the uptime clock has stood still.
+// to a later check that the uptime clock has stood still, so a long pause only makes the lease
+// void. In the opposite order, a pause could hide that the uptime clock has stood still.
 func ReadClocks(clock Clock) Start {
 	now := clock.Now().Round(0)
 	return Start{Now: now, Uptime: clock.Uptime()}

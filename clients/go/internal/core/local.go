@@ -93,8 +93,8 @@ func (d *Demands) check(claims *Claims, now Timestamp) InactiveReason {
 // Copy is a copy of everything that decides whether a token is active.
 //
 // Only its index grows, and its lease is extended. When anything else changes, another copy takes
-// its place. Each copy has a lease of its own: a check that has loaded a copy with earlier keys must
-// not get a lease that rests on the later ones.
+// its place. Each copy has a lease of its own: a check that has loaded a copy with earlier keys
+// must not get a lease that rests on the later ones.
 type Copy struct {
 	Index *Index
 	Lease Lease

@@ -1,7 +1,8 @@
 package core
 
-// InactiveReason is the reason why a token is inactive. If several apply, the first in the following
-// order is returned: form, key and signature, tenant, time, revocation, audience, demands.
+// InactiveReason is the reason why a token is inactive. If several apply, the first in the
+// following order is returned: form, key and signature, tenant, time, revocation, audience,
+// demands.
 type InactiveReason uint8
 
 // The reasons. Zero is none of them.

@@ -22,8 +22,8 @@ const (
 	ConflictingCookies
 )
 
-// Find finds the token among the values of the headers `authorization` and `cookie`. name is the name
-// of the cookie that holds the token; empty for none.
+// Find finds the token among the values of the headers `authorization` and `cookie`. name is the
+// name of the cookie that holds the token; empty for none.
 //
 // An `authorization` header with a scheme other than Bearer is ignored, because it is meant for the
 // application.
@@ -68,8 +68,9 @@ const (
 )
 
 // bearer reads the token in a value of `authorization` whose scheme is Bearer (RFC 6750, section
-// 2.1). It returns false for another scheme. If anything but spaces and one token follows the scheme,
-// the token is empty, because text that can be read in two ways must not be accepted in either.
+// 2.1). It returns false for another scheme. If anything but spaces and one token follows the
+// scheme, the token is empty, because text that can be read in two ways must not be accepted in
+// either.
 func bearer(value string) (string, bool) {
 	value = strings.Trim(value, spaces)
 	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
@@ -94,8 +95,8 @@ func bearer(value string) (string, bool) {
 	return token, true
 }
 
-// named returns the values of the cookies of a name (RFC 6265, section 4.2.1). Empty values are left
-// out, because applications clear a cookie by setting an empty value.
+// named returns the values of the cookies of a name (RFC 6265, section 4.2.1). Empty values are
+// left out, because applications clear a cookie by setting an empty value.
 func named(cookies []string, name string) []string {
 	var values []string
 	for _, header := range cookies {

@@ -1,5 +1,5 @@
-// Package testserver runs the service as a process, for tests. The variable COUNTERSIGN has the path
-// of its binary.
+// Package testserver runs the service as a process, for tests. The variable COUNTERSIGN has the
+// path of its binary.
 package testserver
 
 import (
@@ -107,20 +107,21 @@ func (s *Site) Start(t testing.TB) *Server {
 	serving := make(chan bool, 1)
 	server.ended.Go(func() {
 		var log []string
+		hasServed := false
 		for lines := bufio.NewScanner(output); lines.Scan(); {
 			var entry struct{ Message string }
 			_ = json.Unmarshal(lines.Bytes(), &entry)
 			if entry.Message == "serving" {
+				hasServed = true
 				serving <- true
 			}
 			log = append(log, lines.Text())
 		}
 		// The error is that of the signal.
 		_ = command.Wait()
-		select {
-		case serving <- false:
+		if !hasServed {
 			_, _ = fmt.Fprintln(os.Stderr, strings.Join(log, "\n"))
-		default:
+			serving <- false
 		}
 	})
 	t.Cleanup(server.Kill)

@@ -1,7 +1,7 @@
-// Command bench measures a check of a token by a local verifier, of one that was seen before and of a
-// new one, against the verification of the same tokens by golang-jwt, which knows of no revocation.
-// The measurements take turns, and the best round of each counts, because other processes can only
-// make a round slower.
+// Command bench measures a check of a token by a local verifier, of one that was seen before and of
+// a new one, against the verification of the same tokens by golang-jwt, which knows of no
+// revocation. The measurements take turns, and the best round of each counts, because other
+// processes can only make a round slower.
 package main
 
 import (

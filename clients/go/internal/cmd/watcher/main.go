@@ -1,14 +1,14 @@
-// Command watcher verifies access tokens for the torture test of the service, by the library in local
-// mode, which never asks the service.
+// Command watcher verifies access tokens for the torture test of the service, by the library in
+// local mode, which never asks the service.
 //
 // Usage: watcher ADDRESS...
 //
-// It watches the replica at one of these addresses. Each line of its standard input is a number and a
-// token. For each it writes a line: the number, the instants at which the check began and ended, by
-// CLOCK_MONOTONIC in nanoseconds, and the answer, which is `active`, `inactive REASON` or
-// `unknown REASON`. A line `clock AHEAD LOST` sets its clocks: from now on the wall clock is ahead by
-// the first number of nanoseconds, and both clocks are behind by the second. It ends when its input
-// does.
+// It watches the replica at one of these addresses. Each line of its standard input is a number and
+// a token. For each it writes a line: the number, the instants at which the check began and ended,
+// by CLOCK_MONOTONIC in nanoseconds, and the answer, which is `active`, `inactive REASON` or
+// `unknown REASON`. A line `clock AHEAD LOST` sets its clocks: from now on the wall clock is ahead
+// by the first number of nanoseconds, and both clocks are behind by the second. It ends when its
+// input does.
 package main
 
 import (

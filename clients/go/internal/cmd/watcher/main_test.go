@@ -57,7 +57,9 @@ func TestItAnswersEachLine(t *testing.T) {
 		t.Error(all)
 	}
 	_, _ = io.WriteString(input, "clock 10000000000 0\n")
-	testserver.Eventually(t, "no lease", func() bool { return ask(question)[0] == "7 unknown NO_LEASE" })
+	testserver.Eventually(t, "no lease", func() bool {
+		return ask(question)[0] == "7 unknown NO_LEASE"
+	})
 	_, _ = io.WriteString(input, "clock 0 0\n")
 	testserver.Eventually(t, "a lease", func() bool { return ask(question)[0] == "7 active" })
 	target := &pb.RevokeRequest_Token{Token: token}

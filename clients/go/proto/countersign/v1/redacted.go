@@ -1,6 +1,6 @@
 // Package countersignv1 has the generated messages and clients of the protocol. The package
-// countersign calls the services with deadlines and repetitions, so the generated clients are rarely
-// needed. The comments are those of the proto files.
+// countersign calls the services with deadlines and repetitions, so the generated clients are
+// rarely needed. The comments are those of the proto files.
 //
 // Messages print neither tokens nor claims.
 package countersignv1
@@ -89,5 +89,6 @@ func (*ReauthenticateRequest_RefreshToken) GoString() string { return hidden }
 // LogValue hides the token.
 func (*ReauthenticateRequest_RefreshToken) LogValue() slog.Value { return slog.StringValue(hidden) }
 
-// IsSecret returns whether a message has tokens, claims or personal data, so that it is not printed.
+// IsSecret returns whether a message has tokens, claims or personal data, so that it is not
+// printed.
 func IsSecret(message protoreflect.FullName) bool { return secret[message] }
