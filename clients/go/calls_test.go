@@ -406,7 +406,8 @@ func TestWrongSettingsAreRefused(t *testing.T) {
 		if expected.option != nil {
 			options = append(options, expected.option)
 		}
-		if _, err := countersign.NewClient(expected.urls, options...); !errors.Is(err, expected.err) {
+		_, err := countersign.NewClient(expected.urls, options...)
+		if !errors.Is(err, expected.err) {
 			t.Error(expected.urls, err)
 		}
 	}
@@ -473,7 +474,8 @@ func TestEveryMessageWithATokenIsSecret(t *testing.T) {
 			message := file.Messages().Get(index)
 			hasSecret := false
 			for number := range message.Fields().Len() {
-				hasSecret = hasSecret || isSecret.MatchString(string(message.Fields().Get(number).Name()))
+				name := message.Fields().Get(number).Name()
+				hasSecret = hasSecret || isSecret.MatchString(string(name))
 			}
 			if hasSecret && !known[message.Name()] && !pb.IsSecret(message.FullName()) {
 				t.Errorf("%s would be printed", message.Name())

@@ -39,7 +39,7 @@ func TestARevokedTokenIsInactiveBeforeRevokeReturns(t *testing.T) {
 		checking.Go(func() {
 			for !isDone.Load() {
 				revoked.Range(func(token, _ any) bool {
-					if answer := verifier.VerifyLocally(token.(string), nothing); answer.IsActive() {
+					if verifier.VerifyLocally(token.(string), nothing).IsActive() {
 						t.Error("a token is active after Revoke has returned")
 					}
 					return true
@@ -183,7 +183,9 @@ func TestWithoutALeaseAVerifierKnowsNothingOrAsksTheService(t *testing.T) {
 	// There is room for only one watcher.
 	asking := countersign.NewLocalVerifier(clientOf(t, site))
 	t.Cleanup(asking.Close)
-	testserver.Eventually(t, "it has called", func() bool { return asking.Status().Connections > 1 })
+	testserver.Eventually(t, "it has called", func() bool {
+		return asking.Status().Connections > 1
+	})
 	if answer := asking.VerifyLocally(token, nothing); !hasNoLease(answer) {
 		t.Error(answer)
 	}
@@ -466,7 +468,8 @@ func TestAnUnwatchedVerifierAcceptsARevokedTokenUntilItExpires(t *testing.T) {
 // newTemplate returns the contents of a client certificate.
 func newTemplate() *x509.Certificate {
 	return &x509.Certificate{
-		DNSNames: []string{"shop.test"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		DNSNames:    []string{"shop.test"},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 }
 

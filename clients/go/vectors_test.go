@@ -165,7 +165,8 @@ func (s *site) check(t *testing.T, token string, question *question) string {
 			return word + " instead of " + question.Answer
 		}
 		if answer.IsActive() && question.Session != nil {
-			if read := sessionAsVector(t, answer.Session()); !reflect.DeepEqual(read, question.Session) {
+			read := sessionAsVector(t, answer.Session())
+			if !reflect.DeepEqual(read, question.Session) {
 				return "another session than in the vector"
 			}
 		}

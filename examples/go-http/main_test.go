@@ -180,8 +180,9 @@ func stepUp(t *testing.T, client *countersign.Client, shop *shop) {
 	} {
 		shop.expect("POST", "/payments", token, 401, part)
 	}
+	id := created.GetSession().GetSessionId()
 	again, err := client.Reauthenticate(t.Context(), &pb.ReauthenticateRequest{
-		Session: &pb.ReauthenticateRequest_SessionId{SessionId: created.GetSession().GetSessionId()},
+		Session: &pb.ReauthenticateRequest_SessionId{SessionId: id},
 		Acr:     "gold",
 	})
 	if err != nil {

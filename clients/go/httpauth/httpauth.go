@@ -117,7 +117,8 @@ func WithSession(
 func (p *Protection) check(
 	ctx context.Context, header http.Header,
 ) (*countersign.Session, *challenge.Denial) {
-	token, kind := credential.Find(header.Values("Authorization"), header.Values("Cookie"), p.cookie)
+	authorization, cookies := header.Values("Authorization"), header.Values("Cookie")
+	token, kind := credential.Find(authorization, cookies, p.cookie)
 	switch kind {
 	case credential.Token:
 	case credential.Several:

@@ -196,7 +196,9 @@ func NewLocal(clock Clock, cacheBytes int) *Local {
 		cacheBytes: cacheBytes,
 		leased:     make(chan struct{}),
 	}
-	local.put(&Copy{Index: NewIndex(), Keys: &KeySet{}, Rules: &Rules{}, cache: NewCache(cacheBytes)})
+	local.put(&Copy{
+		Index: NewIndex(), Keys: &KeySet{}, Rules: &Rules{}, cache: NewCache(cacheBytes),
+	})
 	return local
 }
 
