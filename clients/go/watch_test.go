@@ -269,3 +269,11 @@ func TestANegativeAgeIsMetByNoSessionAndZeroDemandsNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestAVerifiedTokenIsRefusedOnceItsKeyIsRevoked(t *testing.T) {
+	site := started(t)
+	response := keysOf(1)
+	response.GetKeys().Revoked = []string{"key"}
+	site.hear(t, nil, response)
+	expect(t, site.local.Copy(), token(1), "revoked")
+}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"encoding/base64"
 	"fmt"
 	"math"
 	"strings"
@@ -260,5 +261,27 @@ func TestTheUptimeDoesNotStandStill(t *testing.T) {
 	time.Sleep(2 * time.Millisecond)
 	if passed := (SystemClock{}).Uptime() - before; passed < time.Millisecond {
 		t.Error(passed)
+	}
+}
+
+func TestALeaseThatIsTakenDuringTheLookUpDoesNotCoverIt(t *testing.T) {
+	clock := NewSettableClock(time.Unix(1_800_000_000, 0))
+	local := NewLocal(clock, 1<<20)
+	encode := base64.RawURLEncoding.EncodeToString
+	token := encode([]byte(`{"typ":"at+jwt","alg":"EdDSA","kid":"key"}`)) + "." +
+		encode([]byte(`{"iss":"a","sub":"alice","aud":"a","client_id":"","iat":1800000000,`+
+			`"exp":1800000060,"jti":"3da18d0f-8414-459a-9833-a7678bf679ae",`+
+			`"sid":"01a3185c-50fa-7000-8000-000000000001","auth_time":1800000000}`)) + "."
+	key := &Key{algorithm: "EdDSA", verifies: func(_, _ []byte) bool {
+		local.Take(ReadClocks(clock), time.Second)
+		return true
+	}}
+	local.Replace(&KeySet{keys: map[string]*Key{"key": key}},
+		&Rules{Issuer: "a", MaxLifetime: time.Hour, LeaseMargin: time.Second})
+	if _, _, hasLease := local.Answer(token, &Demands{}); hasLease {
+		t.Error("the lease may rest on revocations that the look-up did not see")
+	}
+	if claims, reason, hasLease := local.Answer(token, &Demands{}); !hasLease || reason != 0 {
+		t.Error(claims, reason, hasLease)
 	}
 }
