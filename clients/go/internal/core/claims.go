@@ -242,7 +242,8 @@ func (r *claimsReader) custom(name string) error {
 	if r.claims.Custom == nil {
 		r.claims.Custom = map[string]json.RawMessage{}
 	}
-	r.claims.Custom[name] = r.parser.text[start:r.parser.at:r.parser.at]
+	// The claims are kept in the cache, and the payload should not be.
+	r.claims.Custom[name] = slices.Clone(r.parser.text[start:r.parser.at])
 	return nil
 }
 
@@ -264,6 +265,7 @@ func (c *Claims) memory() int {
 	const (
 		claimsBytes = 416
 		textBytes   = 16 + 8
+		mapBytes    = 448
 	)
 	bytes := claimsBytes
 	add := func(text string) { bytes += textBytes + len(text) }
@@ -280,6 +282,9 @@ func (c *Claims) memory() int {
 	for _, verified := range c.AMRVerifiedAt {
 		add(verified.Method)
 		bytes += 8
+	}
+	if len(c.Custom) > 0 {
+		bytes += mapBytes
 	}
 	for name, value := range c.Custom {
 		add(name)
