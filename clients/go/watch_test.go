@@ -1,9 +1,12 @@
 package countersign
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
@@ -276,4 +279,50 @@ func TestAVerifiedTokenIsRefusedOnceItsKeyIsRevoked(t *testing.T) {
 	response.GetKeys().Revoked = []string{"key"}
 	site.hear(t, nil, response)
 	expect(t, site.local.Copy(), token(1), "revoked")
+}
+
+func TestAMessageIsConfirmedAtOnceAndAStreamWithoutALeaseIsGivenUp(t *testing.T) {
+	site := newSite(t, now)
+	site.snapshot(t)
+	// The next renewal by the schedule would be in a quarter of an hour.
+	site.watcher.usualLease = time.Hour
+	requests := make(chan *pb.WatchRequest, maxAsked)
+	responses, failures := make(chan *pb.WatchResponse), make(chan error, 1)
+	ended := make(chan error, 1)
+	follow := func() {
+		ended <- site.watcher.follow(t.Context(), requests, responses, failures, &renewals{})
+	}
+	go follow()
+	news := revocation()
+	news.Cursor = []byte{2}
+	responses <- news
+	select {
+	case request := <-requests:
+		if applied := request.GetRenewal().GetApplied(); !bytes.Equal(applied, []byte{2}) {
+			t.Error(applied)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it is not confirmed")
+	}
+	// What has no cursor cannot be confirmed.
+	responses <- revocation()
+	failures <- io.EOF
+	if err := <-ended; !errors.Is(err, errFinished) || len(requests) != 0 {
+		t.Error(err, len(requests))
+	}
+
+	site.watcher.usualLease = time.Millisecond
+	began := time.Now()
+	go follow()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, errNoLease) || time.Since(began) < time.Second {
+			t.Error(err, time.Since(began))
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it is not given up")
+	}
+	if len(requests) == 0 {
+		t.Error("no renewal was sent by the schedule")
+	}
 }
