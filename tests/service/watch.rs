@@ -180,8 +180,8 @@ pub async fn wrong_messages_of_a_watcher_end_its_stream_with_a_reason() {
     let server = Server::start().await;
     let (watcher, _) = Watcher::begin(server.channel()).await;
     let mut beyond = watcher.cursor.clone();
-    // The last byte of the position.
-    beyond[23] = 0xff;
+    // The position is at the end.
+    *beyond.last_mut().unwrap() = 0xff;
     let start = |cursor| Some(Message::Start(WatchStart { cursor }));
     let renewal = |number, applied| {
         Some(Message::Renewal(countersign::proto::WatchRenewal { number, applied }))
