@@ -1,12 +1,12 @@
 //! Watches services by many streams, each on a connection of its own, and revokes sessions at a
 //! fixed rate.
 //!
-//! `scripts/bench` runs this program: `watchers COUNT RATE ADDRESS..`. Each address gets COUNT
-//! watchers. They confirm what they are sent, and renew their leases, but keep no copy, so that they
-//! take as little of the machine as possible. Once each has a lease, the program prints `ready`. It
-//! then revokes RATE sessions a second at the first address, until its standard input is closed. Each
-//! second it prints the number of revocations that were acknowledged, and the median and the 99th
-//! percentile of their latencies in microseconds.
+//! Usage: `watchers COUNT RATE ADDRESS..`. Each address gets COUNT watchers. They confirm what they
+//! are sent, and renew their leases, but keep no copy, so that they take as little of the machine
+//! as possible. Once each has a lease, the program prints `ready`. It then revokes RATE sessions a
+//! second at the first address, until its standard input is closed. Each second it prints the
+//! number of revocations that were acknowledged, and the median and the 99th percentile of their
+//! latencies in microseconds.
 #![allow(clippy::disallowed_methods)] // Measurements need the real clock.
 
 use std::{

@@ -162,6 +162,53 @@ pub fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Returns the files below a folder that no module of it declares, and that are no root of a crate.
+pub fn undeclared(folder: &Path) -> Vec<PathBuf> {
+    let files = sources(folder);
+    let mut declared = BTreeSet::new();
+    for file in &files {
+        let parsed = syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap();
+        Declarations { file, declared: &mut declared }.visit_file(&parsed);
+    }
+    let is_root = |file: &Path| ["lib.rs", "main.rs"].iter().any(|name| file.ends_with(name));
+    files.into_iter().filter(|file| !is_root(file) && !declared.contains(file)).collect()
+}
+
+/// Collects the files of the modules that a file declares.
+struct Declarations<'a> {
+    file: &'a Path,
+    declared: &'a mut BTreeSet<PathBuf>,
+}
+
+impl<'ast> Visit<'ast> for Declarations<'_> {
+    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
+        let folder = self.file.parent().unwrap();
+        let stem = self.file.file_stem().unwrap();
+        let own = match stem.to_str() {
+            Some("lib" | "main" | "mod") => folder.to_owned(),
+            _ => folder.join(stem),
+        };
+        match path_attribute(&module.attrs) {
+            Some(path) => self.declared.extend([folder.join(path)]),
+            None => self.declared.extend([
+                own.join(format!("{}.rs", module.ident)),
+                own.join(module.ident.to_string()).join("mod.rs"),
+            ]),
+        }
+        visit::visit_item_mod(self, module);
+    }
+}
+
+/// Returns the value of `#[path = "…"]`.
+fn path_attribute(attributes: &[Attribute]) -> Option<String> {
+    attributes.iter().find(|attribute| attribute.path().is_ident("path")).and_then(|attribute| {
+        match &attribute.meta.require_name_value().ok()?.value {
+            syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
+            _ => None,
+        }
+    })
+}
+
 /// Reads all source files of the service and of the crate `verification`, except those of tests.
 pub fn modules() -> Vec<Module> {
     [("src", "crate"), ("verification/src", VERIFICATION)]

@@ -15,15 +15,16 @@ const WRITE: &str = "WRITE_VECTORS";
 const RANDOM: &[&str] = &[
     "applied",
     "at",
+    "authenticated_at",
     "cursor",
+    "expires_at",
+    "issued_at",
     "jwks",
     "message",
     "name",
-    "revoked_keys",
-    "session",
+    "session_id",
     "token",
     "tokens",
-    "wall",
 ];
 
 /// Writes a file, if the tests are to write them. Otherwise checks that the file has the same
