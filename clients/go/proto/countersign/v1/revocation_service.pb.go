@@ -438,7 +438,9 @@ type WatchRules struct {
 	MaxLifetime *durationpb.Duration `protobuf:"bytes,2,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
 	// The time by which `iat` and `nbf` may be later than the clock of the watcher.
 	Leeway *durationpb.Duration `protobuf:"bytes,3,opt,name=leeway,proto3" json:"leeway,omitempty"`
-	// If not empty, the tenants whose tokens the caller may accept. It gets no revocations of others.
+	// If not empty, the tenants whose tokens the caller may accept. It gets no revocations of others,
+	// so they change only after a WatchReset: a watcher ends its lease, and the stream, if they change
+	// without one.
 	Tenants []string `protobuf:"bytes,4,rep,name=tenants,proto3" json:"tenants,omitempty"`
 	// If not empty, the caller may accept only tokens with one of these audiences.
 	Audiences []string `protobuf:"bytes,5,rep,name=audiences,proto3" json:"audiences,omitempty"`

@@ -2463,8 +2463,9 @@ type RevokeResponse struct {
 	// The number of live sessions that this call ended; 0 if they had ended before, or for
 	// TOKEN_ONLY. For a tenant, the number of its live sessions that no earlier revocation of the
 	// tenant had covered. At most 10,000 sessions of a tenant or a subject are counted before the
-	// acknowledgement, so 10,000 means so many or more. Always 0 for the targets subjects and sessions, whose sessions are not
-	// counted before the acknowledgement: ListRevocations shows how many have ended.
+	// acknowledgement, so 10,000 means so many or more. Always 0 for the targets subjects and
+	// sessions, whose sessions are not counted before the acknowledgement: ListRevocations shows how
+	// many have ended.
 	RevokedSessions int64 `protobuf:"varint,1,opt,name=revoked_sessions,json=revokedSessions,proto3" json:"revoked_sessions,omitempty"`
 	// From this instant on, no replica accepts the revoked tokens. Not set for a dry run.
 	EffectiveAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=effective_at,json=effectiveAt,proto3" json:"effective_at,omitempty"`
