@@ -60,7 +60,7 @@ func (f *fetcher) take(jwks string, start core.Start) {
 		return
 	}
 	warnOfKeys(f.logger, unusable)
-	f.local.Replace(keys, f.rules)
+	f.local.Replace(keys, f.rules, func(lease *core.Lease) { lease.Take(start, f.keysValidFor) })
 	f.local.Take(start, f.keysValidFor)
 }
 

@@ -100,7 +100,7 @@ func sessionAsVector(t *testing.T, session *Session) map[string]any {
 // site is a watcher that is handed the messages of a feed.
 type site struct {
 	watcher  *watcher
-	renewals *renewals
+	state    *streamState
 	clock    *core.SettableClock
 	local    *core.Local
 	verifier *Verifier
@@ -117,7 +117,7 @@ func newSite(t testing.TB, now time.Time) *site {
 	local := core.NewLocal(clock, 1<<20)
 	return &site{
 		watcher:  newWatcher(client, local, client.settings.logger),
-		renewals: &renewals{},
+		state:    &streamState{},
 		clock:    clock,
 		local:    local,
 		verifier: &Verifier{mode: ModeLocal, local: local, logger: client.settings.logger},
@@ -129,21 +129,21 @@ func (s *site) receive(message []byte) error {
 	if err := proto.Unmarshal(message, response); err != nil {
 		return err
 	}
-	_, err := s.watcher.apply(s.renewals, response)
+	_, err := s.watcher.apply(s.state, response)
 	return err
 }
 
 // renew sends a renewal, and returns it.
 func (s *site) renew() *pb.WatchRenewal {
 	requests := make(chan *pb.WatchRequest, 1)
-	s.watcher.renew(s.renewals, requests)
+	s.watcher.renew(s.state, requests)
 	return (<-requests).GetRenewal()
 }
 
 func (s *site) hear(t *testing.T, cursor []byte, response *pb.WatchResponse) {
 	t.Helper()
 	response.Cursor = cursor
-	if _, err := s.watcher.apply(s.renewals, response); err != nil {
+	if _, err := s.watcher.apply(s.state, response); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -232,7 +232,7 @@ func (s *site) carryOut(t *testing.T, tokens map[string]string, step *step) stri
 	t.Helper()
 	switch step.Step {
 	case "open":
-		s.renewals = &renewals{}
+		s.state = &streamState{}
 		if !bytes.Equal(s.watcher.cursor, step.Cursor) {
 			return "another cursor"
 		}

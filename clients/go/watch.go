@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -32,6 +33,8 @@ var (
 	errNoLease        = errors.New("the stream has brought no lease for too long")
 	errUnknownMessage = errors.New("the service has sent a message that this version of the " +
 		"library does not understand")
+	errOtherTenants = errors.New("the tenants of this caller have changed, so the revocations " +
+		"must be received anew")
 	errUnexpectedLease = errors.New("the service has sent a lease that was not asked for, or too " +
 		"early")
 )
@@ -50,21 +53,21 @@ type watcher struct {
 	start    core.Start
 	validFor time.Duration
 	hasLease bool
-	// hasRules and hasKeys are true if rules, and keys, have arrived since the last reset.
-	hasRules, hasKeys bool
 	// usualLease is the length of the last lease, which sets the pace of renewals.
 	usualLease time.Duration
 	// isClockWrong is true if the last lease was not taken, because the clocks differ.
 	isClockWrong bool
 }
 
-// renewals are the renewals of a stream.
-type renewals struct {
+// streamState is what a watcher knows of the present stream.
+type streamState struct {
 	// number is the number of the last renewal.
 	number uint64
 	// waiting has the renewals without an answer, with the clocks before they were sent.
 	waiting []renewal
-	// hadLease is true if there was a lease on this stream.
+	// hasRules and hasKeys are true if rules, and keys, have arrived since the last reset.
+	hasRules, hasKeys bool
+	// hadLease is true if there was a lease.
 	hadLease bool
 }
 
@@ -154,17 +157,17 @@ func (w *watcher) watch(ctx context.Context) (error, bool) {
 			}
 		}
 	}()
-	renewals := &renewals{}
-	ended := w.follow(ctx, requests, responses, failures, renewals)
+	state := &streamState{}
+	ended := w.follow(ctx, requests, responses, failures, state)
 	close(done)
 	end(true)
-	return ended, renewals.hadLease
+	return ended, state.hadLease
 }
 
 // follow handles the messages one after the other, and renews the lease.
 func (w *watcher) follow(
 	ctx context.Context, requests chan<- *pb.WatchRequest, responses <-chan *pb.WatchResponse,
-	failures <-chan error, renewals *renewals,
+	failures <-chan error, state *streamState,
 ) error {
 	leased := time.Now()
 	renew := time.NewTimer(w.usualLease / renewalsPerLease)
@@ -174,7 +177,7 @@ func (w *watcher) follow(
 	for {
 		select {
 		case response := <-responses:
-			isNews, err := w.apply(renewals, response)
+			isNews, err := w.apply(state, response)
 			if err != nil {
 				return err
 			}
@@ -201,7 +204,7 @@ func (w *watcher) follow(
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		w.renew(renewals, requests)
+		w.renew(state, requests)
 		renew.Reset(w.usualLease / renewalsPerLease)
 	}
 }
@@ -211,8 +214,8 @@ func (w *watcher) patience() time.Duration { return max(w.usualLease, time.Secon
 
 // apply applies a message completely. It returns whether to renew the lease at once, because there
 // is something new to confirm. After a message that cannot be understood there is no lease.
-func (w *watcher) apply(renewals *renewals, response *pb.WatchResponse) (bool, error) {
-	if err := w.tryApply(renewals, response); err != nil {
+func (w *watcher) apply(state *streamState, response *pb.WatchResponse) (bool, error) {
+	if err := w.tryApply(state, response); err != nil {
 		w.endLease()
 		return false, err
 	}
@@ -223,32 +226,32 @@ func (w *watcher) apply(renewals *renewals, response *pb.WatchResponse) (bool, e
 	return true, nil
 }
 
-func (w *watcher) tryApply(renewals *renewals, response *pb.WatchResponse) error {
+func (w *watcher) tryApply(state *streamState, response *pb.WatchResponse) error {
 	switch event := response.GetEvent().(type) {
 	case *pb.WatchResponse_Reset_:
-		w.reset()
+		w.reset(state)
 		return nil
 	case *pb.WatchResponse_Rules:
-		return w.takeRules(event.Rules)
+		return w.takeRules(state, event.Rules)
 	case *pb.WatchResponse_Keys:
-		return w.takeKeys(event.Keys)
+		return w.takeKeys(state, event.Keys)
 	case *pb.WatchResponse_Revocations:
 		return w.applyRevocations(event.Revocations)
 	case *pb.WatchResponse_Lease:
-		return w.takeLease(renewals, event.Lease)
+		return w.takeLease(state, event.Lease)
 	default:
 		return errUnknownMessage
 	}
 }
 
-func (w *watcher) reset() {
+func (w *watcher) reset(state *streamState) {
 	w.copy = w.local.Reset()
 	w.local.Resets.Add(1)
 	w.cursor = nil
-	w.hasLease, w.hasRules, w.hasKeys = false, false, false
+	w.hasLease, state.hasRules, state.hasKeys = false, false, false
 }
 
-func (w *watcher) takeRules(message *pb.WatchRules) error {
+func (w *watcher) takeRules(state *streamState, message *pb.WatchRules) error {
 	lifetime, isLifetime := spanOf(message.GetMaxLifetime())
 	leeway, isLeeway := spanOf(message.GetLeeway())
 	margin, isMargin := spanOf(message.GetLeaseMargin())
@@ -263,29 +266,34 @@ func (w *watcher) takeRules(message *pb.WatchRules) error {
 	if !isLifetime || !isLeeway || !isMargin || !rules.AreValid() {
 		return errUnknownMessage
 	}
+	// This process has only the revocations of the tenants that it could accept before.
+	if len(w.cursor) > 0 && !slices.Equal(rules.Tenants, w.copy.Rules.Tenants) {
+		return errOtherTenants
+	}
 	w.replace(w.copy.Keys, rules)
-	w.hasRules = true
+	state.hasRules = true
 	return nil
 }
 
-func (w *watcher) takeKeys(message *pb.WatchKeys) error {
+func (w *watcher) takeKeys(state *streamState, message *pb.WatchKeys) error {
 	keys, unusable, isSet := core.ReadKeySet(message.GetJwks(), message.GetRevoked())
 	if !isSet {
 		return errUnknownMessage
 	}
 	warnOfKeys(w.logger, unusable)
 	w.replace(keys, w.copy.Rules)
-	w.hasKeys = true
+	state.hasKeys = true
 	return nil
 }
 
 // replace replaces the copy. The lease that this process has is good for the new copy too, which
 // knows more. No later lease is good for the earlier copy.
 func (w *watcher) replace(keys *core.KeySet, rules *core.Rules) {
-	w.copy = w.local.Replace(keys, rules)
-	if w.hasLease {
-		w.local.Take(w.start, w.validFor)
-	}
+	w.copy = w.local.Replace(keys, rules, func(lease *core.Lease) {
+		if w.hasLease {
+			lease.Take(w.start, w.validFor)
+		}
+	})
 }
 
 // applyRevocations applies all revocations of a message. Anything that this version does not
@@ -344,9 +352,9 @@ func (w *watcher) revokeSessions(revoked *pb.RevokedSessions) error {
 	return nil
 }
 
-func (w *watcher) takeLease(renewals *renewals, lease *pb.WatchLease) error {
-	start, wasAsked := renewals.answered(lease.GetNumber())
-	if !wasAsked || !w.hasRules || !w.hasKeys || len(w.cursor) == 0 {
+func (w *watcher) takeLease(state *streamState, lease *pb.WatchLease) error {
+	start, wasAsked := state.answered(lease.GetNumber())
+	if !wasAsked || !state.hasRules || !state.hasKeys || len(w.cursor) == 0 {
 		return errUnexpectedLease
 	}
 	validFor, isSpan := spanOf(lease.GetValidFor())
@@ -375,20 +383,20 @@ func (w *watcher) takeLease(renewals *renewals, lease *pb.WatchLease) error {
 	w.local.LagNanos.Store(int64(w.local.Clock.Uptime() - start.Uptime))
 	w.start, w.validFor, w.hasLease = start, validFor, true
 	w.usualLease = min(max(validFor, 200*time.Millisecond), 10*usualLease)
-	renewals.hadLease = true
+	state.hadLease = true
 	return nil
 }
 
 // renew asks for a lease, and confirms the cursor. The clocks are read first.
-func (w *watcher) renew(renewals *renewals, requests chan<- *pb.WatchRequest) {
+func (w *watcher) renew(state *streamState, requests chan<- *pb.WatchRequest) {
 	start := core.ReadClocks(w.local.Clock)
-	number := renewals.number + 1
+	number := state.number + 1
 	message := &pb.WatchRequest_Renewal{
 		Renewal: &pb.WatchRenewal{Number: number, Applied: w.cursor},
 	}
 	select {
 	case requests <- &pb.WatchRequest{Message: message}:
-		renewals.add(renewal{number, start})
+		state.add(renewal{number, start})
 	default:
 		// The connection takes no more. The next renewal will confirm the same.
 	}
@@ -403,7 +411,7 @@ func (w *watcher) endLease() {
 }
 
 // add keeps the clocks of a renewal.
-func (r *renewals) add(sent renewal) {
+func (r *streamState) add(sent renewal) {
 	r.number = sent.number
 	if len(r.waiting) == maxAsked {
 		r.waiting = r.waiting[1:]
@@ -412,7 +420,7 @@ func (r *renewals) add(sent renewal) {
 }
 
 // answered returns the clocks before this renewal was sent, and forgets it and those before.
-func (r *renewals) answered(number uint64) (core.Start, bool) {
+func (r *streamState) answered(number uint64) (core.Start, bool) {
 	for index, sent := range r.waiting {
 		if sent.number == number {
 			r.waiting = r.waiting[index+1:]

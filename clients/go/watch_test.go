@@ -128,7 +128,7 @@ func TestAfterAResetThereIsNoLeaseAndTheFormerCopyStaysAsItWas(t *testing.T) {
 	}
 	// A check that has loaded the former copy finishes by it.
 	expect(t, former, token(1), "revoked")
-	if _, err := site.watcher.apply(site.renewals, leaseOf(number, now)); err == nil {
+	if _, err := site.watcher.apply(site.state, leaseOf(number, now)); err == nil {
 		t.Error("the snapshot is not complete")
 	}
 	site.snapshot(t)
@@ -166,12 +166,12 @@ func TestVerifiedTokensAreForgottenWithTheirIssuerAndTheirKey(t *testing.T) {
 
 func TestAMessageWithACursorIsConfirmedAtOnce(t *testing.T) {
 	site := started(t)
-	if isNews, err := site.watcher.apply(site.renewals, revocation()); isNews || err != nil {
+	if isNews, err := site.watcher.apply(site.state, revocation()); isNews || err != nil {
 		t.Error(isNews, err)
 	}
 	response := revocation()
 	response.Cursor = []byte{2}
-	if isNews, err := site.watcher.apply(site.renewals, response); !isNews || err != nil {
+	if isNews, err := site.watcher.apply(site.state, response); !isNews || err != nil {
 		t.Error(isNews, err)
 	}
 	expect(t, site.local.Copy(), token(1), "revoked")
@@ -183,13 +183,13 @@ func TestOnlyTheRenewalsThatWaitAreAnswered(t *testing.T) {
 	for range maxAsked {
 		site.renew()
 	}
-	if _, err := site.watcher.apply(site.renewals, leaseOf(first, now)); err == nil {
+	if _, err := site.watcher.apply(site.state, leaseOf(first, now)); err == nil {
 		t.Error("a renewal was answered that was forgotten")
 	}
 	// A renewal that could not be sent has no number.
-	before := site.renewals.number
-	site.watcher.renew(site.renewals, make(chan *pb.WatchRequest))
-	if site.renewals.number != before {
+	before := site.state.number
+	site.watcher.renew(site.state, make(chan *pb.WatchRequest))
+	if site.state.number != before {
 		t.Error("a renewal was counted that was not sent")
 	}
 }
@@ -290,7 +290,7 @@ func TestAMessageIsConfirmedAtOnceAndAStreamWithoutALeaseIsGivenUp(t *testing.T)
 	responses, failures := make(chan *pb.WatchResponse), make(chan error, 1)
 	ended := make(chan error, 1)
 	follow := func() {
-		ended <- site.watcher.follow(t.Context(), requests, responses, failures, &renewals{})
+		ended <- site.watcher.follow(t.Context(), requests, responses, failures, &streamState{})
 	}
 	go follow()
 	news := revocation()

@@ -507,6 +507,9 @@ impl Table<'_> {
             "0190a5c8",
             "' OR 1=1",
             "{0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22}",
+            "0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22x",
+            "x0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22",
+            "0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22\n",
             &"0".repeat(4000),
         ] {
             self.claim("sid", &json!(id).to_string(), MALFORMED);
@@ -813,6 +816,8 @@ impl Table<'_> {
                     BAD_SIGNATURE,
                 );
                 self.signature("DER", &der(r, s), BAD_SIGNATURE);
+                let between = [r, &[0], s].concat();
+                self.signature("a zero between r and s", &between, BAD_SIGNATURE);
                 // Anybody who has an ECDSA signature can compute a second valid signature, and RFC
                 // 7518 allows both. No revocation depends on the signature (see `revoke.rs`).
                 self.signature("n - s", &[r, &subtract(&ORDER_P256, s)].concat(), Active);

@@ -56,7 +56,7 @@ func New() *Authority {
 	keys, _, _ := core.ReadKeySet(jwks, nil)
 	local.Replace(keys, &core.Rules{
 		Issuer: Issuer, MaxLifetime: longestLifetime, LeaseMargin: core.Forever,
-	})
+	}, nil)
 	authority := &Authority{key: private, clock: clock, local: local}
 	authority.SetUnavailable(false)
 	return authority

@@ -13,7 +13,7 @@ from countersign._clock import SECOND, SettableClock
 from countersign._index import NotUnderstoodError
 from countersign._local import Local
 from countersign._verifying import Mode, Source
-from countersign._watching import UnexpectedLeaseError, Watching
+from countersign._watching import OtherTenantsError, UnexpectedLeaseError, Watching
 from countersign.proto import (
     WatchKeys,
     WatchLease,
@@ -111,7 +111,7 @@ class Site:
             case "refuse":
                 try:
                     self.watching.apply(WatchResponse.FromString(b64decode(step["message"])))
-                except (NotUnderstoodError, UnexpectedLeaseError):
+                except (NotUnderstoodError, OtherTenantsError, UnexpectedLeaseError):
                     return None
                 return "it was not refused"
             case "renew":

@@ -149,6 +149,10 @@ fn expired_up_to(site: &Site) -> Value {
     feed.check("a", "EXPIRED");
     until(&mut feed, -60);
     feed.check("a", "EXPIRED");
+    feed.snapshot(site);
+    feed.renew();
+    feed.lease();
+    feed.check("a", "EXPIRED");
     feed.end()
 }
 
@@ -231,7 +235,21 @@ fn incomplete(site: &Site) -> Vec<Value> {
         feed.check("a", "UNKNOWN");
         feed.end()
     });
-    missing.into_iter().chain(not_asked).collect()
+    let resumed = ["rules", "keys"].map(|missing| {
+        let name = format!("a lease of a resumed stream without {missing} is refused");
+        let mut feed = leased(&name, site);
+        feed.open();
+        match missing {
+            "rules" => feed.keys(&site.jwks, &[]),
+            _ => feed.hear(Event::Rules(usual_rules())),
+        }
+        feed.renew();
+        let message = lease(&feed, 1);
+        feed.refuse("a lease that comes too early", &message);
+        feed.check("a", "UNKNOWN");
+        feed.end()
+    });
+    missing.into_iter().chain(not_asked).chain(resumed).collect()
 }
 
 /// Messages of a later version, and malformed ones.

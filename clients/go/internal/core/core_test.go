@@ -277,7 +277,7 @@ func TestALeaseThatIsTakenDuringTheLookUpDoesNotCoverIt(t *testing.T) {
 		return true
 	}}
 	local.Replace(&KeySet{keys: map[string]*Key{"key": key}},
-		&Rules{Issuer: "a", MaxLifetime: time.Hour, LeaseMargin: time.Second})
+		&Rules{Issuer: "a", MaxLifetime: time.Hour, LeaseMargin: time.Second}, nil)
 	if _, _, hasLease := local.Answer(token, &Demands{}); hasLease {
 		t.Error("the lease may rest on revocations that the look-up did not see")
 	}

@@ -198,7 +198,7 @@ func NewLocal(clock Clock, cacheBytes int) *Local {
 	}
 	local.put(&Copy{
 		Index: NewIndex(), Keys: &KeySet{}, Rules: &Rules{}, cache: NewCache(cacheBytes),
-	})
+	}, nil)
 	return local
 }
 
@@ -226,26 +226,33 @@ func (l *Local) Copy() *Copy { return l.copy.Load() }
 // remains to the checks that have loaded it. The verified tokens outlive the reset.
 func (l *Local) Reset() *Copy {
 	former := l.Copy()
+	index := NewIndex()
+	// A token that has expired stays expired.
+	index.expiredUpTo.Store(former.Index.expiredUpTo.Load())
 	return l.put(&Copy{
-		Index: NewIndex(), Keys: former.Keys, Rules: former.Rules, cache: former.cache,
-	})
+		Index: index, Keys: former.Keys, Rules: former.Rules, cache: former.cache,
+	}, nil)
 }
 
-// Replace puts a copy with the same revocations and other keys or rules in force, whose lease has
-// not begun.
-func (l *Local) Replace(keys *KeySet, rules *Rules) *Copy {
+// Replace puts a copy with the same revocations and other keys or rules in force. take, unless it
+// is nil, takes the lease that is good for the copy too. The copy has it from the beginning, so
+// that no check finds none.
+func (l *Local) Replace(keys *KeySet, rules *Rules, take func(*Lease)) *Copy {
 	former := l.Copy()
 	cache := former.cache
 	// The cache holds tokens that had the earlier issuer, and a signature of the earlier keys.
 	if rules.Issuer != former.Rules.Issuer || !keys.includes(former.Keys) {
 		cache = NewCache(l.cacheBytes)
 	}
-	return l.put(&Copy{Index: former.Index, Keys: keys, Rules: rules, cache: cache})
+	return l.put(&Copy{Index: former.Index, Keys: keys, Rules: rules, cache: cache}, take)
 }
 
-func (l *Local) put(replacement *Copy) *Copy {
+func (l *Local) put(replacement *Copy, take func(*Lease)) *Copy {
 	replacement.Lease.clock = l.Clock
 	replacement.Lease.margin = replacement.Rules.LeaseMargin
+	if take != nil {
+		take(&replacement.Lease)
+	}
 	l.copy.Store(replacement)
 	return replacement
 }

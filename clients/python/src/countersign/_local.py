@@ -180,16 +180,27 @@ class Local:
         """
         former = self.copy
         lease = Lease(self.clock, former.rules.lease_margin)
-        self.copy = LocalCopy(Index(), lease, former.keys, former.rules, former.cache)
+        index = Index()
+        # A token that has expired stays expired.
+        index.expired_up_to = former.index.expired_up_to
+        self.copy = LocalCopy(index, lease, former.keys, former.rules, former.cache)
         return self.copy
 
-    def replace(self, keys: KeySet, rules: Rules) -> LocalCopy:
-        """Puts a copy with other keys or rules in force, whose lease has not begun."""
+    def replace(
+        self, keys: KeySet, rules: Rules, held: tuple[Start, int] | None = None
+    ) -> LocalCopy:
+        """Puts a copy with other keys or rules in force.
+
+        `held` is the lease that is good for it too, if there is one. The copy has it from the
+        beginning, so that no check finds none.
+        """
         former = self.copy
         # The cache has tokens of the earlier issuer, and with signatures of the earlier keys.
         is_cache_good = rules.issuer == former.rules.issuer and keys.includes(former.keys)
         cache = former.cache if is_cache_good else VerifiedCache(self._cache_bytes)
         lease = Lease(self.clock, rules.lease_margin)
+        if held is not None and not self._is_of_parent:
+            lease.take(*held)
         self.copy = LocalCopy(former.index, lease, keys, rules, cache)
         return self.copy
 

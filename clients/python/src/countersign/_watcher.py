@@ -11,7 +11,7 @@ from typing import Final
 from countersign._index import NotUnderstoodError, duration
 from countersign._keys import KeySet
 from countersign._local import Local, Rules
-from countersign._watching import MAX_ASKED, UnexpectedLeaseError, Watching
+from countersign._watching import MAX_ASKED, OtherTenantsError, UnexpectedLeaseError, Watching
 from countersign.client import Client, WatchStream
 from countersign.errors import CountersignError, Reason
 from countersign.proto import GetJwksRequest, WatchRequest, WatchResponse
@@ -48,6 +48,7 @@ class _FinishedError(Exception):
 _Ended = (
     CountersignError,
     NotUnderstoodError,
+    OtherTenantsError,
     UnexpectedLeaseError,
     _NoLeaseError,
     _FinishedError,

@@ -44,6 +44,13 @@ class UnexpectedLeaseError(Exception):
         super().__init__(self.__doc__)
 
 
+class OtherTenantsError(Exception):
+    """The tenants of this caller have changed, so the revocations must be received anew."""
+
+    def __init__(self) -> None:
+        super().__init__(self.__doc__)
+
+
 class Watching:
     """A watcher. The caller sees to it that only one thread uses it at a time."""
 
@@ -55,7 +62,7 @@ class Watching:
         self.cursor = b""
         # The start and the length of the last lease of the copy in force.
         self._lease: tuple[Start, int] | None = None
-        # True if rules have arrived since the last reset, and likewise keys.
+        # True if rules have arrived on this stream since the last reset, and likewise keys.
         self._has_rules = False
         self._has_keys = False
         self._usual_lease = _USUAL_LEASE
@@ -79,6 +86,7 @@ class Watching:
         """Begins a stream. Returns its first message."""
         self._number = 0
         self._waiting.clear()
+        self._has_rules = self._has_keys = False
         self.had_lease = False
         return WatchRequest(start=WatchStart(cursor=self.cursor))
 
@@ -90,7 +98,7 @@ class Watching:
         """
         try:
             self._apply_event(response)
-        except (NotUnderstoodError, UnexpectedLeaseError):
+        except (NotUnderstoodError, OtherTenantsError, UnexpectedLeaseError):
             self._copy.lease.end()
             self._lease = None
             # The next stream begins with a snapshot.
@@ -132,6 +140,9 @@ class Watching:
             audiences=limits(message.audiences, _MAX_AUDIENCE),
             lease_margin=duration(message, "lease_margin", message.lease_margin),
         )
+        # This process has only the revocations of the tenants that it could accept before.
+        if self.cursor and rules.tenants != self._copy.rules.tenants:
+            raise OtherTenantsError
         self._replace(self._copy.keys, rules)
         self._has_rules = True
 
@@ -148,9 +159,7 @@ class Watching:
         The lease that this process has is good for the new copy too, which knows more. No later
         lease is good for the earlier copy.
         """
-        self._copy = self._local.replace(keys, rules)
-        if self._lease is not None:
-            self._local.take(self._copy, *self._lease)
+        self._copy = self._local.replace(keys, rules, self._lease)
 
     def _take_lease(self, lease: WatchLease) -> None:
         is_complete = self._has_rules and self._has_keys and self.cursor != b""

@@ -93,7 +93,7 @@ func measure(signer signer) {
 	keys, _, _ := core.ReadKeySet(`{"keys":[`+signer.jwk+`]}`, nil)
 	local.Replace(keys, &core.Rules{
 		Issuer: issuer, MaxLifetime: time.Hour, Leeway: time.Second, LeaseMargin: time.Hour,
-	})
+	}, nil)
 	// A lease as the service gives it costs more than one that does not end.
 	local.Take(core.ReadClocks(core.SystemClock{}), time.Hour)
 	verifier := bridge.NewTestingVerifier(local).(*countersign.Verifier)
