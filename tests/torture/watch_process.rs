@@ -15,10 +15,7 @@ use std::{
 };
 
 use countersign::proto::InactiveReason;
-use countersign_test_support::{
-    venv::{ran, venv},
-    workload::history::Answer,
-};
+use countersign_test_support::{venv::with_protocol, workload::history::Answer};
 use tokio::sync::mpsc;
 
 /// The number of lines that are kept of the log.
@@ -52,14 +49,9 @@ fn python_watcher() -> &'static (String, String) {
             fs::copy(sources.join(file), folder.join(file)).unwrap();
         }
         let packages = fs::read_to_string(sources.join("requirements.txt")).unwrap();
-        let python = venv(&folder, &packages).join("python");
         // The watcher knows no other file of the protocol.
-        ran(Command::new(&python)
-            .args(["-m", "grpc_tools.protoc", "-I"])
-            .arg(root.join("proto"))
-            .arg(format!("--python_out={}", folder.display()))
-            .arg(format!("--grpc_python_out={}", folder.display()))
-            .arg("countersign/v1/revocation_service.proto"));
+        let proto = "countersign/v1/revocation_service.proto";
+        let python = with_protocol(&folder, &packages, &[proto]);
         (python.display().to_string(), folder.display().to_string())
     })
 }

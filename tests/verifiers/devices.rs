@@ -9,7 +9,7 @@ use std::{
 
 use countersign_test_support::{
     process::{Server, countersign, run, serve},
-    venv::{ran, venv},
+    venv::{ran, with_protocol},
 };
 use serde_json::Value;
 
@@ -35,13 +35,8 @@ fn example() -> (PathBuf, Command) {
     let example = root.join("examples/my-devices");
     fs::copy(example.join("app.py"), folder.join("app.py")).unwrap();
     let packages = fs::read_to_string(example.join("requirements.txt")).unwrap();
-    let python = venv(&folder, &packages).join("python");
-    ran(Command::new(&python)
-        .args(["-m", "grpc_tools.protoc", "-I"])
-        .arg(root.join("proto"))
-        .arg(format!("--python_out={}", folder.display()))
-        .arg(format!("--grpc_python_out={}", folder.display()))
-        .args(["countersign/v1/session.proto", "countersign/v1/session_service.proto"]));
+    let protos = ["countersign/v1/session.proto", "countersign/v1/session_service.proto"];
+    let python = with_protocol(&folder, &packages, &protos);
     let mut command = Command::new(python);
     command.arg("app.py").arg("0").current_dir(&folder);
     (folder, command)

@@ -37,3 +37,20 @@ pub fn ran(command: &mut Command) -> String {
     assert!(output.status.success(), "{command:?}\n{said}\n{errors}");
     said.trim().to_owned()
 }
+
+/// Creates an environment like [`venv`], whose packages must have `grpcio-tools`, and writes the code
+/// of these proto files into the folder. Returns the interpreter.
+pub fn with_protocol(folder: &Path, packages: &str, protos: &[&str]) -> PathBuf {
+    let python = venv(folder, packages).join("python");
+    ran(Command::new(&python)
+        .args([
+            "-m",
+            "grpc_tools.protoc",
+            "-I",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto"),
+        ])
+        .arg(format!("--python_out={}", folder.display()))
+        .arg(format!("--grpc_python_out={}", folder.display()))
+        .args(protos));
+    python
+}
