@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     hash::{DefaultHasher, Hash, Hasher},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -127,6 +128,14 @@ struct Reading {
     cut_offs: usize,
 }
 
+/// The rules and the keys that a watcher has been sent.
+struct Sent {
+    /// The settings from which the rules were made.
+    settings: Arc<Settings>,
+    rules: Rules,
+    ring: Arc<KeyRing>,
+}
+
 /// The stream of a watcher.
 pub struct Watch {
     authority: Arc<Authority>,
@@ -138,7 +147,7 @@ pub struct Watch {
     queue: VecDeque<Message>,
     reading: Option<Reading>,
     /// The rules and the keys that were sent last.
-    sent: Option<(Rules, Arc<KeyRing>)>,
+    sent: Option<Sent>,
     /// The number of the last renewal.
     last_number: Option<u64>,
     /// The instant until which no further entries are sent, see [`Watcher::pace`].
@@ -286,16 +295,15 @@ impl Watch {
     /// Queues the rules and the keys, if they have changed. The keys are as new as the entries that
     /// were published before this call.
     fn queue_changes(&mut self) {
-        let settings = self.authority.settings.load();
+        let (settings, ring) = (self.authority.settings.load(), self.authority.keeper.ring());
+        let sent = self.sent.as_ref();
+        let has_new_keys = sent.is_none_or(|sent| !Arc::ptr_eq(&sent.ring, &ring));
+        // This runs for each message, so the rules are made only from other settings.
+        if !has_new_keys && sent.is_some_and(|sent| Arc::ptr_eq(&sent.settings, &settings)) {
+            return;
+        }
         let rules = self.rules(&settings);
-        let ring = Arc::clone(&self.authority.keeper.ring());
-        let (sent_rules, sent_ring) = match &self.sent {
-            Some((rules, ring)) => (Some(rules), Some(ring)),
-            None => (None, None),
-        };
-        let has_new_rules = sent_rules != Some(&rules);
-        let has_new_keys = sent_ring.is_none_or(|sent| !Arc::ptr_eq(sent, &ring));
-        if has_new_rules {
+        if sent.is_none_or(|sent| sent.rules != rules) {
             self.queue.push_back(Message { cursor: None, event: Event::Rules(rules.clone()) });
         }
         if has_new_keys {
@@ -303,7 +311,8 @@ impl Watch {
             let revoked = ring.revoked_signing_keys().map(str::to_owned).collect();
             self.queue.push_back(Message { cursor: None, event: Event::Keys { jwks, revoked } });
         }
-        self.sent = Some((rules, ring));
+        let (settings, ring) = (Arc::clone(&settings), Arc::clone(&ring));
+        self.sent = Some(Sent { settings, rules, ring });
     }
 
     fn rules(&self, settings: &Settings) -> Rules {
@@ -318,21 +327,19 @@ impl Watch {
 
     /// Queues entries of the feed that the caller may get. The last message has the cursor.
     fn queue_entries(&mut self, batches: &[Arc<Batch>], place: Place) {
-        let entries: Vec<_> = batches
-            .iter()
-            .flat_map(|batch| &batch.entries)
-            .filter(|entry| {
-                entry.tenant.as_ref().is_none_or(|tenant| self.reach.has_tenant(tenant))
-            })
-            .map(|entry| (entry.revoked.clone(), token_expiry(entry.expires_at)))
-            .collect();
-        let pages: Vec<_> = entries.chunks(PAGE).map(<[_]>::to_vec).collect();
-        let pages = if pages.is_empty() { vec![vec![]] } else { pages };
-        let last = pages.len() - 1;
-        for (number, page) in pages.into_iter().enumerate() {
-            let cursor = (number == last).then_some(Cursor { place, tenants: self.tenants });
-            self.queue.push_back(Message { cursor, event: Event::Revocations(page) });
+        let mut page = vec![];
+        let entries = batches.iter().flat_map(|batch| &batch.entries).filter(|entry| {
+            entry.tenant.as_ref().is_none_or(|tenant| self.reach.has_tenant(tenant))
+        });
+        for entry in entries {
+            if page.len() == PAGE {
+                let event = Event::Revocations(mem::take(&mut page));
+                self.queue.push_back(Message { cursor: None, event });
+            }
+            page.push((entry.revoked.clone(), token_expiry(entry.expires_at)));
         }
+        let cursor = Some(Cursor { place, tenants: self.tenants });
+        self.queue.push_back(Message { cursor, event: Event::Revocations(page) });
     }
 
     /// Queues the lease that the last renewal asked for. Returns false if there is nothing to do
