@@ -81,8 +81,8 @@ pub enum AuthorityError {
     },
     /// There are too many watchers at this server.
     #[error(
-        "{limit} watchers are connected to this server, as many as limits.max_watchers allows: \
-         raise it, or watch another replica"
+        "{limit} watchers are connected to this server, or have gone and their leases are not over: \
+         limits.max_watchers allows no more: raise it, or watch another replica"
     )]
     TooManyWatchers {
         /// The number of watchers that a server may have.
