@@ -221,7 +221,7 @@ pub async fn the_number_of_watchers_is_limited() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert_eq!(reason(&refused), "TOO_MANY_WATCHERS");
     watcher.lease().await;
-    drop(watcher);
+    watcher.end().await;
     // A watcher whose lease runs counts, although its stream has ended.
     let mut second = Watcher::open(server.channel(), vec![]).await.unwrap();
     assert_eq!(reason(&second.next().await.unwrap_err()), "TOO_MANY_WATCHERS");
