@@ -26,6 +26,7 @@ use countersign::{
         time::Timestamp,
     },
     grpc::{question, requested_session},
+    keys::ring::VerifyingKey,
     proto::{
         self, BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ListSessionsRequest,
         ReauthenticateRequest, RefreshRequest, RevokeRequest, UpdateSessionRequest,
@@ -256,8 +257,10 @@ fn is_value(kept: &Value, asked: Option<&Kind>) {
 
 static KEY: LazyLock<Ed25519KeyPair> =
     LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap());
-static PUBLIC: LazyLock<DecodingKey> =
-    LazyLock::new(|| DecodingKey::from_ed_der(KEY.public_key().as_ref()));
+static PUBLIC: LazyLock<VerifyingKey> = LazyLock::new(|| {
+    let public = DecodingKey::from_ed_der(KEY.public_key().as_ref());
+    VerifyingKey::new(Algorithm::EdDSA, &public).unwrap()
+});
 
 /// Checks that the session's tokens carry the requested claims, if they are not too long to be
 /// issued.
@@ -292,11 +295,9 @@ fn fits_into_a_token(new: &NewSession) {
     let with = |message: &[u8]| Some(KEY.sign(message).as_ref().to_vec());
     let token = sign(&claims, Signer { kid: "the-key", algorithm: "EdDSA", sign: with }).unwrap();
     if token.len() <= MAX_BYTES {
-        let read = Unverified::parse(&token).unwrap().verify(
-            Algorithm::EdDSA,
-            &PUBLIC,
-            &Expectations { issuer: &issuer, max_ttl },
-        );
+        let read = Unverified::parse(&token)
+            .unwrap()
+            .verify(&PUBLIC, &Expectations { issuer: &issuer, max_ttl });
         assert_eq!(read, Ok(claims), "{token}");
     }
 }

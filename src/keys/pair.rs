@@ -12,8 +12,9 @@ use aws_lc_rs::{
     },
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign_verification::keys::VerifyingKey;
 use jsonwebtoken::{
-    Algorithm,
+    Algorithm, DecodingKey,
     jwk::{
         AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters,
         EllipticCurveKeyType, Jwk, KeyAlgorithm as JwkAlgorithm, OctetKeyPairParameters,
@@ -174,12 +175,9 @@ impl SigningPair {
     /// Returns whether the public key verifies what the private key signs.
     fn is_sound(&self) -> bool {
         let Some(jwk) = self.jwk() else { return false };
-        let Ok(key) = jsonwebtoken::DecodingKey::from_jwk(&jwk) else { return false };
-        self.sign(TRIAL).is_some_and(|signature| {
-            let signature = URL_SAFE_NO_PAD.encode(signature);
-            jsonwebtoken::crypto::verify(&signature, TRIAL, &key, jose(self.algorithm()))
-                .unwrap_or(false)
-        })
+        let key = DecodingKey::from_jwk(&jwk).ok();
+        let key = key.and_then(|key| VerifyingKey::new(jose(self.algorithm()), &key));
+        key.zip(self.sign(TRIAL)).is_some_and(|(key, signature)| key.verifies(TRIAL, &signature))
     }
 
     /// Returns the public exponent of an RSA key if it is too small to be imported today.

@@ -131,7 +131,8 @@ impl Entry {
                     return Err(not_a_key());
                 }
                 let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| not_a_key())?;
-                let verifying = VerifyingKey { algorithm: jose(key.algorithm), decoding };
+                let verifying =
+                    VerifyingKey::new(jose(key.algorithm), &decoding).ok_or_else(not_a_key)?;
                 Opened::Signing(Arc::new(SigningKey { kid: key.kid.clone(), pair, jwk, verifying }))
             }
             KeyPurpose::RefreshToken => {

@@ -143,7 +143,7 @@ pub async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_valu
         panic!("the key is known")
     };
     let expected = Expectations { issuer: "https://auth.test", max_ttl: seconds(3600) };
-    let verified = unverified.verify(key.algorithm, &key.decoding, &expected).unwrap();
+    let verified = unverified.verify(key, &expected).unwrap();
     assert_eq!(verified.custom.to_map()["secret"], CANARY);
     print(&mut seen, &verified);
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -27,6 +27,7 @@ use crate::{
     ids::{AuthenticationId, SessionId, TokenId},
     inactive::InactiveReason,
     json_object::JsonObject,
+    keys::VerifyingKey,
     time::Timestamp,
 };
 
@@ -218,23 +219,18 @@ impl<'a> Unverified<'a> {
         })
     }
 
-    /// Checks the signature, and then parses the claims. `algorithm` is the algorithm of the key. A
-    /// token that names another one is refused.
+    /// Checks the signature, and then parses the claims. A token that names another algorithm than
+    /// that of the key is refused.
     pub fn verify(
         &self,
-        algorithm: Algorithm,
-        key: &DecodingKey,
+        key: &VerifyingKey,
         expected: &Expectations<'_>,
     ) -> Result<AccessClaims, InactiveReason> {
-        if self.algorithm != algorithm_name(algorithm) {
+        if self.algorithm != algorithm_name(key.algorithm()) {
             return Err(InactiveReason::BadSignature);
         }
-        // A signature that is not base64url makes the token malformed. All other failures mean that
-        // the key did not make the signature.
-        decode(self.signature)?;
-        match jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, algorithm) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return Err(InactiveReason::BadSignature),
+        if !key.verifies(self.signed.as_bytes(), &decode(self.signature)?) {
+            return Err(InactiveReason::BadSignature);
         }
         let claims: Claims = serde_json::from_slice(&decode(self.payload)?)
             .map_err(|_| InactiveReason::Malformed)?;

@@ -1,13 +1,49 @@
 //! The keys that verify access tokens.
 
-use jsonwebtoken::{Algorithm, DecodingKey};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RsaPublicKeyComponents,
+};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 
 /// A key that verifies access tokens.
+///
+/// `jsonwebtoken` reads the key. It does not verify with it, because it would parse the key for
+/// each signature, which for RSA takes a tenth as long as the rest.
 pub struct VerifyingKey {
-    /// The only algorithm with which the key may verify.
-    pub algorithm: Algorithm,
-    /// The key itself.
-    pub decoding: DecodingKey,
+    algorithm: Algorithm,
+    public: ParsedPublicKey,
+}
+
+impl VerifyingKey {
+    /// Creates a key that verifies with this algorithm only. `None` if the key is not one of the
+    /// algorithm, or the algorithm is none of those with which access tokens are signed.
+    pub fn new(algorithm: Algorithm, key: &DecodingKey) -> Option<Self> {
+        let public = match (algorithm, key.kind()) {
+            (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(public)) => {
+                ParsedPublicKey::new(&ED25519, public)
+            }
+            (Algorithm::ES256, DecodingKeyKind::SecretOrDer(public)) => {
+                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public)
+            }
+            (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
+                let components = RsaPublicKeyComponents { n, e };
+                components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+            }
+            _ => return None,
+        };
+        Some(Self { algorithm, public: public.ok()? })
+    }
+
+    /// Returns the only algorithm with which the key may verify.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Returns whether the key made the signature of a message.
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.public.verify_sig(message, signature).is_ok()
+    }
 }
 
 /// The result of looking up the key that an access token names.

@@ -86,7 +86,7 @@ impl<K: VerifyingKeys> Authenticator<'_, K> {
         }
         let unverified = Unverified::parse(token)?;
         let key = usable(self.keys.verifying(&unverified.kid))?;
-        let claims = unverified.verify(key.algorithm, &key.decoding, &self.expected)?;
+        let claims = unverified.verify(key, &self.expected)?;
         let verified = Arc::new(VerifiedToken { kid: unverified.kid, claims });
         self.cache.insert(digest, verified.clone());
         Ok(verified)

@@ -48,7 +48,7 @@ struct Site {
 impl Site {
     fn new() -> Self {
         let decoding = DecodingKey::from_ed_der(pair().public_key().as_ref());
-        let key = VerifyingKey { algorithm: Algorithm::EdDSA, decoding };
+        let key = VerifyingKey::new(Algorithm::EdDSA, &decoding).unwrap();
         Self {
             keys: OneKey { key, is_revoked: Cell::new(false) },
             cache: VerifiedCache::with_capacity(1 << 20),

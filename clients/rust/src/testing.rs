@@ -162,7 +162,7 @@ impl Authority {
         let unverified = Unverified::parse(token).ok()?;
         let Found::Good(key) = self.copy.keys().verifying(&unverified.kid) else { return None };
         let expected = Expectations { issuer: ISSUER, max_ttl: LONGEST_LIFETIME };
-        unverified.verify(key.algorithm, &key.decoding, &expected).ok()
+        unverified.verify(key, &expected).ok()
     }
 
     /// Sets whether the authority is unavailable. Then each answer is

@@ -61,7 +61,7 @@ fn read_key(json: &Value) -> Option<(String, (Jwk, VerifyingKey))> {
     };
     let decoding = DecodingKey::from_jwk(&jwk).ok()?;
     let kid = jwk.common.key_id.clone()?;
-    Some((kid, (jwk, VerifyingKey { algorithm, decoding })))
+    Some((kid, (jwk, VerifyingKey::new(algorithm, &decoding)?)))
 }
 
 #[cfg(test)]
