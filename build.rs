@@ -51,11 +51,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("redacted.rs"), redacted())?;
 
     // Claims stay encoded until they are needed (`src/proto/encoded_struct.rs`).
-    let encoded = (".google.protobuf.Struct", "crate::proto::EncodedStruct");
+    let claims = (".google.protobuf.Struct", "crate::proto::EncodedStruct");
+    // Revocations are encoded once for all watchers (`src/proto/watch_revocations.rs`).
+    let revocations = (".countersign.v1.WatchRevocations", "crate::proto::WatchRevocations");
     tonic_prost_build::configure()
         // A repeated request gets the same bytes.
         .btree_map(".")
-        .extern_path(encoded.0, encoded.1)
+        .extern_path(claims.0, claims.1)
+        .extern_path(revocations.0, revocations.1)
         .codec_path("crate::proto::codec::Codec")
         .skip_debug(WITH_SECRETS.map(|name| format!(".{PACKAGE}.{name}")))
         .compile_fds(descriptors)?;

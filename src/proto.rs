@@ -6,10 +6,12 @@
 
 pub mod codec;
 mod encoded_struct;
+mod watch_revocations;
 
 use std::fmt;
 
 pub use encoded_struct::EncodedStruct;
+pub use watch_revocations::WatchRevocations;
 
 tonic::include_proto!("countersign.v1");
 

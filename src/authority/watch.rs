@@ -22,10 +22,12 @@ use crate::{
     keys::ring::KeyRing,
     revocation::{
         index::{Snapshot, revoked_id},
-        published::Batch,
         watchers::{Given, NotOpened, Part, Place, ReadLease, Watcher},
     },
+    store::FeedEntry,
 };
+
+pub use crate::revocation::published::Batch;
 
 /// The number of revocations in a message.
 const PAGE: usize = 2_000;
@@ -58,6 +60,8 @@ pub enum Event {
     },
     /// Revocations, each with the instant at which the last token that it stops has expired.
     Revocations(Vec<(Revoked, Timestamp)>),
+    /// All revocations of these batches.
+    Batches(Vec<Arc<Batch>>),
     /// A lease.
     Lease {
         /// The number of the renewal that asked for it.
@@ -234,7 +238,7 @@ impl Watch {
                 Part::Entries(batches, place) => {
                     self.paced_until = Instant::now() + self.watcher.pace();
                     self.queue_changes();
-                    self.queue_entries(&batches, place);
+                    self.queue_entries(batches, place);
                 }
                 Part::UpToDate => {
                     self.queue_changes();
@@ -326,7 +330,13 @@ impl Watch {
     }
 
     /// Queues entries of the feed that the caller may get. The last message has the cursor.
-    fn queue_entries(&mut self, batches: &[Arc<Batch>], place: Place) {
+    fn queue_entries(&mut self, batches: Vec<Arc<Batch>>, place: Place) {
+        let cursor = Some(Cursor { place, tenants: self.tenants });
+        let entries: usize = batches.iter().map(|batch| batch.entries.len()).sum();
+        if self.reach.tenants.is_none() && entries <= PAGE {
+            self.queue.push_back(Message { cursor, event: Event::Batches(batches) });
+            return;
+        }
         let mut page = vec![];
         let entries = batches.iter().flat_map(|batch| &batch.entries).filter(|entry| {
             entry.tenant.as_ref().is_none_or(|tenant| self.reach.has_tenant(tenant))
@@ -336,9 +346,8 @@ impl Watch {
                 let event = Event::Revocations(mem::take(&mut page));
                 self.queue.push_back(Message { cursor: None, event });
             }
-            page.push((entry.revoked.clone(), token_expiry(entry.expires_at)));
+            page.push(revocation(entry));
         }
-        let cursor = Some(Cursor { place, tenants: self.tenants });
         self.queue.push_back(Message { cursor, event: Event::Revocations(page) });
     }
 
@@ -373,6 +382,12 @@ fn mark(reach: &Reach) -> u64 {
     let mut hasher = DefaultHasher::new();
     reach.tenants.hash(&mut hasher);
     hasher.finish()
+}
+
+/// Returns the revocation of an entry, and the instant at which the last token that it stops has
+/// expired.
+pub fn revocation(entry: &FeedEntry) -> (Revoked, Timestamp) {
+    (entry.revoked.clone(), token_expiry(entry.expires_at))
 }
 
 /// Converts the expiry of a blacklist entry to that of the last token that the entry stops. Both

@@ -6,6 +6,7 @@ use futures_util::{
     Stream,
     stream::{self, BoxStream, StreamExt},
 };
+use prost::Message as _;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -19,7 +20,7 @@ use crate::{
         Authority,
         error::AuthorityError,
         ready::Ready,
-        watch::{Cursor, Event, Message, Rules, Watch},
+        watch::{Batch, Cursor, Event, Message, Rules, Watch, revocation},
     },
     callers::Callers,
     domain::{
@@ -163,6 +164,7 @@ fn response(Message { cursor, event }: Message) -> proto::WatchResponse {
             watch_response::Event::Keys(proto::WatchKeys { jwks, revoked })
         }
         Event::Revocations(entries) => watch_response::Event::Revocations(revocations(entries)),
+        Event::Batches(batches) => watch_response::Event::Revocations(encoded(&batches)),
         Event::Lease { number, valid_for, expired_up_to, now } => {
             watch_response::Event::Lease(proto::WatchLease {
                 number,
@@ -199,7 +201,15 @@ fn watch_rules(rules: &Rules) -> proto::WatchRules {
     }
 }
 
-fn revocations(entries: Vec<(Revoked, Timestamp)>) -> proto::WatchRevocations {
+fn encoded(batches: &[Arc<Batch>]) -> proto::WatchRevocations {
+    let encode = |batch: &Arc<Batch>| {
+        batch.encoded(|entries| revocations(entries.iter().map(revocation)).encode_to_vec().into())
+    };
+    let encoded = batches.iter().map(encode).collect();
+    proto::WatchRevocations { encoded, ..proto::WatchRevocations::default() }
+}
+
+fn revocations(entries: impl IntoIterator<Item = (Revoked, Timestamp)>) -> proto::WatchRevocations {
     let mut revocations = proto::WatchRevocations::default();
     for (revoked, expires_at) in entries {
         let expires_at = Some(timestamp(expires_at));

@@ -1,6 +1,11 @@
 //! The log of the entries that were published to watchers most recently.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
 
 use crate::{domain::revocation::Seq, store::FeedEntry};
 
@@ -14,6 +19,16 @@ pub struct Batch {
     before: Seq,
     /// The entries, in the order of the feed; none if only the keys have changed.
     pub entries: Vec<FeedEntry>,
+    /// The entries as they are sent, once a watcher has been sent them.
+    encoded: OnceLock<Bytes>,
+}
+
+impl Batch {
+    /// Returns the entries as they are sent to every watcher that gets all of them. Only the first
+    /// call encodes them, with `encode`.
+    pub fn encoded(&self, encode: impl FnOnce(&[FeedEntry]) -> Bytes) -> Bytes {
+        self.encoded.get_or_init(|| encode(&self.entries)).clone()
+    }
 }
 
 /// The last batches, each of which begins where the one before it ends.
@@ -41,7 +56,11 @@ impl Log {
             return false;
         }
         self.entries += size(&entries);
-        self.batches.push_back(Arc::new(Batch { before: self.head, entries }));
+        self.batches.push_back(Arc::new(Batch {
+            before: self.head,
+            entries,
+            encoded: OnceLock::new(),
+        }));
         self.head = head;
         while self.entries > KEPT
             && self.batches.len() > 1

@@ -27,8 +27,15 @@ use crate::{
 /// The shortest lease that is given. A shorter one would end before the watcher has received it.
 const SHORTEST_LEASE: Duration = Duration::from_millis(50);
 
-/// The time between two messages with entries to a watcher, for each watcher of the replica.
-const PACE: Duration = Duration::from_micros(100);
+/// The time between two messages with entries to a watcher, for each of the first [`FEW`] watchers
+/// of the replica. It keeps the answers to revocations fast.
+const PACE_OF_FEW: Duration = Duration::from_micros(100);
+
+/// The same time for each further watcher. It keeps most of the processors for other calls.
+const PACE_OF_MANY: Duration = Duration::from_micros(500);
+
+/// The number of watchers that count as few.
+const FEW: u32 = 150;
 
 /// The reason why a process cannot become a watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -462,10 +469,10 @@ impl Watcher {
 
     /// Returns the time that should pass until the next entries are sent. It grows with the number
     /// of watchers, so that they take a bounded part of the processors however fast entries are
-    /// published. Entries that come after a longer pause are sent at once.
+    /// published, up to a quarter of a lease. Entries that come after a longer pause are sent at
+    /// once.
     pub fn pace(&self) -> Duration {
-        let watchers = u32::try_from(self.watchers.state().watchers.len()).unwrap_or(u32::MAX);
-        PACE.saturating_mul(watchers)
+        pace(self.watchers.state().watchers.len(), self.watchers.config.lease)
     }
 
     /// Waits until there may be another part.
@@ -528,6 +535,14 @@ impl Watcher {
         self.watchers.counts.leases.inc();
         Given::Lease(read.valid_for)
     }
+}
+
+fn pace(watchers: usize, lease: Duration) -> Duration {
+    let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
+    let few = watchers.min(FEW);
+    let pace = PACE_OF_FEW * few + PACE_OF_MANY.saturating_mul(watchers - few);
+    // A lease comes after the entries before it, and is to come in time.
+    pace.min(lease / 4)
 }
 
 impl Drop for Watcher {

@@ -277,3 +277,12 @@ fn entries_that_were_published_meanwhile_are_sent_together() {
     assert_eq!((batches.len(), place), (2, at(12)));
     assert!(!watcher.is_behind());
 }
+
+#[test]
+fn many_watchers_are_sent_entries_less_often_but_well_within_a_lease() {
+    let pace = |watchers| pace(watchers, CONFIG.lease);
+    let paces = [0, 1, 100, 150, 151, 1000, 2000, usize::MAX].map(pace);
+    let micros = Duration::from_micros;
+    let expected = [0, 100, 10_000, 15_000, 15_500, 440_000, 500_000, 500_000].map(micros);
+    assert_eq!(paces, expected);
+}

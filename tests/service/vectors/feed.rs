@@ -84,7 +84,7 @@ pub fn id(id: &str) -> WatchRevocations {
     let id = id.parse::<uuid::Uuid>().unwrap().as_bytes().to_vec();
     WatchRevocations {
         ids: vec![RevokedId { id, expires_at: Some(at(expiry())) }],
-        sessions: vec![],
+        ..WatchRevocations::default()
     }
 }
 
@@ -102,7 +102,7 @@ pub fn sessions(
         ..Default::default()
     };
     change(&mut sessions);
-    WatchRevocations { ids: vec![], sessions: vec![sessions] }
+    WatchRevocations { sessions: vec![sessions], ..WatchRevocations::default() }
 }
 
 /// A feed.

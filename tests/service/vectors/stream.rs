@@ -255,7 +255,10 @@ fn incomplete(site: &Site) -> Vec<Value> {
 /// Messages of a later version, and malformed ones.
 fn not_understood(site: &Site) -> Vec<Value> {
     let event = |event| WatchResponse { cursor: vec![9], event: Some(event) }.encode_to_vec();
-    let revocations = |ids, sessions| event(Event::Revocations(WatchRevocations { ids, sessions }));
+    let revocations = |ids, sessions| {
+        let revocations = WatchRevocations { ids, sessions, ..WatchRevocations::default() };
+        event(Event::Revocations(revocations))
+    };
     let of_sessions = |change: fn(&mut RevokedSessions)| {
         revocations(vec![], sessions("acme", START, change).sessions)
     };
