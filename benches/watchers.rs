@@ -17,16 +17,22 @@ use std::{
 };
 
 use countersign::proto::{
-    CreateSessionRequest, RevokeRequest, revoke_request::Target,
-    session_service_client::SessionServiceClient,
+    CreateSessionRequest, RevokeRequest, WatchLease, WatchRenewal, WatchRequest, WatchStart,
+    revoke_request::Target, session_service_client::SessionServiceClient, watch_request::Message,
 };
-use countersign_test_support::watcher::Watcher;
+use futures_util::stream;
+use http::uri::PathAndQuery;
 use tokio::{
     sync::mpsc,
     task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval},
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request,
+    client::Grpc,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -72,24 +78,50 @@ async fn connect(address: &str) -> Result<Channel, Failure> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?.connect().await?)
 }
 
+/// The parts of a `WatchResponse` that a watcher without a copy needs.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Received {
+    #[prost(bytes = "vec", tag = "1")]
+    cursor: Vec<u8>,
+    #[prost(message, tag = "6")]
+    lease: Option<WatchLease>,
+}
+
 /// Follows a stream until it ends, which is a failure.
-async fn follow(channel: Channel, ready: mpsc::UnboundedSender<()>) -> Result<(), tonic::Status> {
-    let (mut watcher, _) = Watcher::begin(channel).await;
-    watcher.lease().await;
-    let _ = ready.send(());
+async fn follow(channel: Channel, ready: mpsc::UnboundedSender<()>) -> Result<(), Failure> {
+    let (requests, mut sent) = mpsc::unbounded_channel();
+    let send = |message| requests.send(WatchRequest { message: Some(message) });
+    send(Message::Start(WatchStart::default()))?;
+    let mut client = Grpc::new(channel);
+    client.ready().await?;
+    let responses = client.streaming(
+        Request::new(stream::poll_fn(move |context| sent.poll_recv(context))),
+        PathAndQuery::from_static("/countersign.v1.RevocationService/Watch"),
+        ProstCodec::<WatchRequest, Received>::default(),
+    );
+    let mut responses = responses.await?.into_inner();
+    let mut ready = Some(ready);
+    let mut renewal = WatchRenewal::default();
     let mut renewals = interval(RENEWAL);
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            response = watcher.next_response() => {
-                if !response?.cursor.is_empty() {
-                    watcher.renew();
-                    renewals.reset();
+            response = responses.message() => {
+                let Received { cursor, lease } = response?.ok_or("a stream has ended")?;
+                if let Some(ready) = ready.take_if(|_| lease.is_some()) {
+                    ready.send(())?;
                 }
+                if cursor.is_empty() {
+                    continue;
+                }
+                renewal.applied = cursor;
+                renewals.reset();
             }
-            _ = renewals.tick() => {
-                watcher.renew();
-            }
+            _ = renewals.tick() => {}
+        }
+        if !renewal.applied.is_empty() {
+            renewal.number += 1;
+            send(Message::Renewal(renewal.clone()))?;
         }
     }
 }

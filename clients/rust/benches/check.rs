@@ -5,7 +5,8 @@
 //! - the parts of a check of a token that was seen before
 //! - the memory of an index of a million revocations
 //!
-//! `cargo bench -p countersign-client` prints the figures. What is compared runs in turn, in rounds
+//! `cargo bench -p countersign-client` prints the figures. With the arguments ADDRESS TOKEN it
+//! measures calls of Validate at this service instead. What is compared runs in turn, in rounds
 //! of at most a tenth of a millisecond, and each figure is the median of the rounds. So it matters
 //! little if other processes interrupt, and not at all if the machine drifts.
 #![allow(
@@ -30,13 +31,14 @@ use aws_lc_rs::{
     rsa::KeySize,
     signature::{
         self, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
-        RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
+        ParsedPublicKey, RSA_PKCS1_SHA256, RsaKeyPair, VerificationAlgorithm,
     },
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_client::{
-    Demands,
+    Client, Demands, Verifier,
     testing::{AUDIENCE, Authority, Clock, ISSUER},
+    verifier::OnLapse,
 };
 use countersign_verification::{
     access::{Expectations, Signer, sign},
@@ -61,6 +63,8 @@ const ROUNDS: usize = 4_001;
 /// The steps of a round of what takes less than a microsecond.
 const STEPS: usize = 50;
 const SEEN: usize = 100;
+/// The number of calls of Validate that are measured.
+const CALLS: usize = 20_001;
 const REVOCATIONS: u64 = 1_000_000;
 
 /// Something that is measured, with a number of its steps, as it is called with the number of each.
@@ -104,8 +108,9 @@ struct Key {
     algorithm: Algorithm,
     name: &'static str,
     sign: Sign,
+    decoding: DecodingKey,
     verifying: VerifyingKey,
-    bare: UnparsedPublicKey<Vec<u8>>,
+    bare: ParsedPublicKey,
 }
 
 impl VerifyingKeys for Key {
@@ -124,9 +129,9 @@ fn key(
     decoding: DecodingKey,
     bare: (&'static dyn VerificationAlgorithm, &[u8]),
 ) -> Key {
-    let verifying = VerifyingKey { algorithm, decoding };
-    let bare = UnparsedPublicKey::new(bare.0, bare.1.to_vec());
-    Key { algorithm, name, sign: Box::new(sign), verifying, bare }
+    let verifying = VerifyingKey::new(algorithm, &decoding).unwrap();
+    let bare = ParsedPublicKey::new(bare.0, bare.1).unwrap();
+    Key { algorithm, name, sign: Box::new(sign), decoding, verifying, bare }
 }
 
 fn keys() -> [Key; 3] {
@@ -218,16 +223,15 @@ fn measure_new(key: &Key) -> f64 {
     validation.set_audience(&[AUDIENCE]);
     validation.set_issuer(&[ISSUER]);
     let decode = |token: &str| {
-        let decoded =
-            jsonwebtoken::decode::<Value>(token, &key.verifying.decoding, &validation).unwrap();
+        let decoded = jsonwebtoken::decode::<Value>(token, &key.decoding, &validation).unwrap();
         black_box(decoded);
     };
     println!("\n{}, a token of {} bytes", key.name, tokens[0].len());
     let bare = |step: usize| {
         let (message, _, signature) = &signed[step];
-        key.bare.verify(black_box(message), signature).unwrap();
+        key.bare.verify_sig(black_box(message), signature).unwrap();
     };
-    let decoding = &key.verifying.decoding;
+    let decoding = &key.decoding;
     let medians = medians(vec![
         // The first one of a round finds the caches cold.
         measured("(the first of a round)", 1, |_| bare(0)),
@@ -327,9 +331,45 @@ fn filled_index() -> Index {
     index
 }
 
+/// Measures calls of Validate at a service, one after the other, against checks by a local verifier
+/// that watches it. It uses one thread.
+async fn measure_remote(address: &str, token: &str) {
+    let client = || Client::builder(format!("http://{address}")).build().unwrap();
+    let remote = Verifier::remote(client());
+    let local = Verifier::local(client()).on_lapse(OnLapse::Refuse).start();
+    local.ready().await;
+    let demands = Demands::new();
+    let (mut remote_times, mut local_times) = (vec![], vec![]);
+    for _ in 0..CALLS {
+        let began = Instant::now();
+        assert!(remote.verify(token, &demands).await.is_active());
+        remote_times.push(began.elapsed().as_nanos() as f64);
+        let began = Instant::now();
+        for _ in 0..STEPS {
+            assert!(black_box(local.verify_locally(token, &demands)).is_active());
+        }
+        local_times.push(began.elapsed().as_nanos() as f64 / STEPS as f64);
+    }
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[CALLS / 2]
+    };
+    let (remote, local) = (median(remote_times), median(local_times));
+    println!("{:<44} {remote:>9.0} ns", "a call of Validate");
+    println!("{:<44} {local:>9.0} ns", "a check of a token that was seen before");
+    println!("{:<44} {:>9.1}    (bar: 100)", "call/check", remote / local);
+}
+
 fn main() {
     // `cargo test --all-targets` runs benchmarks without this argument.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let count = arguments.len();
+    arguments.retain(|argument| argument != "--bench");
+    if let [address, token] = arguments.as_slice() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        return runtime.unwrap().block_on(measure_remote(address, token));
+    }
+    if arguments.len() == count {
         return;
     }
     let index = filled_index();
