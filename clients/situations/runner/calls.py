@@ -1,6 +1,7 @@
 """Situations of calls: replicas that are away, slow, overloaded, or break off."""
 
 import asyncio
+import itertools
 import socket
 
 import grpc
@@ -8,7 +9,15 @@ from google.protobuf.message import Message
 
 from countersign.proto import CreateSessionRequest
 from runner.fakes import Call, Fake, RefusalError, never, usual
-from runner.situation import ACTIVE, ANY, Situation, check, failed, situation
+from runner.situation import (
+    ACTIVE,
+    ANY,
+    LATE_MS,
+    Situation,
+    check,
+    failed,
+    situation,
+)
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -62,8 +71,11 @@ async def _(s: Situation) -> None:
 async def _(s: Situation) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        await s.connect(url, deadline_ms=1000)
+        # With a deadline after the one for connecting, some libraries see that there is no
+        # HTTP/2, and say that the server cannot be reached.
+        await s.connect(url, deadline_ms=500, connect_timeout_ms=LATE_MS)
         await s.expect(failed("DEADLINE_EXCEEDED"), "validate", token="t")
+        await s.expect(failed("DEADLINE_EXCEEDED"), "refresh", refresh_token="t")
 
 
 @situation("a silent server and one that answers")
@@ -72,8 +84,9 @@ async def _(s: Situation) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         await s.connect(url, fake.url, deadline_ms=1000)
-        # The first one is then avoided.
-        await s.do("validate", token="t")
+        # The libraries differ in when they give up the first one, but all avoid it from then on.
+        first = await s.do("validate", token="t")
+        check(first in (ACTIVE, failed("DEADLINE_EXCEEDED")), f"validate: {first}")
         for _ in range(3):
             await s.expect(ACTIVE, "validate", token="t")
 
@@ -170,7 +183,7 @@ async def _(s: Situation) -> None:
     # A gateway in front of the service may answer so after the call has taken effect.
     check_calls(fake, 1)
     await s.expect(failed("UNREACHABLE"), "validate", token="t")
-    check(len(fake.calls) > 2, "the call was not repeated")  # noqa: PLR2004
+    check(len(fake.calls) > 2, "the call was not repeated")
 
 
 @situation("errors that are not repeated")
@@ -201,7 +214,7 @@ async def _(s: Situation) -> None:
     await s.connect(first.url, second.url)
     await s.expect(REFRESHED, "refresh", refresh_token="t")
     times = sorted(call.at for fake in (first, second) for call in fake.calls)
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     check(min(pauses) >= pause, f"the pauses were {pauses}")
 
 
@@ -346,6 +359,7 @@ async def _(s: Situation) -> None:
     tls = ["https://127.0.0.1:1"]
     for url in ("127.0.0.1:50051", "", "ftp://127.0.0.1:50051", "http://", "http://a b"):
         await s.expect(refused, "connect", endpoints=[url])
+    await s.expect({}, "connect", endpoints=["http://[::1]:1", "http://localhost"])
     await s.expect(refused, "connect", endpoints=[])
     await s.expect(refused, "connect", endpoints=["http://127.0.0.1:1", "127.0.0.1:1"])
     await s.expect(refused, "connect", endpoints=["http://127.0.0.1:1"], api_key="a\nb")

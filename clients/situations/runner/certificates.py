@@ -56,9 +56,7 @@ class Authority:
         files = (self._folder / f"{name}.pem", self._folder / f"{name}.key")
         files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
         files[1].touch(mode=0o600)
-        files[1].write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        )
+        files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return files
 
 

@@ -49,7 +49,9 @@ class Driver:
     @classmethod
     async def start(cls, command: list[str]) -> "Driver":
         """Starts a driver."""
-        variables = {it: value for it, value in os.environ.items() if not it.startswith("COUNTERSIGN")}
+        variables = {
+            it: value for it, value in os.environ.items() if not it.startswith("COUNTERSIGN")
+        }
         # Logs would hide the differences.
         process = await asyncio.create_subprocess_exec(
             *command,

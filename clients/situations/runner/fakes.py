@@ -120,6 +120,11 @@ class Fake(grpc.GenericRpcHandler):
                 raise
             return answer.SerializeToString()
 
+        async def handle_stream(_: object, context: Any) -> bytes:
+            return await handle(b"", context)
+
+        if method == "Watch":
+            return grpc.stream_unary_rpc_method_handler(handle_stream)
         return grpc.unary_unary_rpc_method_handler(handle)
 
 

@@ -100,9 +100,7 @@ class Situation:
             await self.ready()
             answer = await self.do("verify", token=token, **members)
         if not is_as_expected(answer, expected):
-            raise DifferentError(
-                f"verify {token}: {_text(answer)} instead of {_text(expected)}"
-            )
+            raise DifferentError(f"verify {token}: {_text(answer)} instead of {_text(expected)}")
 
     async def until(self, expected: Answer, command: str, **members: Any) -> None:
         """Repeats a command until it has this answer."""

@@ -1,8 +1,21 @@
 """Situations of processes that verify locally: leases, clocks, and connections that are lost."""
 
 import asyncio
+import itertools
 
-from runner.situation import UNKNOWN, Situation, anybody, check, inactive, sign_in, situation
+import grpc
+
+from runner.calls import refuses
+from runner.situation import (
+    ANY,
+    UNKNOWN,
+    Situation,
+    anybody,
+    check,
+    inactive,
+    sign_in,
+    situation,
+)
 
 LOCAL = {"mode": "local", "refuse": True}
 # Longer than any lease.
@@ -27,7 +40,7 @@ async def _(s: Situation) -> None:
     await s.expect(anybody(), "verify", token=tokens[0])
     await s.world.issuer.revoke(tokens[1])
     await s.expect(inactive("REVOKED"), "verify", token=tokens[1])
-    await s.expect({"status": 200, "subject": ..., }, "guard", **guarded(tokens[0]))
+    await s.expect({"status": 200, "subject": ANY}, "guard", **guarded(tokens[0]))
 
 
 @situation("a service that is cut off")
@@ -227,6 +240,22 @@ async def _(s: Situation) -> None:
     # Both clocks go on, and the service is there again. Its clock is still near enough.
     proxy.flows.set()
     await s.settled(anybody(), token)
+
+
+@situation("replicas that have too many watchers")
+async def _(s: Situation) -> None:
+    pause = 1.0
+    refusing = refuses("TOO_MANY_WATCHERS", grpc.StatusCode.RESOURCE_EXHAUSTED, pause)
+    replicas = [await s.fake(refusing) for _ in range(2)]
+    await s.connect(*(it.url for it in replicas))
+    await s.expect({}, "verifier", **LOCAL)
+    for replica in replicas:
+        await replica.arrivals(2)
+    times = sorted(call.at for it in replicas for call in it.calls)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    # Another replica may have room, but once all have been asked, the pause is kept.
+    check(pauses[0] < pause, f"the pauses were {pauses}")
+    check(min(pauses[1:3]) >= pause, f"the pauses were {pauses}")
 
 
 @situation("an application at work")

@@ -103,9 +103,7 @@ async def _callers(program: Path) -> tuple[dict[str, str], str]:
     return keys, tables
 
 
-def _credentials(
-    identity: tuple[Path, Path], ca: Path | None = None
-) -> grpc.ServerCredentials:
+def _credentials(identity: tuple[Path, Path], ca: Path | None = None) -> grpc.ServerCredentials:
     certificate, key = (it.read_bytes() for it in identity)
     roots = None if ca is None else ca.read_bytes()
     pairs = [(key, certificate)]

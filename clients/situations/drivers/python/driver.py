@@ -228,7 +228,7 @@ class Driver:
             yield b""
 
         def start_response(status: str, headers: list[tuple[str, str]]) -> None:
-            result["status"] = int(status.split(" ")[0])
+            result["status"] = int(status.split(" ", maxsplit=1)[0])
             for name, value in headers:
                 if name == "www-authenticate":
                     result["challenge"] = value
