@@ -5,6 +5,8 @@ import socket
 import struct
 from typing import Final
 
+from runner.services import free_port
+
 _FRAME_HEADER: Final = 9
 _GOAWAY: Final = 7
 _LINGER: Final = struct.pack("ii", 1, 0)
@@ -17,7 +19,7 @@ class Proxy:
         host, port = address.split(":")
         self._target = (host, int(port))
         self._server: asyncio.Server | None = None
-        self._port = 0
+        self._port = free_port()
         self._links: set[_Link] = set()
         # Set while bytes are forwarded.
         self.flows = asyncio.Event()
@@ -27,7 +29,6 @@ class Proxy:
     async def start(self) -> None:
         """Listens, on the same port each time."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     @property
     def url(self) -> str:

@@ -1,6 +1,7 @@
 """The real service, as a process."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -27,10 +28,22 @@ _HANGS: Final = 60.0
 _SESSIONS: Final = "/countersign.v1.SessionService/"
 
 
+_PORTS: Final = range(10_000, 20_000)
+_next_port = itertools.count(os.getpid() * 1009)
+
+
 def free_port() -> int:
-    """Returns a port on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    """Returns a port on which nothing listens, and which no other caller gets.
+
+    A port that the kernel chooses would not do: while no program listens on it, the kernel may give
+    it to any outgoing connection.
+    """
+    while True:
+        port = _PORTS[next(_next_port) % len(_PORTS)]
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
         return port
 
 
