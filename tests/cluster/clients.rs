@@ -106,7 +106,7 @@ fn drivers() -> Vec<(String, Command)> {
 /// Starts a replica at an address that does not change.
 fn start_replica(cluster: &Cluster, address: SocketAddr) -> Server {
     let mut command = cluster.command(&["serve", "--listen", &address.to_string()]);
-    command.env(GRACE, "0s").env("COUNTERSIGN_REPLICA__NAME", address.port().to_string());
+    command.env(GRACE, "0s").env("COUNTERSIGN_REPLICA__NAME", address.to_string());
     tokio::task::block_in_place(|| Server::launch(&mut command))
 }
 

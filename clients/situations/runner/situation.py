@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ ACTIVE: Final[Answer] = {"answer": "ACTIVE", "subject": "alice"}
 UNKNOWN: Final[Answer] = {"answer": "UNKNOWN"}
 ANY: Final[EllipsisType] = ...
 
+_TOKEN: Final = re.compile(r"(eyJ[\w-]{5})[\w.=-]{20,}")
 _numbers = itertools.count()
 
 
@@ -162,7 +164,12 @@ def anybody() -> Answer:
 
 
 def _text(answer: Answer) -> str:
-    return json.dumps(answer, default=lambda _: "...", ensure_ascii=False)
+    text = json.dumps(answer, default=lambda _: "...", ensure_ascii=False)
+    return _without_tokens(text)
+
+
+def _without_tokens(text: str) -> str:
+    return _TOKEN.sub(r"\1…", text)
 
 
 Run = Callable[[Situation], Awaitable[None]]
