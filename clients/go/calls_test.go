@@ -203,8 +203,9 @@ func TestAReplicaWithoutItsDatabaseIsAvoided(t *testing.T) {
 	})
 	working := newReplica(t, good)
 	client := newClient(t, []string{failing.url, working.url})
+	request := &pb.GetSessionRequest{}
 	for range 4 {
-		if _, err := client.GetSession(t.Context(), &pb.GetSessionRequest{}, patiently); err != nil {
+		if _, err := client.GetSession(t.Context(), request, patiently); err != nil {
 			t.Fatal(err)
 		}
 	}

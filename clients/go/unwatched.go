@@ -53,8 +53,8 @@ func (f *fetcher) run(ctx context.Context) {
 	}
 }
 
-// delay returns the time until keys are fetched again that the service allows to cache for maxAge. It
-// must be well before they may no longer be used.
+// delay returns the time until keys are fetched again that the service allows to cache for maxAge.
+// It must be well before they may no longer be used.
 func (f *fetcher) delay(maxAge time.Duration) time.Duration {
 	return min(max(maxAge, 0), longestFetchDelay, f.keysValidFor/2)
 }
