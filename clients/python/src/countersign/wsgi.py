@@ -71,8 +71,7 @@ class Protect:
 def find(guard: Guard, environ: dict[str, Any]) -> str | Denial | None:
     """Finds the token of a request; `None` if the request may pass without one.
 
-    Servers join several headers of a name by commas. No token has a comma, so the headers can be told
-    apart.
+    Servers join several headers of a name by commas. No token has a comma.
     """
     authorization = [
         value
