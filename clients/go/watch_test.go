@@ -340,3 +340,10 @@ func TestKeysAreFetchedAgainBeforeTheyMayNoLongerBeUsed(t *testing.T) {
 		}
 	}
 }
+
+func TestAStreamThatEndsWithoutAnAnswerIsALostConnection(t *testing.T) {
+	failed := errorOf(io.EOF, true)
+	if failed.Reason() != ReasonUnreachable || !failed.IsTemporary() || failed.IsRefused() {
+		t.Error(failed)
+	}
+}

@@ -7,12 +7,14 @@ import socket
 import grpc
 from google.protobuf.message import Message
 
-from countersign.proto import CreateSessionRequest
+from countersign.proto import CreateSessionRequest, ValidateResponse
 from runner.fakes import Call, Fake, RefusalError, never, usual
+from runner.http2 import CANCEL, INTERNAL_ERROR, REFUSED_STREAM
 from runner.situation import (
     ACTIVE,
     ANY,
     LATE_MS,
+    UNKNOWN,
     Situation,
     check,
     failed,
@@ -347,6 +349,78 @@ async def _(s: Situation) -> None:
     await s.connect(proxy.url)
     await s.expect(ACTIVE, "validate", token="t")
     check_calls(fake, 2)
+
+
+@situation("a gateway without a server behind it")
+async def _(s: Situation) -> None:
+    for code in (502, 503, 504):
+        gateway = await s.raw_server("status", code)
+        await s.connect(gateway.url, deadline_ms=500)
+        await s.expect(failed("UNREACHABLE"), "refresh", refresh_token="t")
+        check(gateway.requests == 1, f"{code}: {gateway.requests} calls of Refresh instead of 1")
+        fake = await s.fake(answers)
+        await s.connect(gateway.url, fake.url)
+        await s.expect(ACTIVE, "validate", token="t")
+
+
+@situation("a gateway that refuses")
+async def _(s: Situation) -> None:
+    for code, reason in (
+        (401, "UNAUTHENTICATED"),
+        (403, "PERMISSION_DENIED"),
+        (404, "UNIMPLEMENTED"),
+    ):
+        gateway = await s.raw_server("status", code)
+        await s.connect(gateway.url, deadline_ms=500)
+        await s.expect(failed(reason), "validate", token="t")
+        check(gateway.requests == 1, f"{code}: {gateway.requests} calls instead of 1")
+
+
+@situation("a stream that is refused")
+async def _(s: Situation) -> None:
+    fake = await s.fake(answers)
+    server = await s.raw_server("reset", REFUSED_STREAM)
+    await s.connect(server.url, fake.url)
+    await s.expect(ACTIVE, "validate", token="t")
+
+
+@situation("a stream that is reset")
+async def _(s: Situation) -> None:
+    server = await s.raw_server("reset", INTERNAL_ERROR)
+    await s.connect(server.url, deadline_ms=500)
+    await s.expect(failed("INTERNAL"), "validate", token="t")
+    server = await s.raw_server("reset", CANCEL)
+    await s.connect(server.url, deadline_ms=500)
+    await s.expect(failed("CANCELLED"), "validate", token="t")
+
+
+@situation("an answer that cannot be read")
+async def _(s: Situation) -> None:
+    async def garbage(_: int, __: Call) -> bytes:
+        return b"\xff\xff\xff"
+
+    fake = await s.fake(garbage)
+    await s.connect(fake.url, deadline_ms=1000)
+    await s.expect(failed("INTERNAL"), "validate", token="t")
+    check_calls(fake, 1)
+
+
+@situation("an answer of the future")
+async def _(s: Situation) -> None:
+    answers_of_future = [
+        ValidateResponse(active=True),
+        ValidateResponse(inactive_reason=99),  # type: ignore[arg-type]
+        ValidateResponse(),
+    ]
+
+    async def answer(number: int, _: Call) -> Message:
+        return answers_of_future[number]
+
+    fake = await s.fake(answer)
+    await s.connect(fake.url)
+    await s.verifier("remote")
+    for _ in answers_of_future:
+        await s.expect(UNKNOWN, "verify", token="t")
 
 
 @situation("settings that are refused")

@@ -38,7 +38,7 @@ class Call:
     """The time of its arrival, in seconds."""
 
 
-Answering = Callable[[int, Call], Awaitable[Message]]
+Answering = Callable[[int, Call], Awaitable[Message | bytes]]
 
 
 class RefusalError(Exception):
@@ -118,7 +118,7 @@ class Fake(grpc.GenericRpcHandler):
             except RefusalError as refusal:
                 await context.abort(refusal.code, "refused", refusal.trailer)
                 raise
-            return answer.SerializeToString()
+            return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
         async def handle_stream(_: object, context: Any) -> bytes:
             return await handle(b"", context)

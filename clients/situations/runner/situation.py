@@ -15,6 +15,7 @@ import grpc
 from countersign.proto import CreateSessionRequest, Tokens
 from runner.drivers import Answer, Driver
 from runner.fakes import Answering, Fake
+from runner.http2 import RawServer
 from runner.proxy import Proxy
 from runner.services import Issuer, Service, free_port
 from runner.world import World
@@ -124,6 +125,13 @@ class Situation:
         await fake.start(credentials)
         self._resources.push_async_callback(fake.close)
         return fake
+
+    async def raw_server(self, kind: str, code: int, answers: int = 1000) -> RawServer:
+        """Starts a server that answers with a status of HTTP, or resets streams."""
+        server = RawServer(answers, kind, code)
+        await server.start()
+        self._resources.push_async_callback(server.close)
+        return server
 
     async def proxy(self, address: str) -> Proxy:
         """Starts a proxy in front of a server."""
