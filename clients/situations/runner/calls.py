@@ -64,9 +64,9 @@ def check_calls(fake: Fake, count: int) -> None:
 @situation("no server")
 async def _(s: Situation) -> None:
     await s.connect(s.closed_url(), deadline_ms=500, revocation_deadline_ms=500)
-    await s.expect(failed("UNREACHABLE"), "validate", token="t")
-    await s.expect(failed("UNREACHABLE"), "revoke", token="t")
-    await s.expect(failed("UNREACHABLE"), "refresh", refresh_token="t")
+    await s.expect_at_deadline(failed("UNREACHABLE"), "validate", token="t")
+    await s.expect_at_deadline(failed("UNREACHABLE"), "revoke", token="t")
+    await s.expect_at_deadline(failed("UNREACHABLE"), "refresh", refresh_token="t")
 
 
 @situation("a server that accepts and never answers")
@@ -172,7 +172,7 @@ async def _(s: Situation) -> None:
 async def _(s: Situation) -> None:
     replicas = [await s.fake(refuses("NOT_CURRENT")) for _ in range(3)]
     await s.connect(*(it.url for it in replicas), deadline_ms=1000)
-    await s.expect(failed("NOT_CURRENT"), "validate", token="t")
+    await s.expect_at_deadline(failed("NOT_CURRENT"), "validate", token="t")
     counts = [len(it.calls) for it in replicas]
     check(min(counts) > 0, f"some replicas were not asked: {counts}")
 
@@ -184,7 +184,7 @@ async def _(s: Situation) -> None:
     await s.expect(failed("UNREACHABLE"), "refresh", refresh_token="t")
     # A gateway in front of the service may answer so after the call has taken effect.
     check_calls(fake, 1)
-    await s.expect(failed("UNREACHABLE"), "validate", token="t")
+    await s.expect_at_deadline(failed("UNREACHABLE"), "validate", token="t")
     check(len(fake.calls) > 2, "the call was not repeated")
 
 

@@ -82,6 +82,23 @@ class Situation:
             )
         return answer
 
+    async def expect_at_deadline(self, expected: Answer, command: str, **members: Any) -> None:
+        """Checks the answer to a call that is repeated until its deadline.
+
+        If an attempt is under way at this instant, the answer says so instead.
+        """
+        late = failed("DEADLINE_EXCEEDED")
+        for _ in range(10):
+            answer = await self.do(command, **members)
+            if answer != late:
+                break
+        else:
+            raise DifferentError(f"{command} {_text(members)}: always {_text(late)}")
+        if not is_as_expected(answer, expected):
+            raise DifferentError(
+                f"{command} {_text(members)}: {_text(answer)} instead of {_text(expected)}"
+            )
+
     async def connect(self, *urls: str, **settings: Any) -> None:
         """Creates a client of these replicas."""
         settings = {"deadline_ms": LATE_MS, "revocation_deadline_ms": LATE_MS} | settings

@@ -42,17 +42,17 @@ async def _(s: Situation) -> None:
 async def _(s: Situation) -> None:
     key = s.world.keys["login"]
     await s.connect(s.world.secure_url, api_key=key, deadline_ms=SOON_MS)
-    await s.expect(UNREACHABLE, "validate", token="t")
+    await s.expect_at_deadline(UNREACHABLE, "validate", token="t")
     other = str(s.world.other_ca)
     await s.connect(s.world.secure_url, api_key=key, ca=other, deadline_ms=SOON_MS)
-    await s.expect(UNREACHABLE, "validate", token="t")
+    await s.expect_at_deadline(UNREACHABLE, "validate", token="t")
 
 
 @situation("TLS with another name")
 async def _(s: Situation) -> None:
     fake = await s.fake(answers, s.world.named)
     await s.connect(fake.url, **ca(s), deadline_ms=SOON_MS)
-    await s.expect(UNREACHABLE, "validate", token="t")
+    await s.expect_at_deadline(UNREACHABLE, "validate", token="t")
     check(not fake.calls, "the call has arrived")
 
 
@@ -62,17 +62,17 @@ async def _(s: Situation) -> None:
     await s.connect(fake.url, **ca(s), server_name="sessions.example")
     await s.expect(ACTIVE, "validate", token="t")
     await s.connect(fake.url, **ca(s), server_name="other.example", deadline_ms=SOON_MS)
-    await s.expect(UNREACHABLE, "validate", token="t")
+    await s.expect_at_deadline(UNREACHABLE, "validate", token="t")
 
 
 @situation("a client certificate that is demanded, and missing")
 async def _(s: Situation) -> None:
     fake = await s.fake(answers, s.world.mutual)
     await s.connect(fake.url, **ca(s), deadline_ms=SOON_MS)
-    await s.expect(UNREACHABLE, "validate", token="t")
+    await s.expect_at_deadline(UNREACHABLE, "validate", token="t")
     certificate, key = (str(it) for it in s.world.stranger)
     await s.connect(fake.url, **ca(s), certificate=certificate, key=key, deadline_ms=SOON_MS)
-    await s.expect(UNREACHABLE, "validate", token="t")
+    await s.expect_at_deadline(UNREACHABLE, "validate", token="t")
     check(not fake.calls, "the call has arrived")
 
 
@@ -98,13 +98,13 @@ async def _(s: Situation) -> None:
 @situation("no TLS, but the port has")
 async def _(s: Situation) -> None:
     await s.connect(s.world.secure_url.replace("https://", "http://"), deadline_ms=SOON_MS)
-    await s.expect(UNREACHABLE, "validate", token="t")
+    await s.expect_at_deadline(UNREACHABLE, "validate", token="t")
 
 
 @situation("TLS, but the port has none")
 async def _(s: Situation) -> None:
     await s.connect(s.world.open.url.replace("http://", "https://"), **ca(s), deadline_ms=SOON_MS)
-    await s.expect(UNREACHABLE, "validate", token="t")
+    await s.expect_at_deadline(UNREACHABLE, "validate", token="t")
 
 
 @situation("a wrong API key")

@@ -272,8 +272,12 @@ async fn callers_identify_by_an_api_key_or_a_client_certificate() {
     assert!(check(&verifier, &token).is_active());
     assert!(Verifier::remote(shop).verify(&token, &Demands::new()).await.is_active());
 
-    let error = Client::builder(url).build().unwrap();
-    let error = error.create_session(request("alice")).await.unwrap_err();
+    let stranger = Client::builder(url).build().unwrap();
+    let mut error = stranger.create_session(request("alice")).await.unwrap_err();
+    while *error.reason() == Reason::DeadlineExceeded {
+        // A handshake was under way at the deadline.
+        error = stranger.create_session(request("alice")).await.unwrap_err();
+    }
     assert_eq!(*error.reason(), Reason::Unreachable, "the certificate is not trusted");
 }
 
