@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
@@ -88,15 +88,16 @@ fn drivers() -> Vec<(String, Command)> {
     let table: Map<String, Value> = serde_json::from_str(&table).unwrap();
     let target = executable().parent().unwrap().display().to_string();
     let command = |(language, words): (String, Value)| {
-        let words = words.as_array().unwrap().iter();
-        let mut words = words.map(|word| word.as_str().unwrap().replace("{target}", &target));
-        let mut program = PathBuf::from(words.next().unwrap());
-        if program.components().count() > 1 {
-            program = root.join(program);
-            let path = program.display();
-            assert!(program.is_file(), "the driver of {language} is not built: no {path}");
-        }
-        let mut command = Command::new(program);
+        let words = words.as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+        let mut words = words.map(|word| match word.replace("{target}", &target) {
+            name if !name.contains('/') => name.into(),
+            path => {
+                let path = root.join(path);
+                assert!(path.exists(), "{language} is not built: there is no {}", path.display());
+                path
+            }
+        });
+        let mut command = Command::new(words.next().unwrap());
         command.args(words).current_dir(root);
         (language, command)
     };

@@ -32,10 +32,11 @@ def commands(service: Path, languages: list[str]) -> dict[str, list[str]]:
             raise DriverError(f"{TABLE.name} has no language {language!r}")
         command = table[language]
         words = [it.replace("{target}", str(service.parent)) for it in command]
-        program = ROOT / words[0] if "/" in words[0] else None
-        if program is not None and not program.exists():
-            raise DriverError(f"the driver of {language} is not built: there is no {program}")
-        found[language] = [words[0] if program is None else str(program), *words[1:]]
+        paths = [ROOT / it if "/" in it else None for it in words]
+        for path in paths:
+            if path is not None and not path.exists():
+                raise DriverError(f"the driver of {language} is not built: there is no {path}")
+        found[language] = [str(path or word) for path, word in zip(paths, words, strict=True)]
     return found
 
 
