@@ -11,6 +11,7 @@ COPY benches benches
 COPY tests/support tests/support
 COPY verification verification
 COPY clients/rust clients/rust
+COPY clients/situations/drivers/rust clients/situations/drivers/rust
 COPY examples/axum examples/axum
 COPY src src
 RUN cargo build --release --locked --bin countersign

@@ -197,6 +197,23 @@ func TestARefreshIsRepeatedOnlyIfTheServiceHasDoneNothing(t *testing.T) {
 	}
 }
 
+func TestAReplicaWithoutItsDatabaseIsAvoided(t *testing.T) {
+	failing := newReplica(t, func(context.Context, int64) error {
+		return refusal(codes.Unavailable, "STORE_UNAVAILABLE", 0)
+	})
+	working := newReplica(t, good)
+	client := newClient(t, []string{failing.url, working.url})
+	request := &pb.GetSessionRequest{}
+	for range 4 {
+		if _, err := client.GetSession(t.Context(), request, patiently); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if working.calls.Load() != 4 || failing.calls.Load() != 1 {
+		t.Error(working.calls.Load(), failing.calls.Load())
+	}
+}
+
 func TestAnotherReplicaAnswersIfOneIsGoneOrNotCurrent(t *testing.T) {
 	stopping := newReplica(t, func(context.Context, int64) error {
 		return refusal(codes.Unavailable, "NOT_CURRENT", 30*time.Second)

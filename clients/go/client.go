@@ -344,7 +344,8 @@ func attempt[Q, R any](ctx context.Context, c *Client, request Q, send send[Q, R
 // note keeps in mind that a replica has failed, or that it works.
 func (c *Client) note(replica *replica, failed *Error) {
 	switch failed.reason {
-	case ReasonUnreachable, ReasonNotCurrent, ReasonOverloaded, ReasonDeadlineExceeded:
+	case ReasonUnreachable, ReasonNotCurrent, ReasonStoreUnavailable, ReasonOverloaded,
+		ReasonDeadlineExceeded:
 		c.endpoints.avoid(replica)
 	case "":
 		// The caller may have given up the call, which says nothing of the replica.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -165,6 +166,10 @@ func (e *Error) Unwrap() error {
 // process.
 func errorOf(err error, wasSent bool) *Error {
 	read := &Error{status: status.Convert(err)}
+	if errors.Is(err, io.EOF) {
+		// gRPC returns this if the stream is reset while the request is sent.
+		read.status = status.New(codes.Unavailable, "the stream has ended without an answer")
+	}
 	hasInfo := false
 	for _, detail := range read.status.Details() {
 		switch detail := detail.(type) {

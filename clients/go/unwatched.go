@@ -35,7 +35,7 @@ func (f *fetcher) run(ctx context.Context) {
 		response, err := f.client.GetJwks(ctx, &pb.GetJwksRequest{})
 		if err == nil {
 			f.take(response.GetJwks(), start)
-			delay = min(max(response.GetMaxAge().AsDuration(), 0), longestFetchDelay)
+			delay = f.delay(response.GetMaxAge().AsDuration())
 		} else if ctx.Err() == nil {
 			f.logger.Warn("the public keys could not be fetched", "error", err)
 		}
@@ -51,6 +51,12 @@ func (f *fetcher) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// delay returns the time until keys are fetched again that the service allows to cache for maxAge.
+// It must be well before they may no longer be used.
+func (f *fetcher) delay(maxAge time.Duration) time.Duration {
+	return min(max(maxAge, 0), longestFetchDelay, f.keysValidFor/2)
 }
 
 func (f *fetcher) take(jwks string, start core.Start) {

@@ -18,6 +18,8 @@ import (
 const (
 	// usualLease is the length of a lease before the first one has told it.
 	usualLease = 2 * time.Second
+	// longestPause is the longest pause between two streams that the service can ask for.
+	longestPause = 30 * time.Second
 	// renewalsPerLease is the number of renewals in the time of a lease.
 	renewalsPerLease = 4
 	// maxAsked is the largest number of renewals that wait for an answer.
@@ -88,7 +90,7 @@ func (w *watcher) run(ctx context.Context) {
 	newDelays := func() backoffDelays {
 		return backoffDelays{shortest: 25 * time.Millisecond, longest: time.Second}
 	}
-	delays := newDelays()
+	delays, failures := newDelays(), 0
 	for {
 		w.local.Connections.Add(1)
 		ended, hadLease := w.watch(ctx)
@@ -96,8 +98,9 @@ func (w *watcher) run(ctx context.Context) {
 			return
 		}
 		if hadLease {
-			delays = newDelays()
+			delays, failures = newDelays(), 0
 		}
+		failures++
 		delay := delays.next()
 		if failed, isStatus := errors.AsType[*Error](ended); isStatus {
 			switch failed.reason {
@@ -105,8 +108,9 @@ func (w *watcher) run(ctx context.Context) {
 				// The service does not understand the cursor.
 				w.cursor = nil
 			}
-			if len(w.client.endpoints.replicas) == 1 {
-				delay = max(delay, failed.retryAfter)
+			// The wait that a replica asks for is for itself, and others may have room.
+			if failures >= len(w.client.endpoints.replicas) {
+				delay = max(delay, min(failed.retryAfter, longestPause))
 			}
 		}
 		w.logger.Warn("the watch stream has ended: will call again", "error", ended, "delay", delay)

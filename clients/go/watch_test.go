@@ -326,3 +326,24 @@ func TestAMessageIsConfirmedAtOnceAndAStreamWithoutALeaseIsGivenUp(t *testing.T)
 		t.Error("no renewal was sent by the schedule")
 	}
 }
+
+func TestKeysAreFetchedAgainBeforeTheyMayNoLongerBeUsed(t *testing.T) {
+	for _, row := range []struct{ maxAge, validFor, delay time.Duration }{
+		{5 * time.Minute, time.Hour, 5 * time.Minute},
+		{time.Hour, time.Hour, longestFetchDelay},
+		{5 * time.Minute, 30 * time.Second, 15 * time.Second},
+		{-time.Second, time.Hour, 0},
+	} {
+		fetcher := &fetcher{keysValidFor: row.validFor}
+		if delay := fetcher.delay(row.maxAge); delay != row.delay {
+			t.Error(row, delay)
+		}
+	}
+}
+
+func TestAStreamThatEndsWithoutAnAnswerIsALostConnection(t *testing.T) {
+	failed := errorOf(io.EOF, true)
+	if failed.Reason() != ReasonUnreachable || !failed.IsTemporary() || failed.IsRefused() {
+		t.Error(failed)
+	}
+}

@@ -143,7 +143,7 @@ func TestEachRouteLetsTheRightSessionsPass(t *testing.T) {
 		t.Error(seen)
 	}
 	cookie.Set("Authorization", "Bearer "+ordering)
-	if seen := shop.send("GET", "/me", cookie); seen.status != 401 ||
+	if seen := shop.send("GET", "/me", cookie); seen.status != 400 ||
 		!strings.Contains(seen.challenge, "invalid_request") {
 		t.Error(seen)
 	}

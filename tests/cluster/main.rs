@@ -4,6 +4,7 @@
 
 mod altered;
 mod cancelled;
+mod clients;
 mod failing;
 mod failover;
 mod flood;

@@ -21,7 +21,8 @@ import (
 // answered:
 //
 //	has no token                             401, with a challenge that names the demanded scopes
-//	has several tokens, or an inactive one   401, with the error of RFC 6750
+//	has several tokens                       400, invalid_request (RFC 6750)
+//	has an inactive token                    401, invalid_token
 //	lacks a scope                            403, insufficient_scope
 //	needs a stronger or more recent          401, insufficient_user_authentication (RFC 9470)
 //	authentication
@@ -147,11 +148,16 @@ func (p *Protection) deny(writer http.ResponseWriter, denial *challenge.Denial) 
 	case denial.Kind == challenge.Unknown:
 		status = http.StatusServiceUnavailable
 		header.Set("Retry-After", "1")
+	case denial.Kind == challenge.SeveralTokens || denial.Kind == challenge.ConflictingCookies:
+		status = http.StatusBadRequest
 	case denial.Reason == countersign.InsufficientScope:
 		status = http.StatusForbidden
 	}
-	if value := denial.Challenge(p.realm, p.demands); status != http.StatusServiceUnavailable &&
-		isHeaderValue(value) {
+	if status != http.StatusServiceUnavailable {
+		value := denial.Challenge(p.realm, p.demands)
+		if !isHeaderValue(value) {
+			value = "Bearer"
+		}
 		header.Set("WWW-Authenticate", value)
 	}
 	writer.WriteHeader(status)

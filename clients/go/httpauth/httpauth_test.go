@@ -91,7 +91,8 @@ func TestATokenPassesInTheHeaderAndInTheCookieAndNowhereElse(t *testing.T) {
 		for _, path := range []string{"/me", "/"} {
 			status, challenge, body := call(routes, path, headers...)
 			const start = `Bearer realm="shop", error="invalid_request"`
-			if status != 401 || !strings.HasPrefix(challenge, start) ||
+			// RFC 6750, section 3.1.
+			if status != 400 || !strings.HasPrefix(challenge, start) ||
 				!strings.HasPrefix(body, `{"error":"invalid_request","error_description":"`) {
 				t.Error(path, status, challenge, body)
 			}
@@ -176,6 +177,15 @@ func TestNothingPassesWhileTheAuthorityIsUnavailableOrIfAProtectionIsMissing(t *
 	}
 	if status, _, _ := call(routes, "/forgotten", bearer(token)); status != 500 {
 		t.Error(status)
+	}
+}
+
+func TestADeniedRequestAlwaysGetsAChallenge(t *testing.T) {
+	demands := countersign.Demands{Scopes: []string{"a\nb"}}
+	routes := httpauth.New(countersigntest.New().Verifier(), demands).HandlerFunc(
+		func(http.ResponseWriter, *http.Request) {})
+	if status, challenge, _ := call(routes, "/"); status != 401 || challenge != "Bearer" {
+		t.Error(status, challenge)
 	}
 }
 

@@ -136,7 +136,7 @@ def check_tokens(client: Client, shop: Shop) -> str:
     assert shop.call("GET /me", cookie=f"access_token={good}").status == 200
     ordering = sign_in([], ["orders:write"])
     answer = shop.call("GET /me", good, cookie=f"access_token={ordering}")
-    assert answer.status == 401
+    assert answer.status == 400
     assert 'error="invalid_request"' in answer.challenge
 
     answer = shop.call("GET /me", sign_in(["https://other.example"], []))

@@ -94,17 +94,18 @@ def test_a_refresh_is_repeated_only_if_the_service_has_done_nothing(site: Site) 
 
 
 @pytest.mark.usefixtures("server")
-def test_another_replica_answers_if_one_is_gone_or_not_current(site: Site) -> None:
+@pytest.mark.parametrize("reason", ["NOT_CURRENT", "STORE_UNAVAILABLE"])
+def test_another_replica_answers_if_one_is_gone_or_not_current(site: Site, reason: str) -> None:
     def answer(_: int, __: bytes, ___: Callable[[], bytes], context: grpc.ServicerContext) -> bytes:
-        return refuse(context, UNAVAILABLE, "NOT_CURRENT", 30.0)
+        return refuse(context, UNAVAILABLE, reason, 30.0)
 
     with (
         Front(None, answer) as stopping,
         Client(["http://127.0.0.1:1", stopping.url, site.url], deadline=10) as client,
     ):
         for _ in range(6):
-            client.create_session(request("elsewhere"))
-        assert sessions(client, "elsewhere") == 6
+            client.create_session(request(reason))
+        assert sessions(client, reason) == 6
         assert len(stopping.calls) <= 2, "a replica that fails is avoided"
 
 
@@ -288,7 +289,17 @@ def test_callers_identify_by_an_api_key_or_a_client_certificate(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:50051", "ftp://localhost", "http://", "http://a:b", "http://u@a", "http://a/b"],
+    [
+        "",
+        "localhost:50051",
+        "ftp://localhost",
+        "http://",
+        "http://a:b",
+        "http://u@a",
+        "http://a/b",
+        "http://a b",
+        "http://a\n",
+    ],
 )
 def test_wrong_endpoints_are_refused(url: str) -> None:
     with pytest.raises(BuildError, match="is not the URL of an endpoint"):

@@ -182,6 +182,8 @@ def test_a_lease_ends_with_the_service_and_comes_back_with_it(tmp_path: Path) ->
             assert isinstance(answer, Unknown)
             assert answer.reason is UnknownReason.NOT_ANSWERED
             assert isinstance(answer.error, DeadlineExceededError)
+            # The clock stands still, and a wrong clock gets no lease.
+            clock.jump_to(SystemClock().wall())
             server.go_on()
             assert verifier.ready(60)
             assert settled(verifier, token)
@@ -191,6 +193,7 @@ def test_a_lease_ends_with_the_service_and_comes_back_with_it(tmp_path: Path) ->
             server.kill()
         clock.advance(OVER)
         assert verifier.verify(token) == NO_LEASE
+        clock.jump_to(SystemClock().wall())
         with site.start():
             assert verifier.ready(60)
             assert settled(verifier, token)

@@ -202,9 +202,10 @@ impl From<Status> for Error {
             description: violation.description.clone(),
         });
         let source = std::error::Error::source(&status);
-        // A status with a source was made here, because the connection failed.
-        let has_expired = std::iter::successors(source, |error| error.source())
-            .any(|error| error.is::<TimeoutExpired>());
+        // A status with a source was made here, because the connection failed, or the stream.
+        let mut causes = std::iter::successors(source, |error| error.source());
+        let reset = causes.clone().find_map(code_of_reset);
+        let has_expired = causes.any(|error| error.is::<TimeoutExpired>());
         let (code, reason) = match (details.error_info(), status.code()) {
             (Some(info), code) => (code, Reason::from_name(&info.reason)),
             (None, code @ Code::DeadlineExceeded) => (code, Reason::DeadlineExceeded),
@@ -213,8 +214,10 @@ impl From<Status> for Error {
             (None, Code::Cancelled) if has_expired => {
                 (Code::DeadlineExceeded, Reason::DeadlineExceeded)
             }
-            (None, _) if source.is_some() => (Code::Unavailable, Reason::Unreachable),
-            (None, code) => (code, Reason::Other(String::new())),
+            (None, _) if source.is_some() && reset.is_none_or(|code| code == Code::Unavailable) => {
+                (Code::Unavailable, Reason::Unreachable)
+            }
+            (None, code) => (reset.unwrap_or(code), Reason::Other(String::new())),
         };
         let is_connect_error = std::iter::successors(source, |error| error.source())
             .any(|error| error.is::<ConnectError>());
@@ -235,6 +238,20 @@ impl From<Status> for Error {
             is_refused,
         }))
     }
+}
+
+/// Returns the code of gRPC for the reset of a stream by the server, which has not lost the
+/// connection.
+fn code_of_reset(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
+    let error = error.downcast_ref::<h2::Error>()?;
+    let reason = error.reason().filter(|_| error.is_reset() && error.is_remote())?;
+    Some(match reason {
+        h2::Reason::REFUSED_STREAM => Code::Unavailable,
+        h2::Reason::CANCEL => Code::Cancelled,
+        h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Internal,
+    })
 }
 
 /// Returns the message of a status. If the connection has failed, the causes are added, such as

@@ -18,7 +18,13 @@ R = TypeVar("R", bound=Message)
 _LEAST_DELAY: Final = 0.01
 _LONGEST_DELAY: Final = 0.5
 _FAILURES: Final = frozenset(
-    {Reason.UNREACHABLE, Reason.NOT_CURRENT, Reason.OVERLOADED, Reason.DEADLINE_EXCEEDED}
+    {
+        Reason.UNREACHABLE,
+        Reason.NOT_CURRENT,
+        Reason.STORE_UNAVAILABLE,
+        Reason.OVERLOADED,
+        Reason.DEADLINE_EXCEEDED,
+    }
 )
 
 

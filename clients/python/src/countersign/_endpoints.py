@@ -116,6 +116,9 @@ def _target(url: str) -> tuple[str, str, bool]:
     except ValueError:
         raise BuildError(wrong) from None
     usual = _PORTS.get(parts.scheme)
+    # Python strips some of these, or lets them pass.
+    if any(letter <= " " or letter == "\x7f" for letter in url):
+        raise BuildError(wrong)
     has_more = parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc
     if usual is None or not host or has_more:
         raise BuildError(wrong)

@@ -56,13 +56,16 @@ class Guard:
             status = 503
             headers.append(("retry-after", "1"))
         else:
-            if denial.reason is InactiveReason.INSUFFICIENT_SCOPE:
+            if denial.kind in (DenialKind.SEVERAL_TOKENS, DenialKind.CONFLICTING_COOKIES):
+                status = 400
+            elif denial.reason is InactiveReason.INSUFFICIENT_SCOPE:
                 status = 403
             challenge = denial.challenge(self.realm, self.demands)
             # A control character cannot be sent, and would let an attacker add headers.
-            if all(letter == "\t" or (letter >= " " and letter != "\x7f") for letter in challenge):
-                value = challenge.encode("utf-8", "replace").decode("latin-1")
-                headers.append(("www-authenticate", value))
+            if any(letter != "\t" and (letter < " " or letter == "\x7f") for letter in challenge):
+                challenge = "Bearer"
+            value = challenge.encode("utf-8", "replace").decode("latin-1")
+            headers.append(("www-authenticate", value))
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         return Response(status, tuple(headers), text.encode("utf-8", "replace"))
 

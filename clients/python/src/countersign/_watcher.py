@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from threading import Condition, Event, Thread, current_thread
 from typing import Final
 
+from countersign._clock import SECOND
 from countersign._index import NotUnderstoodError, duration
 from countersign._keys import KeySet
 from countersign._local import Local, Rules
@@ -26,6 +27,8 @@ _LONGEST_DELAY: Final = 1.0
 _JOIN: Final = 5.0
 # The least time between two fetches of keys.
 _LEAST_FETCH_DELAY: Final = 1.0
+# The longest pause between two streams that the service can ask for.
+_LONGEST_PAUSE: Final = 30.0
 # The time after which keys are fetched again that the service would allow to cache for longer.
 _LONGEST_FETCH_DELAY: Final = 600.0
 _CURSOR_PROBLEMS: Final = (Reason.INVALID_FIELD, Reason.NOT_SENT)
@@ -113,11 +116,12 @@ class Watcher(Background):
             self._changed.notify_all()
 
     def _run(self) -> None:
-        failures = 0
+        failures = refusals = 0
         while not self._closed.is_set():
             self._local.connections += 1
             ended = self._watch()
             failures = 0 if self._watching.had_lease else failures + 1
+            refusals = 1 if self._watching.had_lease else refusals + 1
             # Many watchers lose their streams at the same time. The numbers need not be secret.
             delay = min(_LONGEST_DELAY, _LEAST_DELAY * 2 ** min(failures, 10))
             delay += random.uniform(0, delay)  # noqa: S311
@@ -125,8 +129,9 @@ class Watcher(Background):
                 if ended.reason in _CURSOR_PROBLEMS:
                     # The service does not understand the cursor.
                     self._watching.cursor = b""
-                if self._client.replicas == 1:
-                    delay = max(delay, ended.retry_after or 0.0)
+                # The wait that a replica asks for is for itself, and others may have room.
+                if refusals >= self._client.replicas:
+                    delay = max(delay, min(ended.retry_after or 0.0, _LONGEST_PAUSE))
             if not self._closed.is_set():
                 _log.warning(
                     "the watch stream has ended: will call again in %.3f s: %s", delay, ended
@@ -226,7 +231,9 @@ class Fetcher(Background):
             delay = self._fetch()
             self._closed.wait(_LEAST_FETCH_DELAY)
             # A token with a new key may have arrived.
-            self._local.unknown_key.wait(min(delay, _LONGEST_FETCH_DELAY))
+            # Keys are fetched again well before they may no longer be used.
+            longest = min(_LONGEST_FETCH_DELAY, self._keys_valid_for / SECOND / 2)
+            self._local.unknown_key.wait(min(delay, longest))
             self._local.unknown_key.clear()
 
     def _fetch(self) -> float:

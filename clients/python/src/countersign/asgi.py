@@ -40,7 +40,8 @@ class Protect:
     | the request | the answer |
     |---|---|
     | has no token | 401, with a challenge that names the demanded scopes |
-    | has several tokens, or an inactive one | 401, with the error of RFC 6750 |
+    | has several tokens | 400, `invalid_request` (RFC 6750) |
+    | has an inactive token | 401, `invalid_token` |
     | lacks a scope | 403, `insufficient_scope` |
     | needs a stronger or more recent authentication | 401, `insufficient_user_authentication` |
     | cannot be checked now | 503, with `Retry-After` |

@@ -1,5 +1,6 @@
 """Middleware for WSGI applications, such as those of Flask."""
 
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SESSION", "Protect", "get_session"]
 
+# The beginning of another header within joined ones.
+_NEXT_BEARER: Final = re.compile(rb",[ \t]*(?=bearer(?:[ \t]|$))", re.IGNORECASE)
 SESSION: Final = "countersign.session"
 """The key of the session in the environment of a request."""
 
@@ -68,9 +71,14 @@ class Protect:
 def find(guard: Guard, environ: dict[str, Any]) -> str | Denial | None:
     """Finds the token of a request; `None` if the request may pass without one.
 
-    Servers join several headers of a name. Two tokens that are joined are no token.
+    Servers join several headers of a name by commas. No token has a comma.
     """
-    return guard.find(_values(environ, "HTTP_AUTHORIZATION"), _values(environ, "HTTP_COOKIE"))
+    authorization = [
+        value
+        for joined in _values(environ, "HTTP_AUTHORIZATION")
+        for value in _NEXT_BEARER.split(joined)
+    ]
+    return guard.find(authorization, _values(environ, "HTTP_COOKIE"))
 
 
 def check(guard: Guard, verifier: Verifier, environ: dict[str, Any]) -> Session | Denial | None:

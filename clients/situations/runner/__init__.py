@@ -1,0 +1,1 @@
+"""Puts the client libraries into the same situations, and compares their answers."""
