@@ -1,3 +1,6 @@
+import { X509Certificate } from 'node:crypto';
+import { createSecureContext } from 'node:tls';
+
 import * as grpc from '@grpc/grpc-js';
 
 import { Replica } from './endpoints.js';
@@ -11,6 +14,9 @@ export const LONGEST_DEADLINE = 86_400_000;
  * (`limits.max_answer_bytes`, 4 MiB by default).
  */
 const MAX_ANSWER_BYTES = 64 << 20;
+
+/** The usual longest time to connect to a replica, in milliseconds. */
+const CONNECT_TIMEOUT = 500;
 
 /** The settings of a client. */
 export interface ClientOptions {
@@ -91,7 +97,7 @@ export function callSettings(options: ClientOptions): CallSettings {
       'revocationDeadlineMs',
       options.revocationDeadlineMs ?? 5000,
     ),
-    connectTimeoutMs: milliseconds('connectTimeoutMs', options.connectTimeoutMs ?? 500),
+    connectTimeoutMs: milliseconds('connectTimeoutMs', options.connectTimeoutMs ?? CONNECT_TIMEOUT),
     authorization: apiKey === undefined ? undefined : `Bearer ${apiKey}`,
     logger: options.logger ?? CONSOLE,
     tracing: options.tracing,
@@ -117,6 +123,7 @@ export function replicas(options: ClientOptions, logger: Logger): Replica[] {
       logger.warn(`the API key is sent to ${url} without encryption: use https://`);
     }
     const credentials = isEncrypted ? encrypted(options) : grpc.credentials.createInsecure();
+    limitHandshake(credentials, options.connectTimeoutMs ?? CONNECT_TIMEOUT);
     return new Replica(number, host, credentials, channelOptions(options.serverName));
   });
 }
@@ -147,25 +154,55 @@ function readUrl(text: string): { host: string; hostname: string; isEncrypted: b
 function encrypted(options: ClientOptions): grpc.ChannelCredentials {
   const { caCertificate, clientCertificate } = options;
   const bytes = (pem: string | Buffer): Buffer => (Buffer.isBuffer(pem) ? pem : Buffer.from(pem));
-  // Without this check, no connection would be trusted, for no visible reason.
-  if (
-    caCertificate !== undefined &&
-    !bytes(caCertificate).includes('-----BEGIN CERTIFICATE-----')
-  ) {
-    throw new BuildError(
-      'the certificates of authorities hold no certificate in PEM (BEGIN CERTIFICATE)',
-    );
-  }
+  const certificates = caCertificate === undefined ? null : bytes(caCertificate);
   try {
-    return grpc.credentials.createSsl(
-      caCertificate === undefined ? null : bytes(caCertificate),
-      clientCertificate === undefined ? null : bytes(clientCertificate.key),
-      clientCertificate === undefined ? null : bytes(clientCertificate.certificate),
-    );
+    // grpc-js reads them later, and leaves out what it cannot read.
+    if (certificates !== null) checkCertificates(certificates.toString('latin1'));
+    const cert = clientCertificate && bytes(clientCertificate.certificate);
+    const key = clientCertificate && bytes(clientCertificate.key);
+    if (cert && key) createSecureContext({ cert, key });
+    return grpc.credentials.createSsl(certificates, key ?? null, cert ?? null);
   } catch (error) {
     const problem = error instanceof Error ? error.message : 'they cannot be read';
     throw new BuildError(`the certificates cannot be used: ${problem}`);
   }
+}
+
+/**
+ * Closes a connection whose peer says nothing for some time after it was accepted. grpc-js would wait
+ * for ever.
+ */
+function limitHandshake(credentials: grpc.ChannelCredentials, timeout: number): void {
+  const original = credentials._createSecureConnector.bind(credentials);
+  credentials._createSecureConnector = (...parameters) => {
+    const connector = original(...parameters);
+    const secure = connector.connect.bind(connector);
+    connector.connect = async (socket) => {
+      let isSecure = false;
+      const timer = setTimeout(() => {
+        // A connection without TLS is secure at once.
+        if (!isSecure || socket.bytesRead === 0) {
+          socket.destroy(new Error('the replica did not answer after it had been connected'));
+        }
+      }, timeout);
+      socket.once('close', () => {
+        clearTimeout(timer);
+      });
+      const result = await secure(socket);
+      isSecure = true;
+      return result;
+    };
+    return connector;
+  };
+}
+
+/** Checks that a text has certificates. Otherwise no connection would be trusted, silently. */
+function checkCertificates(pem: string): void {
+  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g);
+  if (blocks === null) {
+    throw new Error('those of authorities hold no certificate in PEM (BEGIN CERTIFICATE)');
+  }
+  for (const block of blocks) new X509Certificate(block);
 }
 
 function channelOptions(serverName: string | undefined): grpc.ClientOptions {
