@@ -26,7 +26,8 @@ export interface ProtectOptions {
 export interface Refusal {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
-  readonly body: string;
+  /** The body. As a text, it would change the encoding of the headers. */
+  readonly body: Buffer;
 }
 
 /** The settings of a protected route. */
@@ -76,7 +77,8 @@ export class Guard {
     if (denial === 'unknown') headers['retry-after'] = '1';
     else headers['www-authenticate'] = this.#challenge(denial);
     const description = describe(denial, this.#demands);
-    const body = JSON.stringify({ error: errorCode(denial), error_description: description });
+    const content = { error: errorCode(denial), error_description: description };
+    const body = Buffer.from(JSON.stringify(content));
     return { status: statusOf(denial), headers, body };
   }
 
