@@ -182,7 +182,7 @@ test('a lease ends in time, and when the clocks move apart', () => {
     lease.take(readClocks(clock), 2000);
     const now = clock.now();
     clock.jumpTo(now + direction * 250);
-    assert.ok(lease.check(lease.held), 'within the margin');
+    assert.notEqual(lease.check(lease.held), undefined, 'within the margin');
     clock.jumpTo(now + direction * 251);
     assert.equal(lease.check(lease.held), undefined);
   }
@@ -251,7 +251,7 @@ test('checks are counted by mode and result as long as the verifier is open', as
       found.map(({ descriptor, dataPoints }) => [
         `${descriptor.name} ${descriptor.unit}`,
         dataPoints.map(({ attributes, value }) => {
-          const texts = Object.entries(attributes).map(([name, it]) => `${name}=${String(it)}`);
+          const texts = Object.entries(attributes).map(([name, it]) => `${name}=${it as string}`);
           return `${texts.join(',')} ${String(value)}`;
         }),
       ]),

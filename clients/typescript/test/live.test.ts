@@ -10,6 +10,7 @@ import { status as Code } from '@grpc/grpc-js';
 import { Client } from '../src/client.js';
 import { SettableClock, SystemClock } from '../src/core/clock.js';
 import { CountersignError } from '../src/errors.js';
+import { KeyPurpose } from '../src/gen/countersign/v1/key_service_pb.js';
 import type { Logger } from '../src/logger.js';
 import { Verifier } from '../src/verifier.js';
 import {
@@ -32,7 +33,7 @@ test(
   'a local verifier refuses what was revoked, lapses without the service, and recovers',
   closing(async (opened) => {
     const site = await Site.create(opened);
-    let server = await site.start(opened);
+    const server = await site.start(opened);
     const client = site.client(opened);
     const verifier = opened.add(Verifier.local(client, { onLapse: 'refuse' }));
     await verifier.ready(soon());
@@ -54,7 +55,7 @@ test(
     await server.close();
     await eventually('the lease ends', () => verifier.status.leaseMs === 0);
     assert.deepEqual(await verifier.verify(token), { status: 'unknown', why: 'no_lease' });
-    server = await site.start(opened);
+    await site.start(opened);
     await verifier.ready(soon());
     assert.equal(verifier.verifyLocally(token).status, 'active');
     assert.equal(verifier.status.revocations, 20);
@@ -125,7 +126,7 @@ test(
     const other = opened.add(Verifier.localUnwatched(client, 'https://other.test'));
     await other.ready(soon());
     assert.deepEqual(await other.verify(token), { status: 'inactive', reason: 'WRONG_ISSUER' });
-    await client.rotateKey({ purpose: 1, force: true });
+    await client.rotateKey({ purpose: KeyPurpose.ACCESS_TOKEN, force: true });
     const newer = await signIn(client, 'alice');
     await eventually('the new key is fetched', async () => {
       return (await verifier.verify(newer)).status === 'active';

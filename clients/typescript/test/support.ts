@@ -311,7 +311,7 @@ export class Front {
             };
       }
     }
-    this.server.addService(definition as grpc.ServiceDefinition, implementation);
+    this.server.addService(definition, implementation);
   }
 
   static async start(
