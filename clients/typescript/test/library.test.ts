@@ -252,7 +252,7 @@ test('checks are counted by mode and result as long as the verifier is open', as
         `${descriptor.name} ${descriptor.unit}`,
         dataPoints.map(({ attributes, value }) => {
           const texts = Object.entries(attributes).map(([name, it]) => `${name}=${it as string}`);
-          return `${texts.join(',')} ${String(value)}`;
+          return `${texts.join(',')} ${(value as number).toString()}`;
         }),
       ]),
     );
