@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import { inspect } from 'node:util';
 
-import { create, type DescMessage } from '@bufbuild/protobuf';
+import { create, type DescMessage, type MessageInitShape } from '@bufbuild/protobuf';
 import { context, propagation, trace } from '@opentelemetry/api';
 import { W3CTraceContextPropagator } from '@opentelemetry/core';
 import {
@@ -26,13 +26,18 @@ import { parseClaims } from '../src/core/claims.js';
 import { SettableClock } from '../src/core/clock.js';
 import { parseId } from '../src/core/ids.js';
 import { IdIndex } from '../src/core/index-of-ids.js';
+import { JsonError } from '../src/core/json.js';
 import { Lease, readClocks } from '../src/core/lease.js';
+import { Local } from '../src/core/local.js';
 import { INACTIVE_REASONS } from '../src/core/reasons.js';
 import type { Demands } from '../src/demands.js';
 import { REASONS } from '../src/errors.js';
 import { file_countersign_v1_audit_service } from '../src/gen/countersign/v1/audit_service_pb.js';
 import { file_countersign_v1_key_service } from '../src/gen/countersign/v1/key_service_pb.js';
-import { file_countersign_v1_revocation_service } from '../src/gen/countersign/v1/revocation_service_pb.js';
+import {
+  file_countersign_v1_revocation_service,
+  WatchResponseSchema,
+} from '../src/gen/countersign/v1/revocation_service_pb.js';
 import { file_countersign_v1_session } from '../src/gen/countersign/v1/session_pb.js';
 import {
   file_countersign_v1_session_service,
@@ -42,6 +47,7 @@ import {
 import { redact, WITH_SECRETS } from '../src/redact.js';
 import { observe, openTelemetry } from '../src/telemetry.js';
 import { AUDIENCE, Authority } from '../src/testing.js';
+import { StreamState, Watching } from '../src/watching.js';
 import { closing, Front, QUIET, refuse } from './support.js';
 
 test('tokens of the authority for tests expire, are revoked, and cannot always be checked', () => {
@@ -210,6 +216,58 @@ test('a token that is used stays in the cache longer than one that is not', () =
   const small = new VerifiedCache(100);
   small.add('x', { claims, keyId: '' });
   assert.equal(small.size, 0);
+});
+
+test('no object in a claim has two members of one name, or is nested too deeply', () => {
+  const known =
+    '"iss":"","sub":"","aud":"a","client_id":"","iat":0,"exp":1,"auth_time":0,' +
+    '"jti":"0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22","sid":"0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22"';
+  const claim = (value: string): string => parseClaims(`{${known},"own":${value}}`).custom;
+  const deep = (depth: number): string => '['.repeat(depth) + ']'.repeat(depth);
+  for (const good of [
+    '{"a":{"b":1},"b":[{"b":2}]}',
+    deep(127),
+    '"\\ud83d\\ude00"',
+    '-0.5e3',
+    'null',
+  ]) {
+    assert.deepEqual(JSON.parse(claim(good)), { own: JSON.parse(good) as unknown });
+  }
+  for (const bad of [
+    ...['{"a":1,"a":1}', '{"b":[{"a":1,"\\u0061":1}]}', deep(128), '1e999', '"\\ud83d"', '01'],
+    ...['[1,]', '{"a"}', '{"a":1,}', 'nul', '"\t"', '"\\x"', '', '[', '1.', '+1', "'a'", '1 2'],
+  ]) {
+    assert.throws(() => claim(bad), JsonError, bad);
+  }
+});
+
+test('after a reset a lease needs rules and keys of its own', () => {
+  const clock = new SettableClock(1_700_000_000_000);
+  const now = { seconds: 1_700_000_000n, nanos: 0 };
+  const second = { seconds: 1n, nanos: 0 };
+  const watching = new Watching(new Local(clock, 0), QUIET);
+  const state = new StreamState();
+  const receive = (message: MessageInitShape<typeof WatchResponseSchema>): void => {
+    watching.apply(state, create(WatchResponseSchema, message));
+  };
+  const rules = { maxLifetime: second, leeway: second, leaseMargin: second };
+  const begin = (): void => {
+    receive({ event: { case: 'rules', value: rules } });
+    receive({ event: { case: 'keys', value: { jwks: '{"keys":[]}' } } });
+  };
+  const lease = (): void => {
+    const cursor = new Uint8Array([1]);
+    receive({ cursor, event: { case: 'revocations', value: {} } });
+    const { number } = watching.renew(state);
+    const value = { number, validFor: second, expiredUpTo: now, now };
+    receive({ event: { case: 'lease', value } });
+  };
+  begin();
+  lease();
+  receive({ event: { case: 'reset', value: {} } });
+  assert.throws(lease, /was not asked for, or too early/);
+  begin();
+  lease();
 });
 
 test('identifiers have one spelling', () => {

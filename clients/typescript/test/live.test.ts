@@ -51,6 +51,12 @@ test(
       assert.deepEqual(verifier.verifyLocally(brief), { status: 'inactive', reason: 'REVOKED' });
     }
     assert.equal(verifier.status.revocations, 20);
+    // Nothing happens for longer than a lease, which is renewed nevertheless.
+    for (const ends = performance.now() + 2500; performance.now() < ends; await sleep(20)) {
+      assert.equal(verifier.verifyLocally(token).status, 'active');
+    }
+    assert.equal(verifier.status.connections, 1);
+    assert.ok(verifier.status.lagMs > 0);
 
     await server.close();
     await eventually('the lease ends', () => verifier.status.leaseMs === 0);
