@@ -1,7 +1,7 @@
 // A shop that is protected by Countersign.
 //
-// Its routes show what a route can demand: nothing, any session, a scope, or a recent authentication
-// with a second factor.
+// Its routes show what a route can demand: nothing, any session, a scope, or a recent
+// authentication with a second factor.
 //
 // Usage: node shop.js, with these variables in the environment:
 // - COUNTERSIGN_ENDPOINTS: the URLs of the replicas, separated by commas

@@ -37,7 +37,7 @@ export interface Unknown {
 }
 
 /**
- * The answer of a {@link Verifier}. Only `status === 'active'` lets a request pass. The answer itself
- * is an object, which is always true.
+ * The answer of a {@link Verifier}. Only `status === 'active'` lets a request pass. The answer
+ * itself is an object, which is always true.
  */
 export type Answer = Active | Inactive | Unknown;

@@ -45,8 +45,8 @@ export interface CallOptions {
 }
 
 /**
- * The conditions under which a call is repeated: `always` if it has the same effect however often it
- * is made; otherwise only if the service has certainly done nothing.
+ * The conditions under which a call is repeated: `always` if it has the same effect however often
+ * it is made; otherwise only if the service has certainly done nothing.
  */
 type Repeat = 'always' | 'if_refused';
 type DeadlineKind = 'usual' | 'revocation';
@@ -58,9 +58,9 @@ const LONGEST_DELAY = 500;
 /**
  * A client of the service.
  *
- * Every call has a deadline. A call that a replica cannot answer is repeated at another replica until
- * the deadline, unless it may have taken effect and must not take effect twice. A failed call is
- * rejected with a {@link CountersignError}.
+ * Every call has a deadline. A call that a replica cannot answer is repeated at another replica
+ * until the deadline, unless it may have taken effect and must not take effect twice. A failed call
+ * is rejected with a {@link CountersignError}.
  *
  * ```ts
  * const client = new Client({ endpoints: 'http://127.0.0.1:50051' });
@@ -102,8 +102,8 @@ export class Client {
    * Exchanges a refresh token for the next pair of tokens.
    *
    * The call is repeated only if the service has certainly not exchanged the token. After another
-   * error, exchange the same refresh token again: within the grace of its policy, it yields the same
-   * tokens.
+   * error, exchange the same refresh token again: within the grace of its policy, it yields the
+   * same tokens.
    */
   refresh(
     request: MessageInitShape<typeof SessionService.method.refresh.input>,
@@ -148,8 +148,8 @@ export class Client {
   }
 
   /**
-   * Checks whether an access token is active. A {@link Verifier} has a simpler answer, and can do it
-   * without a call.
+   * Checks whether an access token is active. A {@link Verifier} has a simpler answer, and can do
+   * it without a call.
    */
   validate(
     request: MessageInitShape<typeof SessionService.method.validate.input>,
@@ -167,8 +167,8 @@ export class Client {
   }
 
   /**
-   * Ends sessions, or makes a single access token inactive. Once this has returned, no replica and no
-   * watcher accepts a revoked token any more.
+   * Ends sessions, or makes a single access token inactive. Once this has returned, no replica and
+   * no watcher accepts a revoked token any more.
    */
   revoke(
     request: MessageInitShape<typeof SessionService.method.revoke.input>,
@@ -360,8 +360,8 @@ export class Client {
 
   /** Returns the time to wait before a call is repeated that has failed this many times. */
   #delay(error: CountersignError, failed: number): number {
-    // Another replica may answer at once. The wait that a replica asks for is for itself, except that
-    // an overloaded service must get fewer calls.
+    // Another replica may answer at once. The wait that a replica asks for is for itself, except
+    // that an overloaded service must get fewer calls.
     const isElsewhere = failed < this.#endpoints.size && error.reason !== 'OVERLOADED';
     const asked = isElsewhere ? 0 : (error.retryAfterMs ?? 0);
     return Math.max(asked, backoff(LEAST_DELAY, LONGEST_DELAY, failed - 1));

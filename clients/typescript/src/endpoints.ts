@@ -55,8 +55,9 @@ export async function connect(channel: grpc.Client, milliseconds: number): Promi
     }
     const left = ends - performance.now();
     if (left <= 0) {
+      const limit = milliseconds.toFixed(0);
       throw CountersignError.unreachable(
-        `a connection to ${link.getTarget()} could not be made within ${milliseconds.toFixed(0)} ms`,
+        `a connection to ${link.getTarget()} could not be made within ${limit} ms`,
       );
     }
     await new Promise<void>((resolve) => {
@@ -83,9 +84,9 @@ export class Endpoints {
   }
 
   /**
-   * Returns the replica that gets the next call: if possible one that has not failed recently, and in
-   * any case another one than `failed`, if there is another one. `failed` is the replica that has
-   * just failed to answer the same call.
+   * Returns the replica that gets the next call: if possible one that has not failed recently, and
+   * in any case another one than `failed`, if there is another one. `failed` is the replica that
+   * has just failed to answer the same call.
    */
   next(failed?: Replica): Replica {
     const first = this.#next++ % this.size;

@@ -50,7 +50,8 @@ export const REASONS = [
  * - `INVALID_FIELD`: a field of the request is not valid; {@link CountersignError.fields} names it.
  * - `REQUEST_ID_REUSED`: the request id belongs to another request, or to another caller.
  * - `CALLER_UNKNOWN`: the API key or the client certificate is missing or unknown.
- * - `CALLER_NOT_ALLOWED`: the caller lacks the role, or the tenant or audience is not one of its own.
+ * - `CALLER_NOT_ALLOWED`: the caller lacks the role, or the tenant or audience is not one of its
+ *   own.
  * - `CALLER_OVER_LIMIT`: the caller has too many calls under way, or began too many recently.
  * - `REFRESH_TOKEN_INVALID`: the refresh token is malformed, forged, or from another service.
  * - `REFRESH_TOKEN_REUSED`: the refresh token was exchanged before, so two parties have it. The

@@ -41,8 +41,8 @@ export interface ProtectOptions {
 
 /**
  * Makes an interceptor that lets only calls pass whose access token is active and meets the demands
- * of the method. The token is in the metadata `authorization`, with the scheme `Bearer`. A stream is
- * checked when it begins. Other calls are answered, with an `ErrorInfo` whose domain is
+ * of the method. The token is in the metadata `authorization`, with the scheme `Bearer`. A stream
+ * is checked when it begins. Other calls are answered, with an `ErrorInfo` whose domain is
  * `countersign`:
  *
  * | the call | the code | the reason |

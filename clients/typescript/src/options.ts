@@ -21,8 +21,8 @@ const CONNECT_TIMEOUT = 500;
 /** The settings of a client. */
 export interface ClientOptions {
   /**
-   * The URLs of the replicas, such as `https://sessions.example:50051`. Calls go to them in turn, and
-   * a call that one of them cannot answer is repeated at another.
+   * The URLs of the replicas, such as `https://sessions.example:50051`. Calls go to them in turn,
+   * and a call that one of them cannot answer is repeated at another.
    */
   readonly endpoints: string | readonly string[];
   /**
@@ -31,8 +31,8 @@ export interface ClientOptions {
    */
   readonly apiKey?: string | undefined;
   /**
-   * The certificates of the only authorities that are trusted, in PEM. Without them those are trusted
-   * that Node.js trusts.
+   * The certificates of the only authorities that are trusted, in PEM. Without them those are
+   * trusted that Node.js trusts.
    */
   readonly caCertificate?: string | Buffer | undefined;
   /** The client certificate by which the caller identifies, and its private key, in PEM. */
@@ -47,8 +47,8 @@ export interface ClientOptions {
   readonly deadlineMs?: number | undefined;
   /**
    * The longest time for calls whose purpose is a revocation: `revoke`, `revokeKey`,
-   * `reauthenticate`, `updateSession` and `importSessions`. It is 5000 ms by default, because such a
-   * call waits for a replica or a watcher that has died, for up to 2.3 s.
+   * `reauthenticate`, `updateSession` and `importSessions`. It is 5000 ms by default, because such
+   * a call waits for a replica or a watcher that has died, for up to 2.3 s.
    */
   readonly revocationDeadlineMs?: number | undefined;
   /**
@@ -169,8 +169,8 @@ function encrypted(options: ClientOptions): grpc.ChannelCredentials {
 }
 
 /**
- * Closes a connection whose peer says nothing for some time after it was accepted. grpc-js would wait
- * for ever.
+ * Closes a connection whose peer says nothing for some time after it was accepted. grpc-js would
+ * wait for ever.
  */
 function limitHandshake(credentials: grpc.ChannelCredentials, timeout: number): void {
   const original = credentials._createSecureConnector.bind(credentials);
@@ -207,8 +207,8 @@ function checkCertificates(pem: string): void {
 
 function channelOptions(serverName: string | undefined): grpc.ClientOptions {
   return {
-    // The service answers pings at any rate. A connection that has died unnoticed is replaced within
-    // 15 s.
+    // The service answers pings at any rate. A connection that has died unnoticed is replaced
+    // within 15 s.
     'grpc.keepalive_time_ms': 10_000,
     'grpc.keepalive_timeout_ms': 5000,
     'grpc.keepalive_permit_without_calls': 1,

@@ -12,8 +12,8 @@ import type { ValidateResponse } from './gen/countersign/v1/session_service_pb.j
 const LATEST_DATE = 8.64e15;
 
 /**
- * The session that an active token belongs to, with the claims of the token. Neither `JSON.stringify`
- * nor the console shows the claims.
+ * The session that an active token belongs to, with the claims of the token. Neither
+ * `JSON.stringify` nor the console shows the claims.
  */
 export class Session {
   readonly #claims: SessionClaims;

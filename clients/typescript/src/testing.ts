@@ -68,8 +68,8 @@ export class Authority {
   readonly #local: Local;
 
   /**
-   * Creates an authority with a key of its own. `clock` is the clock of its verifiers, if that is not
-   * the one that {@link Authority.advance} moves.
+   * Creates an authority with a key of its own. `clock` is the clock of its verifiers, if that is
+   * not the one that {@link Authority.advance} moves.
    */
   constructor(clock?: Clock) {
     const { publicKey, privateKey } = generateKeyPairSync('ed25519');

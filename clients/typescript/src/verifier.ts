@@ -18,16 +18,16 @@ import { type Background, Fetcher, Watcher } from './watcher.js';
  *
  * - `remote`: it calls Validate for each token.
  * - `local`: it verifies tokens by its own copy of the keys and the revocations.
- * - `local_unwatched`: it verifies tokens by the public keys only, so it accepts revoked tokens until
- *   they expire.
+ * - `local_unwatched`: it verifies tokens by the public keys only, so it accepts revoked tokens
+ *   until they expire.
  * - `testing`: it verifies the tokens of an authority of `countersign-client/testing`.
  */
 export type Mode = 'remote' | 'local' | 'local_unwatched' | 'testing';
 
 /**
  * The behaviour of a local verifier that has no lease: it is starting, or is cut off from the
- * service, or was suspended. `validate` calls Validate for each token, until there is a lease again.
- * `refuse` answers that it is unknown whether the token is active, without a call.
+ * service, or was suspended. `validate` calls Validate for each token, until there is a lease
+ * again. `refuse` answers that it is unknown whether the token is active, without a call.
  */
 export type OnLapse = 'validate' | 'refuse';
 
@@ -55,7 +55,8 @@ export interface UnwatchedOptions {
    */
   readonly maxLifetimeMs?: number | undefined;
   /**
-   * The time by which `iat` and `nbf` may be later than the clock, in milliseconds: 5000 by default.
+   * The time by which `iat` and `nbf` may be later than the clock, in milliseconds: 5000 by
+   * default.
    */
   readonly leewayMs?: number | undefined;
   /**
@@ -132,8 +133,8 @@ export class Verifier {
   }
 
   /**
-   * Starts a verifier that watches the service, and then checks tokens by itself. It never accepts a
-   * token that was revoked before it was asked. The caller needs the role `validator`.
+   * Starts a verifier that watches the service, and then checks tokens by itself. It never accepts
+   * a token that was revoked before it was asked. The caller needs the role `validator`.
    *
    * It connects in the background. Wait for {@link Verifier.ready} before the first request if it
    * must not cost a call. Call {@link Verifier.close} if it is needed no more: the process goes on
@@ -148,8 +149,8 @@ export class Verifier {
   }
 
   /**
-   * Starts a verifier that knows only the public keys. **It accepts a revoked token, and a token of a
-   * session that has ended, until the token expires.** Use it only where that is acceptable, with
+   * Starts a verifier that knows only the public keys. **It accepts a revoked token, and a token of
+   * a session that has ended, until the token expires.** Use it only where that is acceptable, with
    * access tokens that live for a short time.
    *
    * `issuer` is the `iss` of all tokens (the setting `issuer` of the service). The verifier fetches
@@ -173,8 +174,8 @@ export class Verifier {
   }
 
   /**
-   * Checks a token, and whether it meets the demands. In the modes that verify locally this calls the
-   * service only if there is no lease.
+   * Checks a token, and whether it meets the demands. In the modes that verify locally this calls
+   * the service only if there is no lease.
    *
    * The promise is rejected only for demands that are not valid, and if the signal is aborted.
    */
@@ -186,8 +187,8 @@ export class Verifier {
   }
 
   /**
-   * Checks a token without ever calling the service. Without a lease it is unknown whether the token
-   * is active, and so it always is in the mode `remote`.
+   * Checks a token without ever calling the service. Without a lease it is unknown whether the
+   * token is active, and so it always is in the mode `remote`.
    */
   verifyLocally(token: string, demands?: Demands): Answer {
     const checked = checkDemands(demands);
@@ -230,15 +231,15 @@ export class Verifier {
   }
 
   /**
-   * Waits until the verifier can answer by its own copy, at once in the mode `remote`. Use it at the
-   * start of a service, with a signal such as `AbortSignal.timeout(5000)`; the promise is rejected
-   * with its reason.
+   * Waits until the verifier can answer by its own copy, at once in the mode `remote`. Use it at
+   * the start of a service, with a signal such as `AbortSignal.timeout(5000)`; the promise is
+   * rejected with its reason.
    */
   async ready(signal?: AbortSignal): Promise<void> {
     await this.#local?.ready(signal);
   }
 
-  /** Ends the work in the background, and the lease. The verifier then behaves as without a lease. */
+  /** Ends the work in the background, and the lease. The verifier then has no lease. */
   close(): void {
     this.#isClosed = true;
     this.#background?.close();
@@ -268,8 +269,8 @@ export class Verifier {
   }
 
   /**
-   * The number of checks so far with each result: `active`, the name of an {@link InactiveReason} in
-   * lower case, or `unknown`.
+   * The number of checks so far with each result: `active`, the name of an {@link InactiveReason}
+   * in lower case, or `unknown`.
    */
   get counts(): ReadonlyMap<string, number> {
     return this.#counts;

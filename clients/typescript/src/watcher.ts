@@ -36,8 +36,8 @@ function words(error: unknown): string {
 
 /**
  * The background task of a local verifier. It calls Watch, applies what it is sent, and renews the
- * lease. After the end of a stream another one is opened, if possible at another replica. Until then
- * the lease goes on.
+ * lease. After the end of a stream another one is opened, if possible at another replica. Until
+ * then the lease goes on.
  */
 export class Watcher implements Background {
   readonly #client: Client;

@@ -20,8 +20,8 @@ export interface SessionClaims {
   readonly amr: readonly string[];
   readonly amrVerifiedAt: ReadonlyMap<string, number>;
   /**
-   * The session's own claims as JSON. They are not kept decoded, because that may take many times as
-   * much memory.
+   * The session's own claims as JSON. They are not kept decoded, because that may take many times
+   * as much memory.
    */
   readonly custom: string;
 }

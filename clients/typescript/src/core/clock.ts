@@ -13,8 +13,8 @@ export interface Clock {
  * The clocks of the operating system.
  *
  * Node.js has no clock that counts the time for which the machine is suspended. After such a time
- * the wall clock has moved against the uptime, so a lease is void, as long as it was longer than the
- * margin of leases.
+ * the wall clock has moved against the uptime, so a lease is void, as long as it was longer than
+ * the margin of leases.
  */
 export class SystemClock implements Clock {
   /** Returns the time of the wall clock. */

@@ -6,8 +6,8 @@ export const WORDS = 4;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /**
- * Reads a UUID in the canonical lower-case form as four words. Other forms are refused, so that each
- * identifier has only one spelling.
+ * Reads a UUID in the canonical lower-case form as four words. Other forms are refused, so that
+ * each identifier has only one spelling.
  */
 export function parseId(text: string): number[] | undefined {
   if (!UUID.test(text)) return undefined;
@@ -28,8 +28,8 @@ export function createdMillis(id: readonly number[]): number {
 }
 
 /**
- * Returns the identifier of the authentication with which a session was created: that of the session
- * as a UUID of version 8.
+ * Returns the identifier of the authentication with which a session was created: that of the
+ * session as a UUID of version 8.
  */
 export function firstAuthentication(session: readonly number[]): number[] {
   const versioned = ((word(session, 1) & 0xffff0fff) | 0x8000) >>> 0;

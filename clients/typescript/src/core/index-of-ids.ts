@@ -8,8 +8,8 @@ const LEAST_SLOTS = 8;
 const LAST_SECOND = 0xffff_ffff;
 
 /**
- * Identifiers of what is revoked, in open-addressed hash tables. An entry takes 20 bytes of a table,
- * and tables are at least half full once they have grown.
+ * Identifiers of what is revoked, in open-addressed hash tables. An entry takes 20 bytes of a
+ * table, and tables are at least half full once they have grown.
  */
 export class IdIndex {
   readonly #parts = Array.from({ length: PARTS }, () => new Part());

@@ -39,8 +39,8 @@ export class Index {
   }
 
   /**
-   * Returns whether a token with this expiry counts as expired, whatever the clock says: a revocation
-   * that stops it may have been dropped.
+   * Returns whether a token with this expiry counts as expired, whatever the clock says: a
+   * revocation that stops it may have been dropped.
    */
   isExpired(expiresAt: number): boolean {
     return expiresAt <= this.#expiredUpTo;

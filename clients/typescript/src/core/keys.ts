@@ -41,8 +41,8 @@ export class KeySet {
   static readonly EMPTY = new KeySet([], []);
 
   /**
-   * Reads a JWK set (RFC 7517, section 5), and the names of revoked keys; `undefined` if it is not a
-   * JWK set. A key that this library cannot use is left out, so its tokens are refused.
+   * Reads a JWK set (RFC 7517, section 5), and the names of revoked keys; `undefined` if it is not
+   * a JWK set. A key that this library cannot use is left out, so its tokens are refused.
    */
   static read(jwks: string, revoked: Iterable<string>): KeySet | undefined {
     let set: unknown;

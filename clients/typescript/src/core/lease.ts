@@ -17,8 +17,8 @@ export interface Held {
  * Reads the clocks. This must happen before the renewal is sent.
  *
  * The wall clock must be read first. If the process pauses between the two readings, it then seems
- * to a later check that the uptime clock has stood still, so a long pause only makes the lease void.
- * In the opposite order, a pause could hide that the uptime clock has stood still.
+ * to a later check that the uptime clock has stood still, so a long pause only makes the lease
+ * void. In the opposite order, a pause could hide that the uptime clock has stood still.
  */
 export function readClocks(clock: Clock): Start {
   const now = clock.now();

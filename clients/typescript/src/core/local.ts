@@ -46,8 +46,8 @@ export type Outcome = Claims | InactiveReason;
  * A copy of everything that decides whether a token is active.
  *
  * Only its index grows, and its lease is extended. When anything else changes, another copy takes
- * its place. Each copy has a lease of its own: a check that has loaded a copy with earlier keys must
- * not get a lease that rests on the later ones.
+ * its place. Each copy has a lease of its own: a check that has loaded a copy with earlier keys
+ * must not get a lease that rests on the later ones.
  */
 export class LocalCopy {
   readonly lease: Lease;
@@ -167,8 +167,8 @@ export class Local {
   }
 
   /**
-   * Puts a copy with the same revocations and other keys or rules in force. `lease` is the lease that
-   * is good for it too. The copy has it from the beginning, so that no check finds none.
+   * Puts a copy with the same revocations and other keys or rules in force. `lease` is the lease
+   * that is good for it too. The copy has it from the beginning, so that no check finds none.
    */
   replace(
     keys: KeySet,

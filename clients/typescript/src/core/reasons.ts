@@ -1,4 +1,4 @@
-/** All reasons why a token may be inactive. Their order is that of their numbers in the protocol. */
+/** All reasons why a token may be inactive, in the order of their numbers in the protocol. */
 export const INACTIVE_REASONS = [
   'MALFORMED',
   'BAD_SIGNATURE',

@@ -1,5 +1,6 @@
-// Instants and spans are numbers of milliseconds, the instants since 1970-01-01T00:00:00Z. Fractions
-// are allowed. Instants saturate where those of the service do, so that both compare alike.
+// Instants and spans are numbers of milliseconds, the instants since 1970-01-01T00:00:00Z.
+// Fractions are allowed. Instants saturate where those of the service do, so that both compare
+// alike.
 
 /** The latest instant. */
 export const LATEST = 9_223_372_036_854_776;

@@ -6,8 +6,8 @@ export type Credential =
   /** It has no token. There may be credentials of another scheme. */
   | 'none'
   /**
-   * It has more than one token, or a second `Authorization` header. The application might use another
-   * token than the one that is checked.
+   * It has more than one token, or a second `Authorization` header. The application might use
+   * another token than the one that is checked.
    */
   | 'several'
   /** It has several cookies of the same name with different values. */
