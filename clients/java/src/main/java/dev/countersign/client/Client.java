@@ -347,11 +347,18 @@ public final class Client implements AutoCloseable {
     long ends = System.nanoTime() + span.toNanos();
     Backoff delays = new Backoff(Duration.ofMillis(10), Duration.ofMillis(500));
     Replica last = null;
+    CountersignException earlier = null;
     for (int failed = 1; ; failed++) {
       last = endpoints.next(last);
       try {
         return attempt(last, call, request, metadata, ends);
       } catch (CountersignException e) {
+        // The time was too short to connect once more, so the earlier error says more.
+        boolean isTooLate = e.reason() == Reason.DEADLINE_EXCEEDED && e.isRefused();
+        if (isTooLate && earlier != null) {
+          throw earlier;
+        }
+        earlier = e;
         long delay = delay(e, failed, delays.next());
         if (!mayRepeat(e, call) || ends - System.nanoTime() <= delay) {
           throw e;
@@ -400,7 +407,7 @@ public final class Client implements AutoCloseable {
       // The status of gRPC would name the time of each step.
       boolean isLate = e.getStatus().getCode() == Status.Code.DEADLINE_EXCEEDED;
       if (isLate && ends - System.nanoTime() <= 0) {
-        failure = CountersignException.deadlineExceeded();
+        failure = CountersignException.deadlineExceeded(tracer.wasSent);
       }
       note(replica, failure);
       throw failure;

@@ -109,10 +109,12 @@ public final class CountersignException extends RuntimeException {
     Status.Code code = status.getCode();
     String reason = details.reason;
     if (reason == null) {
-      // A status with a cause was made here, because the connection failed.
+      // A status with a cause was made here, because the connection failed; and so was one for a
+      // stream that the other side has reset.
       boolean isBroken =
-          status.getCause() != null
-              && (code == Status.Code.UNKNOWN || code == Status.Code.INTERNAL);
+          (status.getCause() != null
+                  && (code == Status.Code.UNKNOWN || code == Status.Code.INTERNAL))
+              || describe(status).startsWith("RST_STREAM closed stream");
       if (isBroken) {
         code = Status.Code.UNAVAILABLE;
       }
@@ -137,14 +139,18 @@ public final class CountersignException extends RuntimeException {
     return text.isEmpty() ? why : text + ": " + why;
   }
 
-  /** Creates the error of a call whose deadline has passed. */
-  static CountersignException deadlineExceeded() {
+  /**
+   * Creates the error of a call whose deadline has passed.
+   *
+   * @param wasSent false if the request has certainly not left this process
+   */
+  static CountersignException deadlineExceeded(boolean wasSent) {
     return new CountersignException(
         Status.Code.DEADLINE_EXCEEDED,
         Reason.DEADLINE_EXCEEDED.name(),
         "no replica has answered within the deadline",
         new Details(),
-        false,
+        !wasSent,
         null);
   }
 

@@ -79,7 +79,7 @@ final class WatchStream implements AutoCloseable {
   /** Waits for the connection. */
   void awaitConnection(long nanos) throws InterruptedException {
     if (!connected.await(nanos, TimeUnit.NANOSECONDS)) {
-      throw CountersignException.deadlineExceeded();
+      throw CountersignException.deadlineExceeded(false);
     }
   }
 
