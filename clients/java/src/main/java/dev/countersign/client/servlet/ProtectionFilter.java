@@ -142,11 +142,12 @@ public final class ProtectionFilter implements Filter {
       throw new ServletException("only requests of HTTP can be protected");
     }
     // An outer filter may have put a session into the request that was not checked here.
+    boolean hadSession = session(request).isPresent();
     request.removeAttribute(ATTRIBUTE);
     Credential credential =
         Credential.find(values(http, "Authorization"), values(http, "Cookie"), cookie);
     if (isOptional && credential.kind() == Credential.Kind.NONE) {
-      chain.doFilter(request, response);
+      chain.doFilter(hadSession ? new Authenticated(http, null) : request, response);
       return;
     }
     Denial denial = Denial.of(credential);
@@ -183,7 +184,7 @@ public final class ProtectionFilter implements Filter {
     response.getOutputStream().write(text);
   }
 
-  /** A request whose user is known. */
+  /** A request whose user is known, or which has none. */
   private static final class Authenticated extends HttpServletRequestWrapper {
     private final Session session;
 
@@ -199,12 +200,12 @@ public final class ProtectionFilter implements Filter {
 
     @Override
     public String getRemoteUser() {
-      return session.subject();
+      return session == null ? null : session.subject();
     }
 
     @Override
     public String getAuthType() {
-      return "Bearer";
+      return session == null ? null : "Bearer";
     }
   }
 

@@ -95,7 +95,6 @@ public final class TestService implements AutoCloseable {
               try (BufferedReader lines = started.errorReader(StandardCharsets.UTF_8)) {
                 for (String line = lines.readLine(); line != null; line = lines.readLine()) {
                   log.append(line).append('\n');
-                  System.err.println("DBG " + line);
                   if ("serving".equals(message(line))) {
                     serving.complete("");
                   }
