@@ -52,6 +52,9 @@ final class Fetcher implements Runnable {
             e.getMessage());
       } catch (WatchMessages.EndException e) {
         LOGGER.log(System.Logger.Level.WARNING, e.getMessage());
+      } catch (RuntimeException e) {
+        // This is a bug of this library. It must not end the fetches without a word.
+        LOGGER.log(System.Logger.Level.ERROR, "the public keys could not be used", e);
       }
       try {
         TimeUnit.NANOSECONDS.sleep(LEAST_DELAY);

@@ -140,6 +140,11 @@ final class Watcher implements Runnable {
         error = e;
       } catch (InterruptedException e) {
         return;
+      } catch (RuntimeException e) {
+        // This is a bug of this library. It must not end the watch without a word.
+        endLease();
+        ended = e.toString();
+        LOGGER.log(System.Logger.Level.ERROR, "the watcher has failed", e);
       }
       if (state.hadLease) {
         delays = newDelays();

@@ -75,7 +75,11 @@ final class VerifyingKey {
         case "RS256 RSA " -> rsa(text(jwk, "n"), text(jwk, "e"));
         default -> null;
       };
-    } catch (GeneralSecurityException | JOSEException | IllegalArgumentException e) {
+    } catch (GeneralSecurityException
+        | JOSEException
+        | IllegalArgumentException
+        | IllegalStateException e) {
+      // For instance, the point is not on the curve.
       return null;
     }
   }
