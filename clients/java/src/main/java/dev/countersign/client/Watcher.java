@@ -322,7 +322,8 @@ final class Watcher implements Runnable {
     if (isWrong && !isClockWrong) {
       LOGGER.log(
           System.Logger.Level.ERROR,
-          "the clock of this machine, or that of the service, is wrong by {0} ms: no lease is taken",
+          "the clock of this machine, or that of the service, is wrong by {0} ms: no lease is"
+              + " taken",
           difference / 1_000);
     }
     isClockWrong = isWrong;

@@ -88,10 +88,7 @@ final class VerifyingKey {
     return jwk.get(name) instanceof String text ? text : "";
   }
 
-  /**
-   * Uses the JDK, because the verifier of Nimbus needs another library, which is not quicker (RFC
-   * 8032).
-   */
+  /** Uses the JDK (RFC 8032), because the verifier of Nimbus needs another library. */
   private static VerifyingKey edwards(String x) throws GeneralSecurityException {
     byte[] point = Base64Url.decode(x);
     if (point == null || point.length != COORDINATE_BYTES) {

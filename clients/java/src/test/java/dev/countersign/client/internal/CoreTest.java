@@ -142,7 +142,8 @@ final class CoreTest {
   void onlyKeysWithAKnownAlgorithmAreUsed() throws Inactive {
     String x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     String set =
-        "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"alg\":\"EdDSA\",\"kid\":\"good\",\"x\":\""
+        "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"alg\":\"EdDSA\",\"kid\":\"good\","
+            + "\"x\":\""
             + x
             + "\"},{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"no-alg\",\"x\":\""
             + x
