@@ -109,14 +109,13 @@ public final class CountersignException extends RuntimeException {
     Status.Code code = status.getCode();
     String reason = details.reason;
     if (reason == null) {
-      // A status with a cause was made here, because the connection failed; and so was one for a
-      // stream that the other side has reset.
-      boolean isBroken =
-          (status.getCause() != null
-                  && (code == Status.Code.UNKNOWN || code == Status.Code.INTERNAL))
-              || describe(status).startsWith("RST_STREAM closed stream");
-      if (isBroken) {
+      // A status with a cause was made here, because the connection failed, or because the answer
+      // cannot be read. gRPC cancels such a call.
+      boolean isLocal = status.getCause() != null;
+      if (isLocal && (code == Status.Code.UNKNOWN || code == Status.Code.INTERNAL)) {
         code = Status.Code.UNAVAILABLE;
+      } else if (code == Status.Code.CANCELLED && isUnreadable(status.getCause())) {
+        code = Status.Code.INTERNAL;
       }
       reason =
           switch (code) {
@@ -126,6 +125,15 @@ public final class CountersignException extends RuntimeException {
           };
     }
     return new CountersignException(code, reason, describe(status), details, !wasSent, failed);
+  }
+
+  private static boolean isUnreadable(Throwable cause) {
+    for (Throwable each = cause; each != null; each = each.getCause()) {
+      if (each instanceof InvalidProtocolBufferException) {
+        return true;
+      }
+    }
+    return false;
   }
 
   /** Returns the text of a status, with its cause, such as "Connection refused". */

@@ -42,6 +42,11 @@ final class FakeReplica implements AutoCloseable {
 
   /** Starts a replica. It calls {@code answer} with the number of the call, from 1 on. */
   FakeReplica(IntConsumer answer) throws IOException {
+    this(0, answer);
+  }
+
+  /** Starts a replica on this port. */
+  FakeReplica(int port, IntConsumer answer) throws IOException {
     ServerServiceDefinition.Builder service =
         ServerServiceDefinition.builder("countersign.v1.SessionService");
     add(service, Methods.CREATE_SESSION, CreateSessionResponse.getDefaultInstance(), answer);
@@ -58,7 +63,7 @@ final class FakeReplica implements AutoCloseable {
           }
         };
     server =
-        NettyServerBuilder.forAddress(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0))
+        NettyServerBuilder.forAddress(new InetSocketAddress(InetAddress.getLoopbackAddress(), port))
             .addService(ServerInterceptors.intercept(service.build(), keep))
             .build()
             .start();
