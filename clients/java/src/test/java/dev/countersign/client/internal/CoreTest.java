@@ -17,8 +17,10 @@ import java.util.Random;
 import java.util.UUID;
 import java.util.concurrent.atomic.AtomicBoolean;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.parallel.Isolated;
 
 /** Tests of the parts of the decision that the vectors cannot reach. */
+@Isolated("it measures memory")
 final class CoreTest {
   private static final long NOW = Micros.ofSeconds(1_800_000_000);
 
