@@ -217,7 +217,7 @@ final class CallsTest {
       }
       // It connects at once, and not after the long pauses of gRPC.
       try (FakeReplica replica = new FakeReplica(port, number -> {})) {
-        client.getSession(GET);
+        client.withDeadline(Duration.ofSeconds(1)).getSession(GET);
         assertEquals(1, replica.calls.get());
       }
     }
