@@ -1,0 +1,2 @@
+/** Middleware for servers of gRPC. */
+package dev.countersign.client.grpc;

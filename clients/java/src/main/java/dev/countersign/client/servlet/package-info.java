@@ -1,0 +1,2 @@
+/** Middleware for servlets. */
+package dev.countersign.client.servlet;

@@ -1,0 +1,2 @@
+/** Metrics and spans by OpenTelemetry. */
+package dev.countersign.client.telemetry;
