@@ -334,7 +334,13 @@ export class Client {
     if (this.#isClosed) throw new Error('the client is closed');
     const { channel } = replica;
     const left = ends - performance.now();
-    await abortable(connect(channel, Math.min(this.#settings.connectTimeoutMs, left)), signal);
+    const { connectTimeoutMs } = this.#settings;
+    try {
+      await abortable(connect(channel, Math.min(connectTimeoutMs, left)), signal);
+    } catch (error) {
+      const isLate = left < connectTimeoutMs && error instanceof CountersignError;
+      throw isLate ? CountersignError.deadlineExceeded() : error;
+    }
     signal?.throwIfAborted();
     return new Promise((resolve, reject) => {
       const call = channel.makeUnaryRequest<Buffer, MessageShape<O>>(
