@@ -456,7 +456,8 @@ const file_countersign_v1_audit_service_proto_rawDesc = "" +
 	"\a_tenantB\x11\n" +
 	"\x0f_ended_sessions2`\n" +
 	"\fAuditService\x12P\n" +
-	"\tListAudit\x12 .countersign.v1.ListAuditRequest\x1a!.countersign.v1.ListAuditResponseb\x06proto3"
+	"\tListAudit\x12 .countersign.v1.ListAuditRequest\x1a!.countersign.v1.ListAuditResponseB\xba\x01\n" +
+	"\x12dev.countersign.v1P\x01Z@countersign.example/client-go/proto/countersign/v1;countersignv1\xa2\x02\x03CSN\xaa\x02\x0eCountersign.V1\xba\x02\vCountersign\xca\x02\x0eCountersign\\V1\xe2\x02\x17Countersign\\V1\\Metadata\xea\x02\x0fCountersign::V1b\x06proto3"
 
 var (
 	file_countersign_v1_audit_service_proto_rawDescOnce sync.Once

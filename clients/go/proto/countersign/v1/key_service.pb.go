@@ -704,7 +704,8 @@ const file_countersign_v1_key_service_proto_rawDesc = "" +
 	"\aGetJwks\x12\x1e.countersign.v1.GetJwksRequest\x1a\x1f.countersign.v1.GetJwksResponse\x12M\n" +
 	"\bListKeys\x12\x1f.countersign.v1.ListKeysRequest\x1a .countersign.v1.ListKeysResponse\x12P\n" +
 	"\tRotateKey\x12 .countersign.v1.RotateKeyRequest\x1a!.countersign.v1.RotateKeyResponse\x12P\n" +
-	"\tRevokeKey\x12 .countersign.v1.RevokeKeyRequest\x1a!.countersign.v1.RevokeKeyResponseb\x06proto3"
+	"\tRevokeKey\x12 .countersign.v1.RevokeKeyRequest\x1a!.countersign.v1.RevokeKeyResponseB\xba\x01\n" +
+	"\x12dev.countersign.v1P\x01Z@countersign.example/client-go/proto/countersign/v1;countersignv1\xa2\x02\x03CSN\xaa\x02\x0eCountersign.V1\xba\x02\vCountersign\xca\x02\x0eCountersign\\V1\xe2\x02\x17Countersign\\V1\\Metadata\xea\x02\x0fCountersign::V1b\x06proto3"
 
 var (
 	file_countersign_v1_key_service_proto_rawDescOnce sync.Once

@@ -1034,7 +1034,8 @@ const file_countersign_v1_revocation_service_proto_rawDesc = "" +
 	"\rexpired_up_to\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vexpiredUpTo\x12,\n" +
 	"\x03now\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x03now2]\n" +
 	"\x11RevocationService\x12H\n" +
-	"\x05Watch\x12\x1c.countersign.v1.WatchRequest\x1a\x1d.countersign.v1.WatchResponse(\x010\x01b\x06proto3"
+	"\x05Watch\x12\x1c.countersign.v1.WatchRequest\x1a\x1d.countersign.v1.WatchResponse(\x010\x01B\xba\x01\n" +
+	"\x12dev.countersign.v1P\x01Z@countersign.example/client-go/proto/countersign/v1;countersignv1\xa2\x02\x03CSN\xaa\x02\x0eCountersign.V1\xba\x02\vCountersign\xca\x02\x0eCountersign\\V1\xe2\x02\x17Countersign\\V1\\Metadata\xea\x02\x0fCountersign::V1b\x06proto3"
 
 var (
 	file_countersign_v1_revocation_service_proto_rawDescOnce sync.Once

@@ -984,7 +984,7 @@ var File_countersign_v1_session_proto protoreflect.FileDescriptor
 
 const file_countersign_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccountersign/v1/session.proto\x12\x0ecountersign.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\t\n" +
+	"\x1ccountersign/v1/session.proto\x12\x0ecountersign.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\t\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n" +
@@ -992,8 +992,8 @@ const file_countersign_v1_session_proto_rawDesc = "" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x1b\n" +
 	"\tclient_id\x18\x04 \x01(\tR\bclientId\x12\x1a\n" +
 	"\baudience\x18\x05 \x03(\tR\baudience\x12\x16\n" +
-	"\x06scopes\x18\x06 \x03(\tR\x06scopes\x12/\n" +
-	"\x06claims\x18\a \x01(\v2\x17.google.protobuf.StructR\x06claims\x12\x10\n" +
+	"\x06scopes\x18\x06 \x03(\tR\x06scopes\x124\n" +
+	"\x06claims\x18\a \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\x06claims\x12\x10\n" +
 	"\x03acr\x18\b \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\t \x03(\tR\x03amr\x12E\n" +
 	"\x10authenticated_at\x18\n" +
@@ -1011,8 +1011,8 @@ const file_countersign_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"end_reason\x18\x13 \x01(\x0e2\x19.countersign.v1.EndReasonR\tendReason\x12\x19\n" +
 	"\bend_note\x18\x14 \x01(\tR\aendNote\x12\x12\n" +
-	"\x04etag\x18\x15 \x01(\tR\x04etag\x123\n" +
-	"\bmetadata\x18\x16 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12\x1d\n" +
+	"\x04etag\x18\x15 \x01(\tR\x04etag\x128\n" +
+	"\bmetadata\x18\x16 \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\bmetadata\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\x17 \x01(\tR\tcreatedBy\x12R\n" +
 	"\x0famr_verified_at\x18\x18 \x03(\v2*.countersign.v1.Session.AmrVerifiedAtEntryR\ramrVerifiedAt\x1a\\\n" +
@@ -1040,11 +1040,11 @@ const file_countersign_v1_session_proto_rawDesc = "" +
 	"\x06replay\x18\x06 \x01(\x0e2\x16.countersign.v1.ReplayR\x06replay\x12<\n" +
 	"\freplay_limit\x18\a \x01(\v2\x19.google.protobuf.DurationR\vreplayLimit\x12V\n" +
 	"\x19reauthentication_lifetime\x18\b \x01(\v2\x19.google.protobuf.DurationR\x18reauthenticationLifetime\x125\n" +
-	"\arefresh\x18\t \x01(\x0e2\x1b.countersign.v1.RefreshModeR\arefresh\"\x97\x02\n" +
-	"\x06Tokens\x12!\n" +
-	"\faccess_token\x18\x01 \x01(\tR\vaccessToken\x12Q\n" +
-	"\x17access_token_expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x14accessTokenExpiresAt\x12#\n" +
-	"\rrefresh_token\x18\x03 \x01(\tR\frefreshToken\x12S\n" +
+	"\arefresh\x18\t \x01(\x0e2\x1b.countersign.v1.RefreshModeR\arefresh\"\xa1\x02\n" +
+	"\x06Tokens\x12&\n" +
+	"\faccess_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\vaccessToken\x12Q\n" +
+	"\x17access_token_expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x14accessTokenExpiresAt\x12(\n" +
+	"\rrefresh_token\x18\x03 \x01(\tB\x03\x80\x01\x01R\frefreshToken\x12S\n" +
 	"\x18refresh_token_expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x15refreshTokenExpiresAt\x12\x1d\n" +
 	"\n" +
 	"token_type\x18\x05 \x01(\tR\ttokenType*\x8f\x01\n" +
@@ -1081,7 +1081,8 @@ const file_countersign_v1_session_proto_rawDesc = "" +
 	"\x1fEND_REASON_REFRESH_TOKEN_REUSED\x10\x06\x12\x1c\n" +
 	"\x18END_REASON_QUOTA_EVICTED\x10\a\x12\x1b\n" +
 	"\x17END_REASON_EXPIRED_IDLE\x10\b\x12\x1f\n" +
-	"\x1bEND_REASON_EXPIRED_ABSOLUTE\x10\tb\x06proto3"
+	"\x1bEND_REASON_EXPIRED_ABSOLUTE\x10\tB\xba\x01\n" +
+	"\x12dev.countersign.v1P\x01Z@countersign.example/client-go/proto/countersign/v1;countersignv1\xa2\x02\x03CSN\xaa\x02\x0eCountersign.V1\xba\x02\vCountersign\xca\x02\x0eCountersign\\V1\xe2\x02\x17Countersign\\V1\\Metadata\xea\x02\x0fCountersign::V1b\x06proto3"
 
 var (
 	file_countersign_v1_session_proto_rawDescOnce sync.Once

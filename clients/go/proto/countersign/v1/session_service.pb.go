@@ -3445,14 +3445,14 @@ var File_countersign_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_countersign_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"$countersign/v1/session_service.proto\x12\x0ecountersign.v1\x1a\x1ccountersign/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x06\n" +
+	"$countersign/v1/session_service.proto\x12\x0ecountersign.v1\x1a\x1ccountersign/v1/session.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x06\n" +
 	"\x14CreateSessionRequest\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x1b\n" +
 	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12\x1a\n" +
 	"\baudience\x18\x04 \x03(\tR\baudience\x12\x16\n" +
-	"\x06scopes\x18\x05 \x03(\tR\x06scopes\x12/\n" +
-	"\x06claims\x18\x06 \x01(\v2\x17.google.protobuf.StructR\x06claims\x12\x10\n" +
+	"\x06scopes\x18\x05 \x03(\tR\x06scopes\x124\n" +
+	"\x06claims\x18\x06 \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\x06claims\x12\x10\n" +
 	"\x03acr\x18\a \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\b \x03(\tR\x03amr\x12E\n" +
 	"\x10authenticated_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\x12.\n" +
@@ -3462,31 +3462,31 @@ const file_countersign_v1_session_service_proto_rawDesc = "" +
 	"\x10access_token_ttl\x18\f \x01(\v2\x19.google.protobuf.DurationR\x0eaccessTokenTtl\x12<\n" +
 	"\fmax_lifetime\x18\r \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x0e \x01(\tR\trequestId\x123\n" +
-	"\bmetadata\x18\x0f \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12_\n" +
+	"request_id\x18\x0e \x01(\tR\trequestId\x128\n" +
+	"\bmetadata\x18\x0f \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\bmetadata\x12_\n" +
 	"\x0famr_verified_at\x18\x10 \x03(\v27.countersign.v1.CreateSessionRequest.AmrVerifiedAtEntryR\ramrVerifiedAt\x1a\\\n" +
 	"\x12AmrVerifiedAtEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
 	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"z\n" +
 	"\x15CreateSessionResponse\x121\n" +
 	"\asession\x18\x01 \x01(\v2\x17.countersign.v1.SessionR\asession\x12.\n" +
-	"\x06tokens\x18\x02 \x01(\v2\x16.countersign.v1.TokensR\x06tokens\"}\n" +
-	"\x0eRefreshRequest\x12#\n" +
-	"\rrefresh_token\x18\x01 \x01(\tR\frefreshToken\x12\x16\n" +
+	"\x06tokens\x18\x02 \x01(\v2\x16.countersign.v1.TokensR\x06tokens\"\x82\x01\n" +
+	"\x0eRefreshRequest\x12(\n" +
+	"\rrefresh_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\frefreshToken\x12\x16\n" +
 	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12.\n" +
 	"\x06device\x18\x03 \x01(\v2\x16.countersign.v1.DeviceR\x06device\"\x90\x01\n" +
 	"\x0fRefreshResponse\x121\n" +
 	"\asession\x18\x01 \x01(\v2\x17.countersign.v1.SessionR\asession\x12.\n" +
 	"\x06tokens\x18\x02 \x01(\v2\x16.countersign.v1.TokensR\x06tokens\x12\x1a\n" +
-	"\breplayed\x18\x03 \x01(\bR\breplayed\"\xd0\x04\n" +
+	"\breplayed\x18\x03 \x01(\bR\breplayed\"\xda\x04\n" +
 	"\x15ReauthenticateRequest\x12\x1f\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tH\x00R\tsessionId\x12%\n" +
-	"\rrefresh_token\x18\x02 \x01(\tH\x00R\frefreshToken\x12\x10\n" +
+	"session_id\x18\x01 \x01(\tH\x00R\tsessionId\x12*\n" +
+	"\rrefresh_token\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00R\frefreshToken\x12\x10\n" +
 	"\x03acr\x18\x03 \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\x04 \x03(\tR\x03amr\x12E\n" +
-	"\x10authenticated_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\x12/\n" +
-	"\x06claims\x18\x06 \x01(\v2\x17.google.protobuf.StructR\x06claims\x12\x16\n" +
+	"\x10authenticated_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\x124\n" +
+	"\x06claims\x18\x06 \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\x06claims\x12\x16\n" +
 	"\x06scopes\x18\a \x03(\tR\x06scopes\x12.\n" +
 	"\x06device\x18\b \x01(\v2\x16.countersign.v1.DeviceR\x06device\x12!\n" +
 	"\fallow_weaker\x18\t \x01(\bR\vallowWeaker\x12\x1d\n" +
@@ -3513,16 +3513,16 @@ const file_countersign_v1_session_service_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x17.countersign.v1.SessionR\asession\"y\n" +
 	"\x15ImportSessionsRequest\x12;\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1f.countersign.v1.ImportedSessionR\bsessions\x12#\n" +
-	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"\xf4\x06\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"\xfe\x06\n" +
 	"\x0fImportedSession\x12\x1b\n" +
 	"\tlegacy_id\x18\x01 \x01(\tR\blegacyId\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x18\n" +
 	"\asubject\x18\x03 \x01(\tR\asubject\x12\x1b\n" +
 	"\tclient_id\x18\x04 \x01(\tR\bclientId\x12\x1a\n" +
 	"\baudience\x18\x05 \x03(\tR\baudience\x12\x16\n" +
-	"\x06scopes\x18\x06 \x03(\tR\x06scopes\x12/\n" +
-	"\x06claims\x18\a \x01(\v2\x17.google.protobuf.StructR\x06claims\x123\n" +
-	"\bmetadata\x18\b \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12\x10\n" +
+	"\x06scopes\x18\x06 \x03(\tR\x06scopes\x124\n" +
+	"\x06claims\x18\a \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\x06claims\x128\n" +
+	"\bmetadata\x18\b \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\bmetadata\x12\x10\n" +
 	"\x03acr\x18\t \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\n" +
 	" \x03(\tR\x03amr\x12E\n" +
@@ -3546,9 +3546,9 @@ const file_countersign_v1_session_service_proto_rawDesc = "" +
 	"\n" +
 	"session_id\x18\x02 \x01(\tR\tsessionId\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x18\n" +
-	"\aproblem\x18\x04 \x01(\tR\aproblem\"\xed\x02\n" +
-	"\x0fValidateRequest\x12!\n" +
-	"\faccess_token\x18\x01 \x01(\tR\vaccessToken\x12\x1a\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\"\xf2\x02\n" +
+	"\x0fValidateRequest\x12&\n" +
+	"\faccess_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\vaccessToken\x12\x1a\n" +
 	"\baudience\x18\x02 \x01(\tR\baudience\x12\x16\n" +
 	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x12\x1d\n" +
 	"\n" +
@@ -3559,7 +3559,7 @@ const file_countersign_v1_session_service_proto_rawDesc = "" +
 	"\x10include_metadata\x18\b \x01(\bR\x0fincludeMetadata\"Z\n" +
 	"\fFactorDemand\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x122\n" +
-	"\amax_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\xd0\x06\n" +
+	"\amax_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\xda\x06\n" +
 	"\x10ValidateResponse\x12\x16\n" +
 	"\x06active\x18\x01 \x01(\bR\x06active\x12G\n" +
 	"\x0finactive_reason\x18\x02 \x01(\x0e2\x1e.countersign.v1.InactiveReasonR\x0einactiveReason\x12\x1d\n" +
@@ -3576,21 +3576,21 @@ const file_countersign_v1_session_service_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12E\n" +
 	"\x10authenticated_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\x12\x10\n" +
 	"\x03acr\x18\f \x01(\tR\x03acr\x12\x10\n" +
-	"\x03amr\x18\r \x03(\tR\x03amr\x12/\n" +
-	"\x06claims\x18\x0e \x01(\v2\x17.google.protobuf.StructR\x06claims\x129\n" +
+	"\x03amr\x18\r \x03(\tR\x03amr\x124\n" +
+	"\x06claims\x18\x0e \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\x06claims\x129\n" +
 	"\n" +
 	"checked_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\tcheckedAt\x12[\n" +
-	"\x0famr_verified_at\x18\x10 \x03(\v23.countersign.v1.ValidateResponse.AmrVerifiedAtEntryR\ramrVerifiedAt\x123\n" +
-	"\bmetadata\x18\x11 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x1a\\\n" +
+	"\x0famr_verified_at\x18\x10 \x03(\v23.countersign.v1.ValidateResponse.AmrVerifiedAtEntryR\ramrVerifiedAt\x128\n" +
+	"\bmetadata\x18\x11 \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\bmetadata\x1a\\\n" +
 	"\x12AmrVerifiedAtEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
 	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"S\n" +
 	"\x14BatchValidateRequest\x12;\n" +
 	"\brequests\x18\x01 \x03(\v2\x1f.countersign.v1.ValidateRequestR\brequests\"W\n" +
 	"\x15BatchValidateResponse\x12>\n" +
-	"\tresponses\x18\x01 \x03(\v2 .countersign.v1.ValidateResponseR\tresponses\"\xdd\x03\n" +
-	"\rRevokeRequest\x12\x16\n" +
-	"\x05token\x18\x01 \x01(\tH\x00R\x05token\x12\x1f\n" +
+	"\tresponses\x18\x01 \x03(\v2 .countersign.v1.ValidateResponseR\tresponses\"\xe2\x03\n" +
+	"\rRevokeRequest\x12\x1b\n" +
+	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01H\x00R\x05token\x12\x1f\n" +
 	"\n" +
 	"session_id\x18\x02 \x01(\tH\x00R\tsessionId\x129\n" +
 	"\asubject\x18\x03 \x01(\v2\x1d.countersign.v1.SubjectTargetH\x00R\asubject\x12\x18\n" +
@@ -3738,7 +3738,8 @@ const file_countersign_v1_session_service_proto_rawDesc = "" +
 	"\n" +
 	"GetSession\x12!.countersign.v1.GetSessionRequest\x1a\".countersign.v1.GetSessionResponse\x12Y\n" +
 	"\fListSessions\x12#.countersign.v1.ListSessionsRequest\x1a$.countersign.v1.ListSessionsResponse\x12\\\n" +
-	"\rCountSessions\x12$.countersign.v1.CountSessionsRequest\x1a%.countersign.v1.CountSessionsResponseb\x06proto3"
+	"\rCountSessions\x12$.countersign.v1.CountSessionsRequest\x1a%.countersign.v1.CountSessionsResponseB\xba\x01\n" +
+	"\x12dev.countersign.v1P\x01Z@countersign.example/client-go/proto/countersign/v1;countersignv1\xa2\x02\x03CSN\xaa\x02\x0eCountersign.V1\xba\x02\vCountersign\xca\x02\x0eCountersign\\V1\xe2\x02\x17Countersign\\V1\\Metadata\xea\x02\x0fCountersign::V1b\x06proto3"
 
 var (
 	file_countersign_v1_session_service_proto_rawDescOnce sync.Once
