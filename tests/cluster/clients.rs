@@ -1,10 +1,8 @@
 //! The client libraries lose no call while the replicas are restarted one after the other.
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
-    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
@@ -12,12 +10,13 @@ use std::{
 };
 
 use countersign_test_support::{
+    client_programs::client_programs,
     cluster::{Cluster, eventually},
     ports::free_address,
     postgres_server::{new_database, number},
-    process::{GRACE, Server, executable},
+    process::{GRACE, Server},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// The longest time that a driver may take for a command.
 const HANGS: Duration = Duration::from_secs(60);
@@ -81,29 +80,6 @@ impl Drop for Driver {
     }
 }
 
-/// Returns a command for the driver of each language.
-fn drivers() -> Vec<(String, Command)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = fs::read_to_string(root.join("clients/situations/drivers.json")).unwrap();
-    let table: Map<String, Value> = serde_json::from_str(&table).unwrap();
-    let target = executable().parent().unwrap().display().to_string();
-    let command = |(language, words): (String, Value)| {
-        let words = words.as_array().unwrap().iter().map(|word| word.as_str().unwrap());
-        let mut words = words.map(|word| match word.replace("{target}", &target) {
-            name if !name.contains('/') => name.into(),
-            path => {
-                let path = root.join(path);
-                assert!(path.exists(), "{language} is not built: there is no {}", path.display());
-                path
-            }
-        });
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).current_dir(root);
-        (language, command)
-    };
-    table.into_iter().map(command).collect()
-}
-
 /// Starts a replica at an address that does not change.
 fn start_replica(cluster: &Cluster, address: SocketAddr) -> Server {
     let mut command = cluster.command(&["serve", "--listen", &address.to_string()]);
@@ -132,8 +108,9 @@ async fn no_call_of_a_client_library_fails_during_a_rolling_restart() {
     let endpoints = addresses.map(|address| format!("http://{address}"));
     let mut loads = vec![];
     for mode in ["remote", "local"] {
-        for (language, mut command) in drivers() {
-            let mut driver = Driver::start(format!("{language}-{mode}"), &mut command);
+        for client in client_programs("clients/situations/drivers.json") {
+            let name = format!("{}-{mode}", client.language);
+            let mut driver = Driver::start(name, &mut client.command());
             driver.start_load(&endpoints, mode);
             loads.push(driver);
         }

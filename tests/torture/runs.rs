@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, env, sync::Arc, time::Duration};
 use crate::{
     profiles::PROFILES,
     run::{Report, run},
-    watchers::{Plan, REPEAT, good},
+    watchers::{Plan, REPEAT, good, of_all_libraries},
 };
 
 /// The largest number of violations of each rule that are printed.
@@ -55,6 +55,20 @@ async fn an_acknowledged_revocation_holds_whatever_happens() {
     let server = server().await;
     for seed in (0..).take(PROFILES.len()) {
         let report = run_seed(&server, seed, REPEAT).await;
+        println!("{report}");
+        print_violations(&report);
+        assert!(report.violations.is_empty(), "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "the checks of the client libraries must have built their watchers"]
+async fn an_acknowledged_revocation_holds_for_each_client_library() {
+    let server = server().await;
+    for seed in (200..).take(PROFILES.len()) {
+        let profile = usize::try_from(seed).unwrap() % PROFILES.len();
+        let watchers = of_all_libraries();
+        let report = run(&server, &PROFILES[profile], seed, &vec![], "", &watchers).await;
         println!("{report}");
         print_violations(&report);
         assert!(report.violations.is_empty(), "seed {seed}");

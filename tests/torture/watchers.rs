@@ -2,11 +2,13 @@
 //! the time, and the checker treats their answers like those of replicas.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use countersign_test_support::{
+    client_programs::client_programs,
     cluster::in_time,
     ledger::Dice,
     proxy::Link,
@@ -58,6 +60,19 @@ pub fn good(count: usize, repeat: Duration) -> Vec<Plan> {
     let python = Plan { program: python("none"), broken: None };
     let rust = Plan { program: rust(repeat), broken: None };
     [python, rust].into_iter().cycle().take(count).collect()
+}
+
+/// Returns a watcher by each client library. The checks of the libraries must have built them.
+pub fn of_all_libraries() -> Vec<Plan> {
+    let others = client_programs("tests/torture/watcher/clients.json").into_iter().map(|client| {
+        let program: Program = Arc::new(move |addresses| {
+            let mut command = client.command();
+            command.args(addresses.iter().map(SocketAddr::to_string));
+            command
+        });
+        Plan { program, broken: None }
+    });
+    others.chain([Plan { program: rust(REPEAT), broken: None }]).collect()
 }
 
 /// A watcher. Its process may be killed, and another one started.

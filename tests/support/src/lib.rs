@@ -4,6 +4,7 @@
 
 pub mod altered;
 pub mod certificates;
+pub mod client_programs;
 pub mod cluster;
 pub mod database;
 pub mod double;

@@ -4,8 +4,9 @@
 // Usage: watcher ADDRESS...
 //
 // It watches the replica at one of these addresses. Each line of its standard input is a number and
-// a token. For each it writes a line: the number, the instants at which the check began and ended,
-// by CLOCK_MONOTONIC in nanoseconds, and the answer, which is `active`, `inactive REASON` or
+// a token. For each it writes a line as ../../../../../tests/torture/watcher/watcher.py describes:
+// the number, a 1 for one check, twice the instants at which the check began and ended, by
+// CLOCK_MONOTONIC in nanoseconds, and the answer, which is `active`, `inactive REASON` or
 // `unknown REASON`. A line `clock AHEAD LOST` sets its clocks: from now on the wall clock is ahead
 // by the first number of nanoseconds, and both clocks are behind by the second. It ends when its
 // input does.
@@ -113,7 +114,7 @@ func serve(
 			begin := monotonic()
 			answer := verifier.VerifyLocally(words[1], countersign.Demands{})
 			end := monotonic()
-			_, err := fmt.Fprintln(answers, words[0], begin, end, describe(answer))
+			_, err := fmt.Fprintln(answers, words[0], 1, begin, end, begin, end, describe(answer))
 			if err != nil {
 				return err
 			}

@@ -41,10 +41,11 @@ func TestItAnswersEachLine(t *testing.T) {
 			if !lines.Scan() {
 				t.Fatal("it has ended")
 			}
-			var number, begin, end int64
+			var number, count, begin, end, lastBegin, lastEnd int64
 			var answer, reason string
-			_, _ = fmt.Sscan(lines.Text(), &number, &begin, &end, &answer, &reason)
-			if begin <= 0 || end < begin {
+			_, _ = fmt.Sscan(lines.Text(), &number, &count, &begin, &end, &lastBegin, &lastEnd,
+				&answer, &reason)
+			if count != 1 || begin <= 0 || end < begin || lastBegin != begin || lastEnd != end {
 				t.Error(lines.Text())
 			}
 			all = append(all, strings.TrimSpace(fmt.Sprintf("%d %s %s", number, answer, reason)))
