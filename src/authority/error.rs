@@ -81,7 +81,7 @@ pub enum AuthorityError {
     },
     /// There are too many watchers at this server.
     #[error(
-        "{limit} watchers are connected to this server, or have gone and their leases are not over: \
+        "{limit} watchers are connected to this server, or have gone and their leases are not over. \
          limits.max_watchers allows no more: raise it, or watch another replica"
     )]
     TooManyWatchers {

@@ -210,7 +210,7 @@ mod larger_worlds {
     use super::*;
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn crash_and_join_with_two_revocations() {
         holds(
             "crash and join, two revocations",
@@ -219,7 +219,7 @@ mod larger_worlds {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn removal_at_any_moment() {
         holds("removal, snapshot first, three members", removal());
         holds("removal, snapshot first, one joins", Protocol { members: 2, ..removal() });
@@ -227,7 +227,7 @@ mod larger_worlds {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn synchronous_failover() {
         holds("synchronous failover, cancelled waits, three members", synchronous());
         holds("synchronous failover, one joins", Protocol { members: 2, ..synchronous() });
@@ -238,7 +238,7 @@ mod larger_worlds {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn asynchronous_failover() {
         holds("asynchronous failover at any moment, three members", asynchronous());
         holds("asynchronous failover, one joins", Protocol { members: 2, ..asynchronous() });
@@ -249,7 +249,7 @@ mod larger_worlds {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn a_database_that_is_set_back() {
         let to_the_beginning = Protocol { revocations: 2, standby_behind: true, ..set_back() };
         holds("set back to the beginning, two revocations", to_the_beginning);

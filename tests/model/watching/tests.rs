@@ -95,7 +95,7 @@ mod larger_worlds {
     use super::*;
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn two_revocations() {
         holds("two revocations, by either way", Watching { revocations: 2, ..one() });
         let other = Watching { revocations: 2, ..Watching::default() };
@@ -103,7 +103,7 @@ mod larger_worlds {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn reconnecting_to_either_replica() {
         holds("reconnecting, renewals in steps", reconnecting());
         holds("reconnecting, short logs", Watching { trims: true, ..reconnecting() });
@@ -115,7 +115,7 @@ mod larger_worlds {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn removal_and_joining_again() {
         holds("removal, renewals in steps", removal());
         holds("removal, by either way", Watching { removals: 1, ..Watching::default() });
@@ -125,13 +125,13 @@ mod larger_worlds {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn leaving_and_reconnecting() {
         holds("leaving, reconnecting", at_once(Watching { reconnects: 1, ..leaving() }));
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn a_database_that_is_set_back() {
         holds("set back, renewals in steps", set_back());
         holds("set back, connecting later", connecting_after_a_set_back());
@@ -142,7 +142,7 @@ mod larger_worlds {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn sqlite() {
         let reconnecting = Watching { reconnects: 1, ..restarting() };
         holds("SQLite, started again, reconnecting", reconnecting.clone());
@@ -239,7 +239,7 @@ mod not_needed_for_the_promise {
     }
 
     #[test]
-    #[ignore = "large"]
+    #[ignore = "takes minutes: cargo test --release --test model -- --ignored"]
     fn each_of_them_in_a_larger_world() {
         holds_without(Broken::NextLeaseUnconfirmed, Watching { revocations: 2, ..one() });
         holds_without(Broken::NextLeaseUnconfirmed, Watching::default());

@@ -225,7 +225,7 @@ async fn validate(client: &Client, token: String) -> Value {
 /// Returns the error of a call as the protocol has it.
 fn failure(error: &Error) -> Value {
     let reason = match error.reason().as_str() {
-        "" => snake_case(&format!("{:?}", error.code())),
+        "" => upper_snake_case(&format!("{:?}", error.code())),
         reason => reason.to_owned(),
     };
     match error.retry_after() {
@@ -235,7 +235,7 @@ fn failure(error: &Error) -> Value {
 }
 
 /// Returns the name of a code of gRPC as the protocol has it.
-fn snake_case(name: &str) -> String {
+fn upper_snake_case(name: &str) -> String {
     let mut snake = String::new();
     for (index, letter) in name.char_indices() {
         if index > 0 && letter.is_uppercase() {
