@@ -36,8 +36,11 @@ def test_the_watcher_answers_each_line_by_its_own_copy(site: Site) -> None:
             process.stdin.flush()
             words = []
             for _ in tokens:
-                number, begin, end, *answer = process.stdout.readline().split()
-                assert number == "0"
+                number, count, begin, end, *rest = process.stdout.readline().split()
+                assert (number, count) == ("0", "1")
+                # There was one check, so it is the first one and the last one.
+                last_begin, last_end, *answer = rest
+                assert (last_begin, last_end) == (begin, end)
                 assert began <= int(begin) <= int(end) <= time.monotonic_ns()
                 words.append(" ".join(answer))
             return words
