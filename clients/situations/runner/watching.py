@@ -2,11 +2,14 @@
 
 import asyncio
 import itertools
+from typing import Any
 
 import grpc
 
-from runner.calls import refuses
+from runner.calls import answers, refuses
+from runner.proxy import Proxy
 from runner.situation import (
+    ACTIVE,
     ANY,
     UNKNOWN,
     Situation,
@@ -28,15 +31,37 @@ def guarded(token: str) -> dict[str, list[list[str]]]:
     return {"headers": [["authorization", f"Bearer {token}"]]}
 
 
-@situation("a watch that is cut off, with fallback")
-async def _(s: Situation) -> None:
+async def watched(s: Situation, *, refuse: bool = True, **settings: Any) -> tuple[Proxy, str]:
+    """Lets a verifier watch the service through a proxy. It accepts the token that is returned."""
     proxy = await s.proxy(s.world.open.address)
+    token = (await sign_in(s.world.issuer)).access_token
+    await s.connect(proxy.url, **settings)
+    await s.verifier("local", refuse=refuse)
+    await s.settled(anybody(), token)
+    return proxy, token
+
+
+@situation("a service that has no watch")
+async def _(s: Situation) -> None:
+    fake = await s.fake(answers)
+    await s.connect(fake.url)
+    # It has no lease, so the service is asked.
+    await s.expect({}, "verifier", mode="local")
+    await s.expect(ACTIVE, "verify", token="t")
+    asked = [call for call in fake.calls if call.method == "Validate"]
+    check(len(asked) == 1, f"{len(asked)} calls of Validate instead of 1")
+    await s.expect({}, "verifier", **LOCAL)
+    await s.expect(UNKNOWN, "verify", token="t")
+
+
+@situation("a lease that ends by the clock, with fallback")
+async def _(s: Situation) -> None:
     tokens = [(await sign_in(s.world.issuer)).access_token for _ in range(2)]
-    await s.connect(proxy.url)
+    await s.connect(s.world.open.url)
     await s.verifier("local")
     await s.settled(anybody(), tokens[0])
     await s.expect({}, "clock", wall_ms=OVER_MS, uptime_ms=OVER_MS)
-    # There is no lease now, so the service is asked.
+    # The service is asked until there is the next lease.
     await s.expect(anybody(), "verify", token=tokens[0])
     await s.world.issuer.revoke(tokens[1])
     await s.expect(inactive("REVOKED"), "verify", token=tokens[1])
@@ -45,12 +70,7 @@ async def _(s: Situation) -> None:
 
 @situation("a service that is cut off")
 async def _(s: Situation) -> None:
-    proxy = await s.proxy(s.world.open.address)
-    token = (await sign_in(s.world.issuer)).access_token
-    await s.connect(proxy.url, deadline_ms=500)
-    await s.expect({}, "verifier", **LOCAL)
-    await s.ready()
-    await s.settled(anybody(), token)
+    proxy, token = await watched(s, deadline_ms=500)
     proxy.cut()
     # Its lease ends.
     await s.until(UNKNOWN, "verify", token=token)
@@ -64,11 +84,7 @@ async def _(s: Situation) -> None:
 
 @situation("a service that hangs")
 async def _(s: Situation) -> None:
-    proxy = await s.proxy(s.world.open.address)
-    token = (await sign_in(s.world.issuer)).access_token
-    await s.connect(proxy.url, deadline_ms=500)
-    await s.verifier("local")
-    await s.settled(anybody(), token)
+    proxy, token = await watched(s, refuse=False, deadline_ms=500)
     proxy.hang()
     # The lease ends, and Validate exceeds its deadline.
     await s.until(UNKNOWN, "verify", token=token)
@@ -80,12 +96,7 @@ async def _(s: Situation) -> None:
 
 @situation("a revocation while a watcher is cut off")
 async def _(s: Situation) -> None:
-    proxy = await s.proxy(s.world.open.address)
-    token = (await sign_in(s.world.issuer)).access_token
-    await s.connect(proxy.url)
-    await s.expect({}, "verifier", **LOCAL)
-    await s.ready()
-    await s.settled(anybody(), token)
+    proxy, token = await watched(s)
     proxy.hang()
     # It waits for the end of the lease.
     await s.world.issuer.revoke(token)
@@ -228,12 +239,7 @@ async def _(s: Situation) -> None:
 
 @situation("a process that was suspended")
 async def _(s: Situation) -> None:
-    proxy = await s.proxy(s.world.open.address)
-    token = (await sign_in(s.world.issuer)).access_token
-    await s.connect(proxy.url)
-    await s.expect({}, "verifier", **LOCAL)
-    await s.ready()
-    await s.settled(anybody(), token)
+    proxy, token = await watched(s)
     proxy.hang()
     await s.expect({}, "clock", wall_ms=OVER_MS, uptime_ms=OVER_MS)
     await s.expect(UNKNOWN, "verify", token=token)
